@@ -1,0 +1,119 @@
+"""Evaluates one written field to a value of its declared kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from ..specs.diagnostics import fail
+from ..specs.expressions import Value as ExpressionValue
+from ..specs.expressions import evaluate, evaluate_template, parse, parse_template
+from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar
+from .ops.declaration import Field, FieldKind, Value
+
+Environment = Mapping[str, Value]
+
+KIND_NAMES: Mapping[FieldKind, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "int_list": "a list of whole numbers",
+    "float_list": "a list of numbers",
+    "int_map": "a map of whole numbers",
+}
+
+
+def evaluate_scalar(node: YamlScalar, environment: Environment, *, is_text: bool) -> Value:
+    """The value of one scalar. Text is an expression unless `is_text`; `${…}` is one in both."""
+    if not isinstance(node.value, str):
+        return node.value
+    known = cast("Mapping[str, ExpressionValue]", environment)
+    template = parse_template(node.value, node.span)
+    if template.is_plain:
+        return node.value if is_text else cast("Value", evaluate(parse(node.value, node.span), known))
+    return cast("Value", evaluate_template(template, known))
+
+
+def evaluate_node(node: YamlNode, environment: Environment, *, is_text: bool) -> Value:
+    """The value of any YAML: lists and maps are evaluated item by item."""
+    match node:
+        case YamlScalar():
+            return evaluate_scalar(node, environment, is_text=is_text)
+        case YamlList():
+            return [evaluate_node(item, environment, is_text=is_text) for item in node.items]
+        case YamlMap():
+            return {key: evaluate_node(e.value, environment, is_text=is_text) for key, e in node.entries.items()}
+
+
+def names_in(node: YamlNode | None, *, is_text: bool) -> set[str]:
+    """The free names of every expression in the node. A malformed expression counts as none: evaluating it reports it."""
+    match node:
+        case None:
+            return set()
+        case YamlScalar():
+            if not isinstance(node.value, str):
+                return set()
+            template = parse_template(node.value, node.span)
+            if template.is_plain:
+                return set() if is_text else set(parse(node.value, node.span).names)
+            return set(template.names)
+        case YamlList():
+            return set().union(*(names_in(item, is_text=is_text) for item in node.items))
+        case YamlMap():
+            return set().union(*(names_in(e.value, is_text=is_text) for e in node.entries.values()))
+
+
+def evaluate_field(field: Field, node: YamlNode, environment: Environment) -> Value:
+    """The value of `field` as written at `node`, checked against its kind, choices and minimum.
+
+    Raises LlmcError E0207 where the value is of another kind, E0204 where it is not a choice, E0205 where it is too small.
+    """
+    value = evaluate_node(node, environment, is_text=field.kind == "str")
+    if value is None and (field.is_nullable or field.default is None) and not field.is_required:
+        return None
+    typed = _convert(value, field.kind)
+    if typed is None:
+        raise fail(
+            "E0207",
+            f"{field.name} must be {KIND_NAMES[field.kind]}, not {show_value(value)}",
+            node.span,
+            help="use // or round() for a whole number" if isinstance(value, float) else None,
+        )
+    if field.choices and typed not in field.choices:
+        raise fail(
+            "E0204", f"{field.name} cannot be {show_value(typed)}", node.span, help="one of: " + ", ".join(field.choices)
+        )
+    if field.minimum is not None and isinstance(typed, (int, float)) and typed < field.minimum:
+        raise fail("E0205", f"{field.name} must be at least {field.minimum:g}, not {show_value(typed)}", node.span)
+    return typed
+
+
+def _convert(value: Value, kind: FieldKind) -> Value:
+    """The value as `kind`, None where it is of another kind. An int serves as a float; nothing else is converted."""
+    match kind:
+        case "int":
+            return value if isinstance(value, int) and not isinstance(value, bool) else None
+        case "float":
+            return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        case "bool":
+            return value if isinstance(value, bool) else None
+        case "str":
+            return value if isinstance(value, str) else None
+        case "int_list" | "float_list":
+            if not isinstance(value, list):
+                return None
+            items = [_convert(item, "int" if kind == "int_list" else "float") for item in value]
+            return None if None in items else items
+        case "int_map":
+            if not isinstance(value, dict):
+                return None
+            sizes = {key: _convert(item, "int") for key, item in value.items()}
+            return None if None in sizes.values() else sizes
+
+
+def show_value(value: Value) -> str:
+    """A value as an error prints it, cut to a sane length."""
+    text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else repr(value)
+    assert text is not None
+    return text if len(text) <= 60 else text[:57] + "..."

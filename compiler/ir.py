@@ -1,0 +1,143 @@
+"""The IR before lowering: nodes, block definitions, and the calls that bind them to a place in the model.
+
+The unit is a definition, not an instance: `llama` has three (the embedding, the layer, the head) whatever its depth. A call
+binds a definition to a path prefix, which names its parameters and states; the ordered calls are the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..specs.source import Span, YamlMap
+from .ops.declaration import Fields, Op, ParameterSpec, StateSpec, TensorType, Value
+
+AMBIENT: Mapping[str, TensorType] = {
+    "position": TensorType(shape=("B", "T"), dtype="int64"),
+    "lengths": TensorType(shape=("B",), dtype="int64"),
+}
+"""Tensors that any op may read by declaring them: the position of each token in its row (-1 where it is padding), and the
+number of tokens each row has already cached."""
+
+INPUT, AMBIENT_NODE = "", "@"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One value inside a definition: output `port` of `node`. Inputs of the definition are the ports of node `""`, ambient
+    tensors those of node `"@"`."""
+
+    node: str
+    port: str
+
+    def __str__(self) -> str:
+        return self.port if self.node in (INPUT, AMBIENT_NODE) else f"{self.node}:{self.port}"
+
+
+Inputs: TypeAlias = Mapping[str, "Ref | tuple[Ref, ...]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One op with its fields evaluated. `path` is relative to the instance's prefix and names its parameters."""
+
+    path: str
+    op: Op
+    fields: Fields
+    inputs: Inputs
+    span: Span
+    source: YamlMap
+    trail: tuple[Span, ...] = ()
+    """Where the blocks around it are used, outermost first."""
+
+    def place(self, key: str | None) -> Span:
+        """The span of the value written at `key`, of the node itself where that key is not written."""
+        entry = None if key is None else self.source.entries.get(key) or self.source.entries.get("in")
+        return self.span if entry is None else entry.value.span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A pure function of its inputs, parameters, states and scalars. Nodes are in topological order."""
+
+    name: str
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: Mapping[str, Ref]
+    span: Span
+    scalars: tuple[tuple[str, str], ...] = ()
+    """(node path, field) pairs that differ between instances and travel as operands."""
+    is_repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What one instance of a definition is bound to."""
+
+    prefix: str
+    scalars: Mapping[tuple[str, str], Value] = field(default_factory=dict[tuple[str, str], Value])
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Node path -> absolute parameter path, for nodes whose parameters belong to a share."""
+    caches: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Node path -> absolute path of the node whose state it reads."""
+
+    def absolute(self, path: str) -> str:
+        """The checkpoint path of a node of this instance."""
+        if path in self.shared:
+            return self.shared[path]
+        return f"{self.prefix}.{path}" if self.prefix and path else self.prefix or path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One use of a definition. Inputs and outputs are names of program values; a tuple is a collected output."""
+
+    definition: str
+    binding: Binding
+    inputs: Mapping[str, str | tuple[str, ...]]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphInput:
+    """An input of the whole model. `rate` is `stream` (new per token) or `once` (kept for a whole request)."""
+
+    name: str
+    type: TensorType
+    span: Span
+    rate: str = "stream"
+    default: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypedDefinition:
+    """A definition with the types of its inputs and of every node's outputs, and what its nodes own."""
+
+    definition: Definition
+    inputs: Mapping[str, TensorType | tuple[TensorType, ...]]
+    types: Mapping[Ref, TensorType]
+    parameters: Mapping[str, tuple[ParameterSpec, ...]]
+    states: Mapping[str, tuple[StateSpec, ...]]
+
+    def type_of(self, ref: Ref) -> TensorType:
+        """The type of any value that a node of this definition may read."""
+        if ref.node == AMBIENT_NODE:
+            return AMBIENT[ref.port]
+        if ref.node == INPUT:
+            found = self.inputs[ref.port]
+            assert isinstance(found, TensorType)
+            return found
+        return self.types[ref]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A whole checked model: definitions by name, calls in order, and the model's inputs and outputs as value names."""
+
+    name: str
+    inputs: tuple[GraphInput, ...]
+    definitions: Mapping[str, TypedDefinition]
+    calls: tuple[Call, ...]
+    outputs: Mapping[str, str]
+    types: Mapping[str, TensorType]
