@@ -207,7 +207,7 @@ class Expander:
         for key, entry in entries.items():
             if key not in block.params:
                 raise fail(
-                    "E0451",
+                    "E0433",
                     f"block {block.name!r} has no param {key!r}",
                     entry.key_span,
                     help=did_you_mean(key, block.params) or "declare it under the block's params:",

@@ -40,3 +40,17 @@ def read(target: str | Path | Document, params: Mapping[str, Value] | None = Non
 def check(target: str | Path, params: Mapping[str, Value] | None = None) -> Model:
     """The typed model of a spec, or LlmcError with every mistake found."""
     return read(target, params)[1]
+
+
+def build(
+    target: str | Path | Document,
+    params: Mapping[str, Value] | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Program:
+    """The compiled Program of a spec, without weights. Raises LlmcError with every mistake found."""
+    from .program import compile_model
+
+    spec, model = read(target, params)
+    return compile_model(spec, model, device=device, dtype=dtype)

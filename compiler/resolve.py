@@ -24,7 +24,7 @@ _COMMON_KEYS = frozenset(("op", "block", "in", "when", "else"))
 def resolve(document: Document, overrides: Mapping[str, Value]) -> Spec:
     """The spec of a structurally valid document with `overrides` in place of its params' values.
 
-    Raises LlmcError E0301 (names), E0452 (params that need each other), E0451 and E0454 (overrides).
+    Raises LlmcError E0301 (names), E0431 (params that need each other), E0433 and E0434 (overrides).
     """
     root = document.root
     found = _check_names(root)
@@ -113,7 +113,7 @@ def _resolve_params(section: YamlMap, overrides: Mapping[str, Value]) -> dict[st
     for name in overrides:
         if name not in section.entries:
             raise fail(
-                "E0451", f"the spec has no param {name[:64]!r} to set", help=did_you_mean(name, section.entries)
+                "E0433", f"the spec has no param {name[:64]!r} to set", help=did_you_mean(name, section.entries)
             )
     values: dict[str, Param] = {}
     pending = dict(section.entries)
@@ -123,7 +123,7 @@ def _resolve_params(section: YamlMap, overrides: Mapping[str, Value]) -> dict[st
             name, entry = next(iter(pending.items()))
             chain = ", ".join(pending)
             raise fail(
-                "E0452", f"the params {chain} need each other", entry.value.span, help=f"give {name} a value of its own"
+                "E0431", f"the params {chain} need each other", entry.value.span, help=f"give {name} a value of its own"
             )
         environment = {n: p.value for n, p in values.items()}
         for name in ready:
@@ -151,7 +151,7 @@ def _overridden(name: str, value: Value, default: YamlNode) -> Param:
         )
         if not same:
             raise fail(
-                "E0454",
+                "E0434",
                 f"{name} cannot be set to {show_value(value)}: the spec has {show_value(cast('Value', literal))} there",
                 default.span,
                 help="give a value of the same kind",
@@ -267,7 +267,7 @@ def unused_params(spec: Spec) -> list[Diagnostic]:
         used |= _names_in_rules(node)
     return [
         Diagnostic(
-            code="E0453",
+            code="E0432",
             message=f"nothing reads the param {name!r}",
             span=param.span,
             help=did_you_mean(name, used - spec.params.keys() - LAYER_NAMES) or "remove it, or use it in a field",

@@ -183,6 +183,8 @@ class Op:
     """The reference takes `training: bool`: dropout."""
     cached_form: str = ""
     """The internal op that reads keys and values back from a cache; empty: the reference takes and returns its state."""
+    has_state_operand: bool = False
+    """The reference takes `state` and gives its successor, as the output port `state`."""
     is_internal: bool = False
     is_tokenwise: bool = True
     """Row t of every output depends on row t of the inputs only: such a node may run on the last token alone."""

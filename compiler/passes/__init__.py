@@ -1,0 +1,26 @@
+"""The passes, in the order they run: the compiler's second table of contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..lowered import Module
+from .drop_dropout import drop_dropout
+from .eliminate_dead import eliminate_dead
+from .fuse_add_norm import fuse_add_norm
+from .fuse_gated_activation import fuse_gated_activation
+from .fuse_projections import fuse_projections
+from .rotate_residual import rotate_residual
+from .share_rope_table import share_rope_table
+
+Pass = Callable[[Module], int]
+
+PASSES: tuple[Pass, ...] = (
+    drop_dropout,
+    fuse_projections,
+    fuse_gated_activation,
+    rotate_residual,
+    fuse_add_norm,
+    share_rope_table,
+    eliminate_dead,
+)

@@ -1,0 +1,247 @@
+"""Lowers typed definitions to torch.fx graphs, node by node; nothing is ever traced.
+
+The `infer` form threads state as a value and takes parameters as operands. The `train` form has no state; ops that own
+parameters or behave differently in training are calls of modules, at the paths that checkpoints use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import fx
+
+from ..kernels.states import STATES
+from ..specs.diagnostics import fail
+from .ir import AMBIENT, AMBIENT_NODE, INPUT, Model, Node, Ref, TypedDefinition
+from .lowered import Lowered, Module, Operand, Site, identifier, insert_op, placeholder, set_results
+from .ops import OP_INDEX
+from .ops.declaration import Fields, StateSpec, TensorType
+from .parameters import Tensor
+
+
+def lower(model: Model) -> Module:
+    """The `infer` form of every definition. Raises LlmcError E0603 where an op has no reference yet."""
+    definitions = {name: _Inference(typed).lower() for name, typed in model.definitions.items()}
+    return Module(model=model, definitions=definitions, calls=list(model.calls), outputs=dict(model.outputs))
+
+
+def lower_for_training(typed: TypedDefinition) -> Lowered:
+    """The `train` form of one definition, whose parameters live in modules."""
+    return _Training(typed).lower()
+
+
+class _Lowering:
+    """What both forms share: placeholders, the walk over the nodes, the outputs."""
+
+    def __init__(self, typed: TypedDefinition) -> None:
+        self.typed = typed
+        self.definition = typed.definition
+        self.lowered = Lowered(
+            name=self.definition.name,
+            graph=fx.Graph(),
+            span=self.definition.span,
+            outputs=list(self.definition.outputs),
+            is_repeated=self.definition.is_repeated,
+        )
+        self.values: dict[Ref, fx.Node] = {}
+        self.scalars: dict[tuple[str, str], fx.Node] = {}
+        self.next_states: list[fx.Node] = []
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.lowered.graph
+
+    def lower(self) -> Lowered:
+        for name in self.definition.inputs:
+            found = self.typed.inputs[name]
+            self._place(Ref(INPUT, name), name, found if isinstance(found, TensorType) else found[0])
+            self.lowered.inputs.append(name)
+        for name in self._ambient_names():
+            self._place(Ref(AMBIENT_NODE, name), name, AMBIENT[name])
+            self.lowered.ambient.append(name)
+        self.place_operands()
+        for path, name in self.definition.scalars:
+            node = self._operand(f"{path}.{name}", TensorType(shape=()))
+            self.lowered.scalars[str(node.target)] = (path, name)
+            self.scalars[path, name] = node
+        for node in self.definition.nodes:
+            for port, value in self.lower_node(node).items():
+                self.values[Ref(node.path, port)] = value
+        set_results(self.lowered, [*(self.values[ref] for ref in self.definition.outputs.values()), *self.next_states])
+        return self.lowered
+
+    def place_operands(self) -> None:
+        raise NotImplementedError
+
+    def lower_node(self, node: Node) -> Mapping[str, fx.Node]:
+        raise NotImplementedError
+
+    def _place(self, ref: Ref, name: str, found: TensorType) -> None:
+        node = self.graph.placeholder(name)
+        node.meta["type"] = found
+        self.values[ref] = node
+
+    def _operand(self, path: str, found: TensorType) -> fx.Node:
+        """A placeholder for a parameter, a state or a scalar."""
+        taken = self.lowered.placeholders
+        name = identifier(path)
+        while name in taken:
+            name += "_"
+        return placeholder(self.graph, name, found)
+
+    def _ambient_names(self) -> list[str]:
+        wanted = set[str]()
+        for node in self.definition.nodes:
+            for value in node.inputs.values():
+                wanted |= {r.port for r in (value if isinstance(value, tuple) else (value,)) if r.node == AMBIENT_NODE}
+            for state in self.typed.states[node.path]:
+                append = OP_INDEX.get(f"{state.kind}_append")
+                wanted |= set(append.ambient if append else ())
+        return [name for name in AMBIENT if name in wanted]
+
+    def inputs_of(self, node: Node) -> dict[str, fx.Node | Sequence[fx.Node]]:
+        return {
+            port: [self.values[ref] for ref in value] if isinstance(value, tuple) else self.values[value]
+            for port, value in node.inputs.items()
+        }
+
+    def scalars_of(self, node: Node) -> dict[str, fx.Node]:
+        return {name: value for (path, name), value in self.scalars.items() if path == node.path}
+
+
+class _Inference(_Lowering):
+    """Parameters and states are operands."""
+
+    def place_operands(self) -> None:
+        self.parameters: dict[tuple[str, str], fx.Node] = {}
+        self.states: dict[str, fx.Node] = {}
+        for path, specs in self.typed.parameters.items():
+            for spec in specs:
+                tensor = Tensor(path, spec.name, spec.shape)
+                node = self._operand(tensor.path, TensorType(shape=spec.shape, dtype=spec.dtype))
+                self.lowered.parameters[str(node.target)] = tensor
+                self.parameters[path, spec.name] = node
+        for path, states in self.typed.states.items():
+            for state in states:
+                node = self._operand(f"{path}.{state.name}", TensorType(shape=()))
+                self.lowered.states[str(node.target)] = (path, state)
+                self.states[path] = node
+
+    def lower_node(self, node: Node) -> Mapping[str, fx.Node]:
+        parameters = {
+            spec.name: self.parameters[node.path, spec.name] for spec in self.typed.parameters[node.path]
+        }
+        if "" in parameters:
+            return {"out": parameters[""]}
+        states = self.typed.states[node.path]
+        inputs = self.inputs_of(node)
+        if states and node.op.cached_form:
+            return self._lower_cached(node, states[0], inputs, parameters)
+        outputs = _checked_insert(
+            self.graph, node, inputs, parameters, self.scalars_of(node), self.states[node.path] if states else None
+        )
+        if states:
+            self.next_states.append(outputs.pop("state"))
+        return outputs
+
+    def _lower_cached(
+        self,
+        node: Node,
+        state: StateSpec,
+        inputs: Mapping[str, fx.Node | Sequence[fx.Node]],
+        parameters: Mapping[str, fx.Node],
+    ) -> Mapping[str, fx.Node]:
+        """`state1, keys, values, at = append(state0, k, v)`, then the op's cached form over what may be read."""
+        if state.kind not in STATES:
+            raise fail("E0603", f"the state kind {state.kind!r} of {node.path} cannot be run yet", node.span)
+        append, attend = OP_INDEX[f"{state.kind}_append"], OP_INDEX[node.op.cached_form]
+        ambient = {name: self.values[Ref(AMBIENT_NODE, name)] for name in append.ambient}
+        appended = insert_op(
+            self.graph,
+            op=append,
+            path=f"{node.path}.append",
+            fields=Fields(dict(state.sizes)),
+            inputs={**{port.name: inputs[port.name] for port in append.ports}, **ambient},
+            parameters={},
+            span=node.span,
+            state=self.states[node.path],
+        )
+        self.next_states.append(appended["state"])
+        written = {port.name for port in append.ports}
+        read = {name: value for name, value in appended.items() if name != "state"}
+        return insert_op(
+            self.graph,
+            op=attend,
+            path=node.path,
+            fields=Fields({name: node.fields.values.get(name) for name in attend.field_index}),
+            inputs={**{port: value for port, value in inputs.items() if port not in written}, **read},
+            parameters=parameters,
+            span=node.span,
+        )
+
+
+class _Training(_Lowering):
+    """Parameters live in modules at the node's path; there is no state."""
+
+    def place_operands(self) -> None:
+        return
+
+    def lower_node(self, node: Node) -> Mapping[str, fx.Node]:
+        specs = self.typed.parameters[node.path]
+        if any(spec.name == "" for spec in specs):
+            free = self.graph.create_node("get_attr", node.path, name=identifier(node.path))
+            free.meta["type"] = self.typed.types[Ref(node.path, "out")]
+            return {"out": free}
+        inputs = self.inputs_of(node)
+        if not specs and not node.op.reads_training:
+            return _checked_insert(self.graph, node, inputs, {}, self.scalars_of(node), None)
+        operands: dict[str, Operand] = {
+            port: value if isinstance(value, fx.Node) else list(value) for port, value in inputs.items()
+        }
+        operands.update(self.scalars_of(node))
+        first = next(iter(operands), None)
+        args = (operands.pop(first),) if first is not None else ()
+        call = self.graph.create_node(
+            "call_module",
+            node.path,
+            args=args,  # pyright: ignore[reportArgumentType]
+            kwargs=operands,  # pyright: ignore[reportArgumentType]
+            name=identifier(node.path),
+        )
+        types = {port: self.typed.types[Ref(node.path, port)] for port in node.op.output_names(node.fields)}
+        call.meta["site"] = Site(path=node.path, op=node.op, fields=node.fields, types=types, span=node.span)
+        call.meta["type"] = next(iter(types.values()))
+        if len(types) == 1:
+            return {next(iter(types)): call}
+        import operator
+
+        return {port: self.graph.call_function(operator.getitem, (call, i)) for i, port in enumerate(types)}
+
+
+def _checked_insert(
+    graph: fx.Graph,
+    node: Node,
+    inputs: Mapping[str, fx.Node | Sequence[fx.Node]],
+    parameters: Mapping[str, fx.Node],
+    scalars: Mapping[str, fx.Node],
+    state: fx.Node | None,
+) -> dict[str, fx.Node]:
+    try:
+        return insert_op(
+            graph,
+            op=node.op,
+            path=node.path,
+            fields=node.fields,
+            inputs=inputs,
+            parameters=parameters,
+            span=node.span,
+            scalars=scalars,
+            state=state,
+        )
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise fail(
+            "E0603",
+            f"op {node.op.name} ({node.path}) has no reference in this version, so the spec can be checked but not run",
+            node.span,
+            help="`llmc check` and `llmc show` work; running it comes with the op's reference",
+        ) from error

@@ -1,0 +1,60 @@
+"""Makes one op of a gate's activation and product, over one packed tensor where gate and up are halves of a projection.
+
+rewrite: mul(activation(gate), up)                  ->  gated_activation(gate, up)
+rewrite: gate, up = split(x); gated_activation(...) ->  gated_activation_packed(x)
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import cast
+
+from torch import fx
+
+from ..lowered import Lowered, Module, is_op, site_of, type_of
+from ..ops.pointwise import GATED_ACTIVATION, GATED_ACTIVATION_PACKED
+from ..rewrite import insert_before, operand
+
+
+def fuse_gated_activation(module: Module) -> int:
+    """Returns the number of gates fused."""
+    count = 0
+    for lowered in module.definitions.values():
+        for node, _ in lowered.sites():
+            if is_op(node, "mul"):
+                count += _fuse(lowered, node)
+    return count
+
+
+def _fuse(lowered: Lowered, product: fx.Node) -> int:
+    a, b = operand(product, "a"), operand(product, "b")
+    for activation, up in ((a, b), (b, a)):
+        if is_op(activation, "activation") and len(activation.users) == 1 and type_of(activation) == type_of(up):
+            break
+    else:
+        return 0
+    gate = operand(activation, "x")
+    path, kind = site_of(product).path, site_of(activation).fields["kind"]
+    packed = _packed_source(gate, up)
+    if packed is None:
+        fused = insert_before(
+            product, op=GATED_ACTIVATION, path=path, fields={"kind": kind}, inputs={"gate": gate, "up": up}
+        )
+    else:
+        fused = insert_before(
+            product, op=GATED_ACTIVATION_PACKED, path=path, fields={"kind": kind}, inputs={"x": packed}
+        )
+    product.replace_all_uses_with(fused["out"])
+    lowered.graph.erase_node(product)
+    lowered.graph.erase_node(activation)
+    return 1
+
+
+def _packed_source(gate: fx.Node, up: fx.Node) -> fx.Node | None:
+    """The tensor whose first half is `gate` and second half `up`, if there is one."""
+    if gate.target is not operator.getitem or up.target is not operator.getitem or gate.args[0] is not up.args[0]:
+        return None
+    split = cast("fx.Node", gate.args[0])
+    if not is_op(split, "split") or (gate.args[1], up.args[1]) != (0, 1):
+        return None
+    return operand(split, "x") if len(site_of(split).types) == 2 and type_of(gate) == type_of(up) else None

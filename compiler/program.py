@@ -1,0 +1,129 @@
+"""The Program: the fused model with a kernel for every node, ready to be bound to weights and states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import fx
+
+from ..kernels.kernel import Phase
+from .ir import Model
+from .lower import lower
+from .lowered import Module, identifier
+from .ops.declaration import StateSpec
+from .passes import PASSES
+from .plan import Plan, model_states, plan
+from .select import Choice, Selection, Target, select
+from .spec import Spec
+from .verify import verify
+from .weight_map import WeightMap, weight_map
+
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A compiled model without weights. `module.calls` run in order; `selections[phase][definition]` is what each runs."""
+
+    spec: Spec
+    model: Model
+    weights: WeightMap
+    module: Module
+    selections: Mapping[Phase, Mapping[str, Selection]]
+    target: Target
+    plan: Plan
+    ops_before: int
+    ops_after: int
+    rewrites: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def kernels(self) -> Mapping[Phase, Mapping[str, tuple[Choice, ...]]]:
+        """By phase and definition, the kernel of every node with the reasons against the others."""
+        return {
+            phase: {name: selection.choices for name, selection in selections.items()}
+            for phase, selections in self.selections.items()
+        }
+
+    @property
+    def states(self) -> Mapping[str, StateSpec]:
+        """What is kept between tokens, by the path of the node that owns it."""
+        return dict(model_states(self.model))
+
+    @cached_property
+    def graph_module(self) -> fx.GraphModule:
+        """The whole program as one graph that calls each definition: for reading, counting and drawing."""
+        return _compose(self.module, self.selections["prefill"])
+
+
+def passes_are_on() -> bool:
+    """False where `LLMC_PASSES=0`: the program then runs the ops as the spec has them."""
+    return os.environ.get("LLMC_PASSES", "1") != "0"
+
+
+def kernels_are_on() -> bool:
+    """False where `LLMC_KERNELS=0`: every node then runs its reference."""
+    return os.environ.get("LLMC_KERNELS", "1") != "0"
+
+
+def compile_model(spec: Spec, model: Model, *, device: str = "cpu", dtype: str = "float32") -> Program:
+    """Lower, rewrite and select. Each pass is followed by the verifier."""
+    weights = weight_map(spec, model)
+    module = lower(model)
+    verify(module, "lower")
+    before = module.count_ops()
+    rewrites: dict[str, int] = {}
+    for rewrite in PASSES if passes_are_on() else ():
+        rewrites[rewrite.__name__] = rewrite(module)
+        verify(module, rewrite.__name__)
+    target = Target(device=device, dtype=dtype, use_kernels=kernels_are_on())
+    length = spec.environment.get("max_seq_len")
+    return Program(
+        spec=spec,
+        model=model,
+        weights=weights,
+        module=module,
+        selections={phase: select(module, phase, target) for phase in PHASES},
+        target=target,
+        plan=plan(model, weights.ties, context=length if isinstance(length, int) else 2048, dtype=dtype),
+        ops_before=before,
+        ops_after=module.count_ops(),
+        rewrites=rewrites,
+    )
+
+
+def _compose(module: Module, selections: Mapping[str, Selection]) -> fx.GraphModule:
+    """One graph whose nodes are the calls; parameters, states and scalars are its placeholders, named by their paths."""
+    graph = fx.Graph()
+    values: dict[str, fx.Node] = {port.name: graph.placeholder(identifier(port.name)) for port in module.model.inputs}
+    ambient: dict[str, fx.Node] = {}
+    operands: dict[str, fx.Node] = {}
+    for call in module.calls:
+        lowered = module.definitions[call.definition]
+        for name in lowered.ambient:
+            if name not in ambient:
+                ambient[name] = graph.placeholder(name)
+        for name in (*lowered.parameters, *lowered.states, *lowered.scalars):
+            key = f"{call.binding.prefix}.{name}" if call.binding.prefix else name
+            operands[key] = graph.placeholder(identifier(key))
+    next_states: list[fx.Node] = []
+    for call in module.calls:
+        lowered = module.definitions[call.definition]
+        args: list[object] = []
+        for value in call.inputs.values():
+            args.append([values[v] for v in value] if isinstance(value, tuple) else values[value])
+        args += [ambient[name] for name in lowered.ambient]
+        for name in (*lowered.parameters, *lowered.states, *lowered.scalars):
+            args.append(operands[f"{call.binding.prefix}.{name}" if call.binding.prefix else name])
+        node = graph.call_module(call.definition, tuple(args))  # pyright: ignore[reportArgumentType]
+        node._rename(identifier(call.binding.prefix or call.definition))  # pyright: ignore[reportPrivateUsage]
+        import operator
+
+        for index, value in enumerate(call.outputs.values()):
+            values[value] = graph.call_function(operator.getitem, (node, index))
+        for index in range(len(lowered.states)):
+            next_states.append(graph.call_function(operator.getitem, (node, len(lowered.outputs) + index)))
+    graph.output(({name: values[value] for name, value in module.outputs.items()}, tuple(next_states)))
+    return fx.GraphModule({name: selection.module for name, selection in selections.items()}, graph)

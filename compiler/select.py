@@ -1,0 +1,98 @@
+"""Picks a kernel for every node of a phase, and keeps the reason why each other one was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..kernels.kernel import Kernel, Phase, Request
+from ..kernels.registry import kernels_for, resolve_reference
+from .lowered import Lowered, Module, Site, site_of, type_of
+from .ops.declaration import TensorType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a program is compiled for. `use_kernels` false takes every reference."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    use_kernels: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The kernel of one node: its name (`reference` where none served), and each refused kernel with its reason."""
+
+    path: str
+    op: str
+    kernel: str
+    refused: tuple[tuple[str, str], ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """One definition, compiled for one phase."""
+
+    module: fx.GraphModule
+    choices: tuple[Choice, ...]
+
+
+def select(module: Module, phase: Phase, target: Target) -> Mapping[str, Selection]:
+    """A copy of every definition's graph that calls the chosen kernels."""
+    return {name: select_definition(lowered, phase, target) for name, lowered in module.definitions.items()}
+
+
+def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selection:
+    """Ask the kernels of each op, the preferred one first."""
+    graph = fx.Graph()
+    mapped: dict[fx.Node, fx.Node] = {}
+    choices: list[Choice] = []
+    for node in lowered.graph.nodes:
+        copy = graph.node_copy(node, lambda n: mapped[n])
+        mapped[node] = copy
+        if node.op != "call_function" or "site" not in node.meta:
+            continue
+        site = site_of(node)
+        chosen, refused = choose(site, request_of(node, site, phase, target), use_kernels=target.use_kernels)
+        copy.target = resolve_reference(site.op.reference) if chosen is None else chosen.function()
+        name = "reference" if chosen is None else chosen.name
+        choices.append(
+            Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line)
+        )
+    compiled = fx.GraphModule({}, graph, class_name=f"{lowered.name}_{phase}")
+    return Selection(module=compiled, choices=tuple(choices))
+
+
+def request_of(node: fx.Node, site: Site, phase: Phase, target: Target) -> Request:
+    """What a kernel needs to know of a node: the `T` of a decode step is 1."""
+    shapes = {name: value for name, found in node.kwargs.items() for value in _shapes(found, phase)}
+    return Request(
+        op=site.op.name,
+        fields=site.fields.values,
+        shapes=shapes,
+        dtype=target.dtype,
+        device=target.device,
+        phase=phase,
+    )
+
+
+def _shapes(value: object, phase: Phase) -> list[tuple[int | str, ...]]:
+    if not isinstance(value, fx.Node):
+        return []
+    found: TensorType = type_of(value)
+    return [tuple(1 if dim == "T" and phase == "decode" else dim for dim in found.shape)]
+
+
+def choose(site: Site, request: Request, *, use_kernels: bool) -> tuple[Kernel | None, tuple[tuple[str, str], ...]]:
+    """The first kernel that serves, and the refusals before it. None means the reference."""
+    refused: list[tuple[str, str]] = []
+    for kernel in kernels_for(site.op.name):
+        reason = "kernels are switched off" if not use_kernels else kernel.refusal(request)
+        if reason is None:
+            return kernel, tuple(refused)
+        refused.append((kernel.name, reason))
+    return None, tuple(refused)

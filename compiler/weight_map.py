@@ -1,0 +1,153 @@
+"""The `weights:` section of a spec, evaluated: ties, ignored names, the optional prefix, and rules that make tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from ..specs.diagnostics import did_you_mean, fail
+from ..specs.source import Span, YamlList, YamlMap, YamlNode, YamlScalar
+from .fields import evaluate_node
+from .ir import Model
+from .ops.declaration import ParameterSpec, Value
+from .plan import parameters
+from .spec import Spec
+
+_HOLE = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightRule:
+    """How one tensor of the model is made of the checkpoint's. `path` and `sources` are patterns with the same holes."""
+
+    path: str
+    sources: tuple[str, ...]
+    how: str
+    span: Span
+    axis: int = 0
+    part: int | None = None
+    sizes: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightMap:
+    """How parameters and checkpoint tensors correspond."""
+
+    parameters: Mapping[str, ParameterSpec]
+    ties: Mapping[str, str]
+    """Parameter path -> the path that owns its tensor."""
+    rules: tuple[WeightRule, ...] = ()
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a checkpoint tensor is declared to be no parameter."""
+        return any(match(pattern, name) is not None for pattern in self.ignored)
+
+    def rule_for(self, path: str) -> tuple[WeightRule, dict[str, str]] | None:
+        """The first rule for a parameter, with what its holes stand for."""
+        for rule in self.rules:
+            holes = match(rule.path, path)
+            if holes is not None:
+                return rule, holes
+        return None
+
+
+def match(pattern: str, name: str) -> dict[str, str] | None:
+    """What `{layer}`, `{expert}` … stand for where `name` fits the pattern, else None. Holes are whole numbers; `*` is any text."""
+    parts = re.split(r"(\{[a-z_]+\}|\*)", pattern)
+    regex = "".join(
+        f"(?P<{part[1:-1]}>[0-9]+)" if _HOLE.fullmatch(part) else "[^/]*" if part == "*" else re.escape(part)
+        for part in parts
+    )
+    found = re.fullmatch(regex, name)
+    return None if found is None else found.groupdict()
+
+
+def fill(pattern: str, holes: Mapping[str, str]) -> str:
+    """The pattern with every known hole replaced."""
+    return _HOLE.sub(lambda hole: holes.get(hole[1], hole[0]), pattern)
+
+
+def weight_map(spec: Spec, model: Model) -> WeightMap:
+    """Evaluate the section against the spec's params. Raises LlmcError E0701 where a path of it names no parameter."""
+    known = parameters(model)
+    section = spec.weights
+    if section is None:
+        return WeightMap(parameters=known, ties={})
+    environment = spec.environment
+    prefix = section.get("prefix")
+    return WeightMap(
+        parameters=known,
+        ties=_ties(section.get("tie"), environment, known),
+        rules=tuple(_rules(section.get("rules"), environment, known)),
+        prefix=str(prefix.value) if isinstance(prefix, YamlScalar) else "",
+        ignored=tuple(str(evaluate_node(item, environment, is_text=True)) for item in _items(section.get("ignore"))),
+    )
+
+
+def _items(node: YamlNode | None) -> Sequence[YamlNode]:
+    return node.items if isinstance(node, YamlList) else ()
+
+
+def _applies(rule: YamlMap, environment: Mapping[str, Value]) -> bool:
+    when = rule.get("when")
+    return when is None or evaluate_node(when, environment, is_text=False) is True
+
+
+def _ties(
+    node: YamlNode | None, environment: Mapping[str, Value], known: Mapping[str, ParameterSpec]
+) -> dict[str, str]:
+    ties: dict[str, str] = {}
+    for item in _items(node):
+        assert isinstance(item, YamlMap)
+        if not _applies(item, environment):
+            continue
+        ends: list[str] = []
+        for key in ("path", "to"):
+            entry = item.entries[key]
+            name = str(evaluate_node(entry.value, environment, is_text=True))
+            if name not in known:
+                raise fail("E0701", f"there is no parameter {name!r} to tie", entry.value.span, help=did_you_mean(name, known))
+            ends.append(name)
+        path, owner = ends
+        if known[path].shape != known[owner].shape:
+            raise fail(
+                "E0702",
+                f"{path} is {list(known[path].shape)} but {owner} is {list(known[owner].shape)}, so they cannot be tied",
+                item.span,
+            )
+        ties[path] = owner
+    return ties
+
+
+def _rules(
+    node: YamlNode | None, environment: Mapping[str, Value], known: Mapping[str, ParameterSpec]
+) -> Iterator[WeightRule]:
+    for item in _items(node):
+        assert isinstance(item, YamlMap)
+        if not _applies(item, environment):
+            continue
+        path = str(evaluate_node(item.entries["path"].value, environment, is_text=True))
+        if not any(match(path, name) is not None for name in known):
+            raise fail("E0701", f"no parameter is named {path!r}", item.entries["path"].value.span, help=did_you_mean(path, known))
+        written = item.entries["from"].value
+        sources = written.items if isinstance(written, YamlList) else (written,)
+        how, axis, part, value = (item.get(key) for key in ("how", "axis", "part", "value"))
+        yield WeightRule(
+            path=path,
+            sources=tuple(str(evaluate_node(s, environment, is_text=True)) for s in sources),
+            how=str(how.value) if isinstance(how, YamlScalar) else "rename",
+            span=item.span,
+            axis=int(str(axis.value)) if isinstance(axis, YamlScalar) else 0,
+            part=cast("int", evaluate_node(part, environment, is_text=False)) if part is not None else None,
+            sizes=tuple(cast("int", evaluate_node(s, environment, is_text=False)) for s in _items(item.get("sizes"))),
+            order=tuple(cast("int", evaluate_node(o, environment, is_text=False)) for o in _items(item.get("order"))),
+            value=cast("float", evaluate_node(value, environment, is_text=False)) if value is not None else 0.0,
+        )
+
+
