@@ -46,6 +46,8 @@ class Body:
     outputs: dict[str, Ref] = field(default_factory=dict[str, Ref])
     shared: dict[str, str] = field(default_factory=dict[str, str])
     caches: dict[str, str] = field(default_factory=dict[str, str])
+    taps: dict[str, Ref] = field(default_factory=dict[str, Ref])
+    """Inputs beyond the block's own ports, with the program values that they read."""
 
 
 class _Binder:
@@ -103,20 +105,27 @@ def bind(
     finals = {port: value for port, value in outputs.items() if isinstance(value, Ref)}
     binder = _Binder(spec)
     readers = _readers(items, finals.values())
+    rates = _rates(spec, items)
     run: list[Node] = []
+    run_rate: str | None = None
 
     def flush(is_last: bool) -> None:
+        nonlocal run_rate
         if run:
             name = "entry" if not binder.calls else "exit" if is_last else "between"
-            _add_run(binder, name, list(run), readers, caches, shared)
+            _add_run(binder, name, list(run), readers, caches, shared, run_rate or "stream")
             run.clear()
+        run_rate = None
 
-    for item in items:
+    for item, rate in zip(items, rates, strict=True):
         if isinstance(item, Node):
+            if rate is not None and run_rate not in (None, rate):
+                flush(is_last=False)
+            run_rate = run_rate or rate
             run.append(item)
             continue
         flush(is_last=False)
-        _add_repetition(binder, item)
+        _add_repetition(binder, item, rate or "stream")
     flush(is_last=True)
     return Expansion(
         definitions=tuple(_without_constant_scalars(d, binder.instances[d.name]) for d in binder.definitions.values()),
@@ -139,11 +148,35 @@ def _refs(inputs: Iterable[Ref | tuple[Ref, ...]]) -> Iterable[Ref]:
         yield from value if isinstance(value, tuple) else (value,)
 
 
+def _rates(spec: Spec, items: Sequence[Node | Repetition]) -> list[str | None]:
+    """For each item `once` or `stream`, by what it reads; None for one that reads nothing, such as a free parameter."""
+    once = {Ref(INPUT, port.name) for port in spec.inputs if port.rate == "once"}
+    once_paths: set[str] = set()
+    rates: list[str | None] = []
+    for item in items:
+        own = set(item.op.ambient) if isinstance(item, Node) else set[str]()
+        refs = [ref for ref in _item_refs(item) if not (ref.node == AMBIENT_NODE and ref.port in own)]
+        is_once = [ref in once or any(ref.node == p or ref.node.startswith(f"{p}.") for p in once_paths) for ref in refs]
+        rate = None if not refs else "once" if all(is_once) else "stream"
+        if rate == "once":
+            once_paths.add(item.path)
+        rates.append(rate)
+    return rates
+
+
+def _item_refs(item: Node | Repetition) -> Iterable[Ref]:
+    """All that an item reads from outside of it."""
+    yield from _refs(item.inputs.values())
+    if isinstance(item, Repetition):
+        for body in item.bodies:
+            yield from body.taps.values()
+
+
 def _readers(items: Sequence[Node | Repetition], finals: Iterable[Ref]) -> dict[Ref, set[int]]:
     """Which items read each value; -1 stands for the model's outputs."""
     readers: dict[Ref, set[int]] = {}
     for index, item in enumerate(items):
-        for ref in _refs(item.inputs.values()):
+        for ref in _item_refs(item):
             readers.setdefault(ref, set()).add(id(item) if isinstance(item, Node) else index)
     for ref in finals:
         readers.setdefault(ref, set()).add(-1)
@@ -157,6 +190,7 @@ def _add_run(
     readers: Mapping[Ref, set[int]],
     caches: Mapping[str, str],
     shared: Mapping[str, str],
+    rate: str,
 ) -> None:
     inside = {node.path for node in nodes}
     members = {id(node) for node in nodes}
@@ -187,11 +221,12 @@ def _add_run(
             ),
             inputs={port: value_name(ref) for ref, port in ports.items()},
             outputs={port: value_name(ref) for port, ref in outputs.items()},
+            rate=rate,
         )
     )
 
 
-def _add_repetition(binder: _Binder, item: Repetition) -> None:
+def _add_repetition(binder: _Binder, item: Repetition, rate: str) -> None:
     carried: dict[str, str] = {}
     pairs = dict(zip(item.carried_outputs, item.carried, strict=True))
     for body in item.bodies:
@@ -199,7 +234,10 @@ def _add_repetition(binder: _Binder, item: Repetition) -> None:
         definition = binder.add(item.block, body, nodes, item.span, is_repeated=True)
         inputs: dict[str, str | tuple[str, ...]] = {}
         for port in body.inputs:
-            inputs[port] = carried[port] if port in carried else _value_names(item.inputs[port])
+            if port in body.taps:
+                inputs[port] = value_name(body.taps[port])
+            else:
+                inputs[port] = carried[port] if port in carried else _value_names(item.inputs[port])
         outputs = {port: f"{body.prefix}:{port}" for port in body.outputs}
         binder.calls.append(
             Call(
@@ -209,6 +247,7 @@ def _add_repetition(binder: _Binder, item: Repetition) -> None:
                 ),
                 inputs=inputs,
                 outputs=outputs,
+                rate=rate,
             )
         )
         carried = {port: outputs[out] for out, port in pairs.items()}

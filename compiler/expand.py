@@ -19,7 +19,11 @@ from .names import LAYER_NAMES
 from .ops.declaration import Fields, Op, Value
 from .resolve import node_names
 from .scope import Scope, analyse
+from .shared_caches import connect_caches
 from .spec import BlockSpec, NodeSpec, Spec, Text
+
+SHARED = "shared"
+"""What the field `cache` holds in a definition; the path that an instance reads is in its binding."""
 
 MAX_NODES = 100_000
 MAX_DEPTH = 64
@@ -120,9 +124,10 @@ class Expander:
             )
         path = _join(context.path, node.name)
         fields = Fields(values)
-        cache = values.pop("cache", None)
+        cache = values.get("cache")
         if isinstance(cache, str):
             body.caches[path] = cache
+            values["cache"] = SHARED
         if context.share is not None and not _is_own(node.name, context):
             body.shared[path] = _join(context.share, node.name)
         body.items.append(
@@ -130,7 +135,7 @@ class Expander:
                 path=path,
                 op=op,
                 fields=fields,
-                inputs=reader.wire(node, op),
+                inputs=reader.wire(node, op, given=op.cached_ports if isinstance(cache, str) else ()),
                 span=node.span,
                 source=written,
                 trail=context.trail,
@@ -384,8 +389,8 @@ class _Reader:
             )
         return outputs[port]
 
-    def wire(self, node: NodeSpec, op: Op) -> dict[str, Ref | tuple[Ref, ...]]:
-        """The inputs of an op node by port."""
+    def wire(self, node: NodeSpec, op: Op, *, given: tuple[str, ...] = ()) -> dict[str, Ref | tuple[Ref, ...]]:
+        """The inputs of an op node by port, without those that are `given` from elsewhere."""
         wired: dict[str, Ref | tuple[Ref, ...]] = {}
         variadic = next((p for p in op.ports if p.is_variadic), None)
         if variadic is not None and node.positional:
@@ -417,8 +422,12 @@ class _Reader:
                 raise fail("E0307", f"the input {name!r} takes one value, not {len(references)}", node.span)
             else:
                 wired[name] = self._single(references[0])
+        for name in given:
+            if name in wired:
+                span = node.inputs[name][0].span if name in node.inputs else node.span
+                raise fail("E0307", f"the input {name!r} comes from cache:, so it cannot be given here", span)
         for port in op.ports:
-            if port.name not in wired and not port.is_optional:
+            if port.name not in wired and not port.is_optional and port.name not in given:
                 raise fail(
                     "E0308", f"op {op.name} needs its input {port.name!r}", node.span, help=f"write {port.name}: NAME"
                 )
@@ -499,6 +508,7 @@ def expand(spec: Spec) -> Expansion:
     inputs = {port.name: Ref(INPUT, port.name) for port in spec.inputs}
     context = Context(environment=spec.environment, path="", absolute="", is_top=True)
     outputs = expander.expand_block(spec.graph, inputs, context, top)
+    connect_caches(top)
     _check_overrides(spec, expander.used_overrides)
     return bind(spec, top.items, outputs, top.caches, top.shared)
 

@@ -97,6 +97,8 @@ class Call:
     binding: Binding
     inputs: Mapping[str, str | tuple[str, ...]]
     outputs: Mapping[str, str]
+    rate: str = "stream"
+    """`once` where all that it reads is given once per request: it runs at prefill only, and its outputs are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

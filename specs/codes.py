@@ -270,7 +270,7 @@ CODES: Mapping[str, Code] = {
     ),
     "E0410": _code(
         "unknown function",
-        "The functions are len min max abs sqrt exp log floor ceil round round_up ceil_div range sum.",
+        "The functions are len min max abs sqrt exp log floor ceil round round_up ceil_div range sum take where.",
         wrong="x: ${pow(2, 3)}",
         right="x: ${2 * 2 * 2}",
     ),
@@ -365,5 +365,117 @@ CODES: Mapping[str, Code] = {
         "A param that is set from outside keeps the type that the spec gives it.",
         wrong="llmc build llama --set num_layers=two",
         right="llmc build llama --set num_layers=2",
+    ),
+    "E0750": _code(
+        "unsafe file in a model folder",
+        "File names in an index or a config are plain relative names, and what they name is a regular file inside the "
+        "folder: no `..`, no absolute path, no link that leaves the folder, no device.",
+        wrong='"weight_map": {"lm_head.weight": "../other/model.safetensors"}',
+        right='"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}',
+    ),
+    "E0751": _code(
+        "missing file, folder or tensor",
+        "A model folder holds config.json, tokenizer.json and either model.safetensors or "
+        "model.safetensors.index.json with its shards.",
+        wrong="llmc generate my_spec.yaml --weights ./lama",
+        right="llmc generate my_spec.yaml --weights ./llama",
+    ),
+    "E0752": _code(
+        "file of a model folder that cannot be read",
+        "JSON files are UTF-8, bounded in size, depth and number of values, hold no key twice and no NaN.",
+        wrong='{"eos_token_id": 2, "eos_token_id": 3}',
+        right='{"eos_token_id": [2, 3]}',
+    ),
+    "E0753": _code(
+        "damaged safetensors file",
+        "The header was checked before any data was read: it must be complete, give each tensor a known dtype and as "
+        "many bytes as its shape takes, and cover the data without gap or overlap.",
+        wrong="a download that was cut off, or a Git LFS pointer",
+        right="the whole file: hf download ORG/MODEL, or git lfs pull",
+    ),
+    "E0754": _code(
+        "pickle is refused",
+        "Opening a pickle file (pytorch_model.bin, *.pt, *.ckpt) can run any code that its author chose. llmc reads "
+        "safetensors only.",
+        wrong="DIR/pytorch_model.bin",
+        right="DIR/model.safetensors",
+    ),
+    "E0755": _code(
+        "index and shards disagree",
+        "Every tensor that the index lists is in the shard it names, and every tensor of a shard is listed; a layout "
+        "for saving names exactly the tensors that are saved.",
+        wrong="an index beside the shards of another download",
+        right="index and shards of one download",
+    ),
+    "E0756": _code(
+        "NaN or infinity in the weights",
+        "A weight that is not a finite number turns every answer into nonsense, so it is found at load.",
+        wrong="a checkpoint of a training run that diverged",
+        right="the last checkpoint before it diverged",
+    ),
+    "E0757": _code(
+        "cannot write a file",
+        "Files are written beside the old one and renamed, so the old file is still whole.",
+        wrong="llmc build llama -o /full/disk",
+        right="llmc build llama -o ./build/llama",
+        exit_status=4,
+    ),
+    "E0758": _code(
+        "tensor that safetensors cannot hold",
+        "Sparse tensors, tensors without data (meta) and dtypes that the format has no name for are not saved.",
+        wrong="saving a model that was built without weights",
+        right="llmc generate --random, or load weights first",
+    ),
+    "E0850": _code(
+        "unusable tokenizer",
+        "tokenizer.json or a file beside it holds something that no real tokenizer has: ids out of range, "
+        "replacements that multiply the text, or a structure that the tokenizers library refuses.",
+        wrong='{"model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}}',
+        right='{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
+    ),
+    "E0852": _code(
+        "text or ids that the tokenizer cannot take",
+        "A prompt is valid Unicode, and token ids are integers from 0.",
+        wrong="tokenizer.decode([-1])",
+        right="tokenizer.decode([1, 2, 3])",
+    ),
+    "E0853": _code(
+        "the chat template fails",
+        "The model's chat template has a syntax error, uses something that templates may not reach, or refuses the "
+        "messages itself (two user messages in a row, no system message allowed).",
+        wrong='messages: [{"role": "robot", "content": "hi"}]',
+        right='messages: [{"role": "user", "content": "hi"}]',
+    ),
+    "E0854": _code(
+        "the chat template does too much",
+        "Chat templates come with checkpoints and are not trusted: they have one second and 1 MiB of output.",
+        wrong="{{ 'x' * 10**9 }}",
+        right="{% for message in messages %}{{ message.content }}{% endfor %}",
+    ),
+    "E0855": _code(
+        "sampling setting out of range",
+        "temperature >= 0 (0: greedy), top_k >= 0 (0: off), 0 < top_p <= 1, 0 <= min_p <= 1, repetition_penalty > 0, "
+        "0 <= seed < 2^63.",
+        wrong="llmc generate --top-p 90",
+        right="llmc generate --top-p 0.9",
+    ),
+    "E0856": _code(
+        "NaN logits",
+        "The model's output is not a finite number, so there is no next token; the request stops instead of serving "
+        "nonsense.",
+        wrong="llmc generate --dtype float16   # a model that overflows float16",
+        right="llmc generate --dtype float32",
+    ),
+    "E0857": _code(
+        "stop condition out of range",
+        "At least one new token; at most 64 stop strings of 1 to 1024 characters.",
+        wrong='llmc generate --stop ""',
+        right='llmc generate --stop "User:"',
+    ),
+    "E0858": _code(
+        "no chat template",
+        "The folder has neither chat_template.jinja nor a chat_template in tokenizer_config.json.",
+        wrong="messages for a base model",
+        right="a plain prompt for a base model",
     ),
 }

@@ -30,6 +30,8 @@ FUNCTIONS: dict[str, tuple[int, int | None]] = {
     "ceil_div": (2, 2),
     "range": (1, 1),
     "sum": (1, 1),
+    "take": (2, 2),
+    "where": (2, 2),
 }
 """Every function, with the least and the most arguments that it takes."""
 

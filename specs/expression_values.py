@@ -237,6 +237,22 @@ def _sum(arguments: list[Value]) -> Value:
     return sum(_number("sum", item) for item in items)
 
 
+def _take(arguments: list[Value]) -> Value:
+    items, count = arguments[0], _integer("take", arguments[1])
+    if not isinstance(items, list):
+        raise OperationError("E0413", f"take needs a list, not {kind(items)}")
+    if not 0 <= count <= len(items):
+        raise OperationError("E0415", f"take cannot have {count} items of a list of {len(items)}")
+    return items[:count]
+
+
+def _where(arguments: list[Value]) -> Value:
+    items, wanted = arguments
+    if not isinstance(items, list):
+        raise OperationError("E0413", f"where needs a list, not {kind(items)}")
+    return [place for place, item in enumerate(items) if _equal(item, wanted)]
+
+
 _ORDER: dict[str, Callable[[int | float, int | float], bool]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
@@ -266,4 +282,6 @@ _IMPLEMENTATIONS: dict[str, Callable[[list[Value]], Value]] = {
     "ceil_div": _ceil_div,
     "range": _range,
     "sum": _sum,
+    "take": _take,
+    "where": _where,
 }

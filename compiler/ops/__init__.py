@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .arithmetic import CLAMP, DIV, LERP, REDUCE, SUB, TOPK_SPARSITY
 from .attention import ATTEND_CACHED, ATTENTION, KV_FULL_APPEND, KV_WINDOW_APPEND
+from .conv import SHORT_CONV
 from .declaration import Op
 from .embedding import EMBEDDING
+from .features import MIX_STREAMS, RESHAPE, SLICE, SPLIT_HEADS, TILE
+from .group_norm import GROUP_NORM, L2_NORM
+from .latent_attention import LATENT_ATTENTION
 from .layout import CONCAT, POOL, SINUSOIDAL, SPLIT
 from .linear import LINEAR
+from .moe import EXPERTS, ROUTER
 from .norm import ADD_LAYER_NORM, ADD_RMS_NORM, LAYER_NORM, RMS_NORM
 from .parameter import PARAMETER
 from .pointwise import (
@@ -22,7 +28,10 @@ from .pointwise import (
     SOFTCAP,
     ZEROS_LIKE,
 )
+from .relative_bias import RELATIVE_BIAS
 from .rope import ROPE, ROPE_APPLY, ROPE_TABLE
+from .scan import SCAN
+from .shift import TOKEN_SHIFT
 
 OPS: tuple[Op, ...] = (
     EMBEDDING,
@@ -42,6 +51,26 @@ OPS: tuple[Op, ...] = (
     POOL,
     SINUSOIDAL,
     PARAMETER,
+    LATENT_ATTENTION,
+    RELATIVE_BIAS,
+    SCAN,
+    SHORT_CONV,
+    TOKEN_SHIFT,
+    ROUTER,
+    EXPERTS,
+    GROUP_NORM,
+    L2_NORM,
+    SUB,
+    DIV,
+    LERP,
+    CLAMP,
+    REDUCE,
+    TOPK_SPARSITY,
+    SPLIT_HEADS,
+    SLICE,
+    TILE,
+    RESHAPE,
+    MIX_STREAMS,
     # created by passes only
     ADD_RMS_NORM,
     ADD_LAYER_NORM,

@@ -28,14 +28,22 @@ def _heads(fields: Fields, inputs: Inputs) -> tuple[int, int, int]:
 
 def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     heads, _, v_head_dim = _heads(fields, inputs)
+    by_distance = inputs.get("distance_bias")
+    if by_distance is not None and by_distance.shape[0] != heads:
+        raise ShapeProblem(f"distance_bias must have {heads} rows, one a head, but it is {by_distance}", "distance_bias")
     return {"out": inputs["q"].with_features(heads * v_head_dim)}
 
 
 def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
-    if fields.str("mask") == "bidirectional" or inputs["k"].shape[:-1] != inputs["q"].shape[:-1]:
-        return ()
+    """Its own keys and values; none where another node's are read, and cross attention's stay as prefill left them."""
+    if fields.values.get("cache") is not None:
+        return (StateSpec(kind="shared_kv", sizes={}),)
     _, kv_heads, v_head_dim = _heads(fields, inputs)
     sizes = {"heads": kv_heads, "key_dim": fields.int("head_dim"), "value_dim": v_head_dim}
+    if inputs["k"].shape[:-1] != inputs["q"].shape[:-1]:
+        return (StateSpec(kind="cross_kv", sizes=sizes),)
+    if fields.str("mask") == "bidirectional":
+        return ()
     window = fields.opt_int("window")
     if window is None:
         return (StateSpec(kind="kv_full", sizes=sizes),)
@@ -53,6 +61,11 @@ _PORTS = (
     Port(name="k", doc="[B, T, Hkv*D]"),
     Port(name="v", doc="[B, T, Hkv*Dv]"),
     Port(name="bias", doc="[H, T, S], added to the scores", is_optional=True),
+    Port(
+        name="distance_bias",
+        doc="[H, 2*R + 1], added to the scores by distance: column R + min(max(key - query, -R), R)",
+        is_optional=True,
+    ),
     Port(name="sink", doc="[H], one more logit in each head's softmax that attends to nothing", is_optional=True),
 )
 _FIELDS = (
@@ -88,6 +101,7 @@ ATTENTION = Op(
     ambient=("position",),
     reads_training=True,
     cached_form="attend_cached",
+    cached_ports=("k", "v"),
     is_tokenwise=False,
     reference="attention:attention",
 )

@@ -183,6 +183,8 @@ class Op:
     """The reference takes `training: bool`: dropout."""
     cached_form: str = ""
     """The internal op that reads keys and values back from a cache; empty: the reference takes and returns its state."""
+    cached_ports: tuple[str, ...] = ()
+    """Inputs that `cache: PATH` takes from the node at PATH instead of from the spec."""
     has_state_operand: bool = False
     """The reference takes `state` and gives its successor, as the output port `state`."""
     is_internal: bool = False

@@ -1,0 +1,34 @@
+"""Relative bias: one learned number per head and bucket of distance (T5, Raffel et al. 2020, section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, TensorType
+
+
+def _infer(fields: Fields, _inputs: Inputs) -> Mapping[str, TensorType]:
+    return {"out": TensorType(shape=(fields.int("num_heads"), 2 * fields.int("max_distance") + 1))}
+
+
+def _parameters(fields: Fields, _inputs: Inputs) -> tuple[ParameterSpec, ...]:
+    init = Init(kind="normal", value=fields.float("init_std"))
+    return (ParameterSpec(name="weight", shape=(fields.int("num_buckets"), fields.int("num_heads")), init=init),)
+
+
+RELATIVE_BIAS = Op(
+    name="relative_bias",
+    summary="A bias for each distance from -max_distance to max_distance, out of logarithmic buckets",
+    ports=(),
+    fields=(
+        Field(name="num_heads", kind="int", doc="Query heads", is_required=True, minimum=1),
+        Field(name="num_buckets", kind="int", doc="Learned biases per head", default=32, minimum=2),
+        Field(name="max_distance", kind="int", doc="Farther tokens share the last bucket", default=128, minimum=1),
+        Field(name="bidirectional", kind="bool", doc="Half of the buckets are for later tokens", default=False),
+        Field(name="init_std", kind="float", doc="Standard deviation of a fresh table", default=0.02, minimum=0),
+    ),
+    infer=_infer,
+    parameters=_parameters,
+    operands=("max_distance", "bidirectional"),
+    reference="attention:relative_bias",
+)

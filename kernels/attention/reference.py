@@ -1,0 +1,145 @@
+"""The definition of softmax attention, over a call's own tokens (`attention`) and over a cache (`attend_cached`).
+
+Which key a query sees depends on the two positions only, never on where a token lies in the batch: padding on the left
+or on the right, ragged rows and a ring buffer need no other rule.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MaskKind: TypeAlias = Literal["causal", "bidirectional"]
+
+
+def alibi_slopes(*, heads: int, device: torch.device | None = None) -> Tensor:
+    """The slope of each head -> `[H]` float32 (Press et al. 2021, section 3; any head count)."""
+
+    def geometric(count: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / count) for i in range(count)]
+
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = geometric(power) + geometric(2 * power)[0::2][: heads - power]
+    return torch.tensor(slopes, dtype=torch.float32, device=device)
+
+
+def visible_keys(*, position: Tensor, key_position: Tensor, mask: MaskKind, window: int | None = None) -> Tensor:
+    """Which keys each query sees. position `[B, T]`, key_position `[B, S]`, both int64 -> `[B, T, S]` bool.
+
+    Position -1 marks padding and empty slots: such a key is never seen and such a query sees nothing. `causal` sees
+    keys at or before itself; with a window only those with `query - key < window`, itself counted. `bidirectional` sees
+    all; with a window those with `|query - key| < window`.
+    """
+    query, key = position[:, :, None], key_position[:, None, :]
+    visible = (query >= 0) & (key >= 0)
+    if mask == "causal":
+        visible = visible & (key <= query)
+    if window is not None:
+        visible = visible & (key > query - window)
+        if mask == "bidirectional":
+            visible = visible & (key < query + window)
+    return visible
+
+
+def alibi_bias(*, position: Tensor, key_position: Tensor, heads: int) -> Tensor:
+    """`-slope * |query - key|` -> `[B, H, T, S]` float32."""
+    distance = (position[:, :, None] - key_position[:, None, :]).abs()
+    return -alibi_slopes(heads=heads, device=position.device)[:, None, None] * distance[:, None]
+
+
+def attend_cached(
+    *,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_position: Tensor,
+    position: Tensor,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    mask: MaskKind = "causal",
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    bias: Tensor | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
+    """Attention of a call's queries over cached keys (Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023).
+
+    q `[B, T, H*D]`, keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` of one float dtype; key_position `[B, S]` (-1
+    empty) and position `[B, T]` (-1 padding) int64; bias `[1 or H, T, S]` is added to the scores; sink `[H]` is one
+    more logit per head whose value is zero (gpt-oss) -> `[B, T, H*Dv]` of q's dtype. `scale` defaults to `1 / sqrt(D)`;
+    `softcap` bends the scaled scores (Gemma 2); ALiBi adds `-slope * |query - key|`. Scores, softmax and sums are
+    float32 (float64 for float64 input). A query that sees no key gives zeros. What lies in an unseen slot must be
+    finite.
+    """
+    b, t, hkv, s = q.shape[0], q.shape[1], keys.shape[1], keys.shape[2]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    heads = q.shape[-1] // head_dim
+    grouped = q.view(b, t, hkv, heads // hkv, head_dim).permute(0, 2, 3, 1, 4)  # [B, Hkv, H/Hkv, T, D]
+    rows = grouped.reshape(b, hkv, -1, head_dim).to(wide)
+    scores = rows @ keys.to(wide).transpose(-1, -2)  # [B, Hkv, H/Hkv * T, S]
+    scores = scores.view(b, heads, t, s) * (head_dim**-0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if alibi:
+        scores = scores + alibi_bias(position=position, key_position=key_position, heads=heads).to(wide)
+    if bias is not None:
+        scores = scores + bias.to(wide)
+    visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window)[:, None]
+    scores = scores.masked_fill(~visible, torch.finfo(wide).min)
+    if sink is not None:
+        scores = torch.cat((scores, sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
+    weights = scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
+    weights = functional.dropout(weights, dropout, training)
+    out = weights.view(b, hkv, -1, s) @ values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
+    return out.view(b, heads, t, -1).transpose(1, 2).reshape(b, t, -1).to(q.dtype)
+
+
+def attention(
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    mask: MaskKind = "causal",
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    bias: Tensor | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
+    """Attention of a call's tokens over each other: `attend_cached` with the call's own keys.
+
+    q `[B, T, H*D]`, k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]`, position `[B, T]` int64 (-1 padding) -> `[B, T, H*Dv]`. The
+    other arguments are those of `attend_cached`.
+    """
+    return attend_cached(
+        q=q,
+        keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
+        values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
+        key_position=position,
+        position=position,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        mask=mask,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        alibi=alibi,
+        dropout=dropout,
+        training=training,
+        bias=bias,
+        sink=sink,
+    )

@@ -1,0 +1,1 @@
+"""Appending a call's tokens to a cache of keys and values."""

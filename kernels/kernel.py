@@ -1,0 +1,53 @@
+"""What a kernel is: an implementation of one op, and the reason why it cannot serve a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Literal, TypeAlias, cast
+
+Phase: TypeAlias = Literal["prefill", "decode", "train"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One node that looks for a kernel, before any tensor exists."""
+
+    op: str
+    fields: Mapping[str, object]
+    """The evaluated fields; an absent one has the reference's default."""
+    shapes: Mapping[str, tuple[int | str, ...]]
+    """By port and parameter, absent optional ones left out; a size known only at run time is its letter."""
+    dtype: str
+    """The model's dtype: `float32`, `bfloat16`, `float16`, `float64`."""
+    device: str
+    """`cpu`, `cuda`, or with the architecture `cuda:sm_90`."""
+    phase: Phase
+
+
+@cache
+def resolve(target: str) -> Callable[..., object]:
+    """The function that `module:name` under `llmc.kernels` names; its module is imported on first use."""
+    module, _, name = target.partition(":")
+    return cast("Callable[..., object]", getattr(import_module(f".{module}", __package__), name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """An implementation of `op` with the keyword arguments of its reference. Functions are named for `resolve`."""
+
+    name: str
+    op: str
+    implementation: str
+    serves: str
+    """A function of a `Request` that gives None, or the reason why the kernel cannot run."""
+
+    def function(self) -> Callable[..., object]:
+        """The implementation."""
+        return resolve(self.implementation)
+
+    def refusal(self, request: Request) -> str | None:
+        """None where the kernel serves the request, else why not."""
+        return cast("str | None", resolve(self.serves)(request))

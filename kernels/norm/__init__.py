@@ -1,0 +1,1 @@
+"""Normalisation over features or over heads."""

@@ -1,0 +1,1 @@
+"""Ops that treat each token, and mostly each element, alone."""

@@ -1,0 +1,38 @@
+"""All kernels in order of preference, and the way from a name to a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .kernel import Kernel, resolve
+
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(name="sdpa", op="attention", implementation="attention.sdpa:attention", serves="attention.sdpa:serves"),
+    Kernel(
+        name="sdpa", op="attend_cached", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
+    ),
+    Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
+    Kernel(
+        name="torch", op="add_rms_norm", implementation="norm.fused:add_rms_norm", serves="norm.fused:serves_rms_norm"
+    ),
+    Kernel(
+        name="torch", op="layer_norm", implementation="norm.fused:layer_norm", serves="norm.fused:serves_layer_norm"
+    ),
+    Kernel(
+        name="torch",
+        op="add_layer_norm",
+        implementation="norm.fused:add_layer_norm",
+        serves="norm.fused:serves_layer_norm",
+    ),
+)
+
+
+def kernels_for(op: str) -> tuple[Kernel, ...]:
+    """The kernels of an op, the preferred one first. The reference, which always serves, is not among them."""
+    return tuple(kernel for kernel in KERNELS if kernel.op == op)
+
+
+def resolve_reference(name: str) -> Callable[..., object]:
+    """The reference that `family:function` names, e.g. `norm:rms_norm`, imported on first use."""
+    family, _, function = name.partition(":")
+    return resolve(f"{family}.reference:{function}")

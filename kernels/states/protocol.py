@@ -1,0 +1,74 @@
+"""What a kind of state declares: its buffers, its bytes, and its laws for rollback and for sharing a prefix.
+
+Imports no torch until memory is asked for, so that a plan of bytes stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Sizes: TypeAlias = Mapping[str, int]
+Rollback: TypeAlias = Literal["truncate", "snapshot", "none", "follow"]
+"""How tokens are taken back. `truncate`: lower the row's length, nothing else; what lies beyond is hidden and later
+overwritten. `snapshot`: copy the buffers before, copy them back. `none`: the state never changes after prefill.
+`follow`: as its producer.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One buffer of a state: its shape without the batch axis, and its dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["model", "float32"] = "model"
+
+
+def never_refuses(_sizes: Sizes, _capacity: int, _reached: int, _length: int) -> str | None:
+    """The `refuse_rollback` of kinds that can go back to any length."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateKind:
+    """One kind of state. `capacity` is always the largest number of tokens a row may hold."""
+
+    name: str
+    doc: str
+    size_names: tuple[str, ...]
+    """The sizes an op must give."""
+    slots: Callable[[Sizes, int], tuple[Slot, ...]]
+    """The buffers, from `(sizes, capacity)`."""
+    rollback: Rollback
+    prefix_share: str
+    """What two requests with one prefix may share: `page`, `last_window`, `checkpoint`, `static`, `follow` or `no`."""
+    append: str
+    """The reference that adds a call's tokens, `cache:<function>`."""
+    refuse_rollback: Callable[[Sizes, int, int, int], str | None] = never_refuses
+    """From `(sizes, capacity, reached, length)`: why a row that once held `reached` tokens (its high-water mark, not
+    its present length) cannot go back to `length`; None where it can.
+    """
+
+    def bytes(self, sizes: Sizes, batch: int, capacity: int, itemsize: int) -> int:
+        """Bytes of all buffers; `itemsize` is that of the model's dtype."""
+        return batch * sum(
+            prod(slot.shape) * (4 if slot.dtype == "float32" else itemsize) for slot in self.slots(sizes, capacity)
+        )
+
+    def allocate(
+        self, sizes: Sizes, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> tuple[Tensor, ...]:
+        """Buffers `[B, *slot.shape]` in the order of `slots`; zeros, because a masked weight times NaN is NaN."""
+        import torch
+
+        return tuple(
+            torch.zeros(batch, *slot.shape, dtype=torch.float32 if slot.dtype == "float32" else dtype, device=device)
+            for slot in self.slots(sizes, capacity)
+        )

@@ -1,0 +1,114 @@
+"""Runs a bound Program: call after call, values dropped after their last reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..compiler.ops.declaration import Value
+from ..compiler.program import PHASES, Program
+from ..kernels.kernel import Phase
+from .tree import scalar_operands
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One call, with everything about it looked up."""
+
+    functions: Mapping[Phase, Callable[..., tuple[object, ...]]]
+    inputs: tuple[str | tuple[str, ...], ...]
+    ambient: tuple[str, ...]
+    parameters: tuple[Tensor, ...]
+    states: tuple[str, ...]
+    scalars: tuple[Value, ...]
+    outputs: tuple[str, ...]
+    spent: tuple[str, ...]
+    """Values that nothing reads after this call."""
+
+
+class Executor:
+    """A Program with its parameters bound."""
+
+    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+        self.program = program
+        self.steps = [self._step(index, tensors) for index, tensors in enumerate(parameters)]
+        last = program.module.definitions[program.module.calls[-1].definition]
+        typed = program.model.definitions[last.name].definition
+        self.tail_is_tokenwise = all(node.op.is_tokenwise for node in typed.nodes) and not last.is_repeated
+
+    def _step(self, index: int, tensors: tuple[Tensor, ...]) -> _Step:
+        module = self.program.module
+        call = module.calls[index]
+        lowered = module.definitions[call.definition]
+        prefix = call.binding.prefix
+        later: set[str] = set(module.outputs.values())
+        for following in module.calls[index + 1 :]:
+            for value in following.inputs.values():
+                later |= set(value) if isinstance(value, tuple) else {value}
+        read = {v for value in call.inputs.values() for v in (value if isinstance(value, tuple) else (value,))}
+        return _Step(
+            functions={
+                phase: cast(
+                    "Callable[..., tuple[object, ...]]", self.program.selections[phase][call.definition].module.forward
+                )
+                for phase in PHASES
+            },
+            inputs=tuple(call.inputs.values()),
+            ambient=tuple(lowered.ambient),
+            parameters=tensors,
+            states=tuple(f"{prefix}.{path}" if prefix else path for path, _ in lowered.states.values()),
+            scalars=tuple(scalar_operands(lowered, call).values()),
+            outputs=tuple(call.outputs.values()),
+            spent=tuple(sorted(read - later)),
+        )
+
+    def run(
+        self,
+        phase: Phase,
+        inputs: Mapping[str, Tensor],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+        *,
+        last_token_only: bool = False,
+    ) -> dict[str, Tensor]:
+        """One pass over the tokens. Updates `states` in place and returns the model's outputs by name.
+
+        `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow it: outputs are then
+        `[B, 1, …]`.
+        """
+        values: dict[str, object] = dict(inputs)
+        for index, step in enumerate(self.steps):
+            if last_token_only and self.tail_is_tokenwise and index == len(self.steps) - 1:
+                values = _keep_last_token(values, step, ambient["position"])
+            results = step.functions[phase](
+                *([values[v] for v in value] if isinstance(value, tuple) else values[value] for value in step.inputs),
+                *(ambient[name] for name in step.ambient),
+                *step.parameters,
+                *(states[path] for path in step.states),
+                *step.scalars,
+            )
+            for name in step.spent:
+                values.pop(name, None)
+            count = len(step.outputs)
+            values.update(zip(step.outputs, results[:count], strict=True))
+            for path, state in zip(step.states, results[count:], strict=True):
+                states[path] = cast("State", state)
+        return {name: cast("Tensor", values[value]) for name, value in self.program.module.outputs.items()}
+
+
+def _keep_last_token(values: Mapping[str, object], step: _Step, position: Tensor) -> dict[str, object]:
+    """The values this step reads, cut to the token of each row with the highest position."""
+    last = position.argmax(dim=1)
+    rows = torch.arange(len(last), device=last.device)
+    kept = dict(values)
+    for name in step.inputs:
+        value = kept[name] if isinstance(name, str) else None
+        if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == position.shape:
+            kept[name] = value[rows, last][:, None]
+    return kept

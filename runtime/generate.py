@@ -1,0 +1,262 @@
+"""Generation: prompts in, tokens and text out, through the fused Program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from ..compiler.fields import evaluate_node
+from ..specs.diagnostics import fail
+from ..specs.source import YamlMap
+from .detokenizer import Detokenizer
+from .sampling import Sampler, Sampling, top_logprobs
+from .stopping import FinishReason, Stopping, StopWatch
+
+if TYPE_CHECKING:
+    from .model import LanguageModel
+
+Prompt: TypeAlias = "str | list[int] | Tensor"
+DEFAULT_NEW_TOKENS = 100
+TokenLogprobs: TypeAlias = list[tuple[int, float]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """One continued prompt. `tokens` are the new ones only (an end token included); `text` is None without a tokenizer.
+
+    `logprobs[i]` holds token i's own (id, natural log probability) first, then the k most likely ones. Times are seconds.
+    """
+
+    tokens: list[int] = field(default_factory=list[int])
+    text: str | None = None
+    finish_reason: FinishReason = "length"
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_tokens: int = 0
+    seed: int = 0
+    first_token_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a request may say. None takes the spec's `generation:` value, else greedy and 100 tokens."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int = 0
+    stop: str | Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    add_special: bool = True
+    stream: bool = False
+    logprobs: int | None = None
+
+
+def generate(model: LanguageModel, prompt: object, **options: object) -> object:
+    """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt only).
+
+    Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt that is
+    empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
+    """
+    unknown = options.keys() - Options.__dataclass_fields__.keys()
+    if unknown:
+        from ..specs.diagnostics import did_you_mean
+
+        name = sorted(unknown)[0]
+        raise fail("E0807", f"generate has no option {name!r}", help=did_you_mean(name, Options.__dataclass_fields__))
+    chosen = _with_defaults(model, Options(**options))  # type: ignore[arg-type]
+    is_batch = isinstance(prompt, (list, tuple)) and not (prompt and isinstance(prompt[0], int))
+    prompts = [_encode(model, one, chosen) for one in (cast("list[object]", prompt) if is_batch else [prompt])]
+    if not prompts:
+        return []
+    run = _Run(model, prompts, chosen)
+    if chosen.stream:
+        if is_batch:
+            raise fail("E0807", "stream=True takes a single prompt", help="stream each prompt on its own")
+        return run.stream()
+    for _ in run.stream():
+        pass
+    return run.rows if is_batch else run.rows[0]
+
+
+def _with_defaults(model: LanguageModel, options: Options) -> Options:
+    section = model.program.spec.generation
+    defaults = _defaults(section, model)
+    for name, value in defaults.items():
+        if name in Options.__dataclass_fields__ and name != "stop" and getattr(options, name) is None:
+            options = replace(options, **{name: value})  # type: ignore[arg-type]
+    if not options.stop and defaults.get("stop"):
+        options = replace(options, stop=cast("list[str]", defaults["stop"]))
+    return options
+
+
+def _defaults(section: YamlMap | None, model: LanguageModel) -> dict[str, object]:
+    if section is None:
+        return {}
+    return cast("dict[str, object]", evaluate_node(section, model.program.spec.environment, is_text=True))
+
+
+def eos_ids(model: LanguageModel) -> tuple[int, ...]:
+    """The ids that end a text: what the weights' folder says, else the tokenizer's, else the spec's."""
+    if model.folder_eos_ids is not None:
+        return model.folder_eos_ids
+    if model.tokenizer is not None and model.tokenizer.eos_ids:
+        return model.tokenizer.eos_ids
+    value = _defaults(model.program.spec.generation, model).get("eos_token_id")
+    return tuple(cast("list[int]", value)) if isinstance(value, list) else (value,) if isinstance(value, int) else ()
+
+
+def _encode(model: LanguageModel, prompt: object, options: Options) -> list[int]:
+    if isinstance(prompt, str):
+        if model.tokenizer is None:
+            raise fail(
+                "E0806",
+                "this model has no tokenizer, so it takes token ids",
+                help="put tokenizer.json beside the weights",
+            )
+        ids = model.tokenizer.encode(prompt, add_special=options.add_special)
+    elif isinstance(prompt, Tensor) and prompt.dim() == 1:
+        ids = [int(token) for token in prompt.tolist()]
+    elif isinstance(prompt, (list, tuple)) and all(isinstance(token, int) for token in cast("list[object]", prompt)):
+        ids = list(cast("list[int]", prompt))
+    else:
+        raise fail("E0805", f"a prompt is text, a list of token ids or a 1-D tensor, not {type(prompt).__name__}")
+    if not ids:
+        raise fail("E0805", "the prompt is empty", help="give at least one token, e.g. the BOS token")
+    return ids
+
+
+class _Run:
+    """One batch of prompts on its way."""
+
+    def __init__(self, model: LanguageModel, prompts: list[list[int]], options: Options) -> None:
+        self.model, self.prompts, self.options = model, prompts, options
+        if "logits" not in model.program.model.outputs:
+            raise fail("E0808", f"{model.program.spec.name} has no output 'logits', so it cannot generate")
+        if not model.program.states:
+            raise fail(
+                "E0808",
+                f"{model.program.spec.name} keeps no state between tokens (it is an encoder), so it cannot generate",
+                help="call the model on the whole sequence instead",
+            )
+        self.limit = _new_token_limit(model, prompts, options)
+        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+        if stop and model.tokenizer is None:
+            raise fail(
+                "E0806", "stop strings need a tokenizer", help="use stop_ids, or put tokenizer.json beside the weights"
+            )
+        ends = () if options.ignore_eos else eos_ids(model)
+        stopping = Stopping(max_new_tokens=self.limit, eos_ids=ends, stop_ids=tuple(options.stop_ids), stop=stop)
+        self.watches = [
+            StopWatch(stopping, Detokenizer(model.tokenizer) if model.tokenizer is not None else None) for _ in prompts
+        ]
+        self.rows = [
+            Generation(
+                prompt_tokens=len(prompt),
+                text=None if model.tokenizer is None else "",
+                seed=options.seed,
+                logprobs=None if options.logprobs is None else [],
+            )
+            for prompt in prompts
+        ]
+
+    def stream(self) -> Iterator[str]:
+        """Run to the end, giving the first row's text as it becomes safe to show."""
+        model, options = self.model, self.options
+        started = time.perf_counter()
+        sampler: Sampler | None = None
+        longest = max(len(prompt) for prompt in self.prompts)
+        cache = model.new_cache(len(self.prompts), max_seq_len=longest + self.limit)
+        tokens, mask = _pad(self.prompts, model.device)
+        name = model.program.model.inputs[0].name
+        while True:
+            with torch.inference_mode():
+                values = {**model.default_inputs(tokens), name: tokens}
+                outputs = model.run_program(values, cache, mask, last_token_only=True)
+                logits = outputs["logits"][:, -1].float()
+            if sampler is None:
+                sampler = Sampler(_sampling(options), logits.shape[-1])
+            active = [i for i, watch in enumerate(self.watches) if watch.finish_reason is None]
+            history = [self.prompts[i] + self.rows[i].tokens for i in active]
+            drawn = sampler.next(logits[active], history, rows=active, wants_logprobs=options.logprobs is not None)
+            for index, (row, token) in enumerate(zip(active, drawn.tokens, strict=True)):
+                piece = self._accept(row, token, started)
+                if drawn.logprobs is not None:
+                    self._note_logprobs(row, token, drawn.logprobs[index], logits[row])
+                if piece and row == 0:
+                    yield piece
+            if all(watch.finish_reason is not None for watch in self.watches):
+                return
+            tokens, mask = self._next_step()
+
+    def _accept(self, row: int, token: int, started: float) -> str:
+        generation, watch = self.rows[row], self.watches[row]
+        now = time.perf_counter() - started
+        if not generation.tokens:
+            generation.first_token_seconds = now
+        generation.total_seconds = now
+        generation.tokens.append(token)
+        piece = watch.push(token)
+        if generation.text is not None:
+            generation.text += piece
+        if watch.finish_reason is not None:
+            generation.finish_reason = watch.finish_reason
+        return piece
+
+    def _note_logprobs(self, row: int, token: int, logprob: float, logits: Tensor) -> None:
+        kept = self.rows[row].logprobs
+        assert kept is not None
+        kept.append([(token, logprob), *top_logprobs(logits[None], self.options.logprobs or 0)[0]])
+
+    def _next_step(self) -> tuple[Tensor, Tensor | None]:
+        """The last token of each row; rows that have finished are padding."""
+        device = self.model.device
+        tokens = torch.tensor([[row.tokens[-1]] for row in self.rows], device=device)
+        finished = [watch.finish_reason is not None for watch in self.watches]
+        if not any(finished):
+            return tokens, None
+        return tokens, torch.tensor([[not done] for done in finished], device=device)
+
+
+def _pad(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
+    if all(len(prompt) == longest for prompt in prompts):
+        return tokens, None
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    return tokens, torch.arange(longest, device=device) < lengths[:, None]
+
+
+def _new_token_limit(model: LanguageModel, prompts: list[list[int]], options: Options) -> int:
+    """How many tokens may be added. A limit that was asked for must fit; the default is cut to what does."""
+    longest, context = max(len(prompt) for prompt in prompts), model.max_seq_len
+    wanted = options.max_new_tokens
+    if context is None:
+        return wanted or DEFAULT_NEW_TOKENS
+    if longest + (wanted or 1) > context:
+        raise fail(
+            "E0801",
+            f"a prompt of {longest} tokens and {wanted or 1} new ones do not fit the context of {context}",
+            help=f"at most {context - longest} new tokens fit" if longest < context else "shorten the prompt",
+        )
+    return wanted or min(DEFAULT_NEW_TOKENS, context - longest)
+
+
+def _sampling(options: Options) -> Sampling:
+    return Sampling(
+        temperature=options.temperature or 0.0,
+        top_k=options.top_k or 0,
+        top_p=1.0 if options.top_p is None else options.top_p,
+        min_p=options.min_p or 0.0,
+        repetition_penalty=1.0 if options.repetition_penalty is None else options.repetition_penalty,
+        seed=options.seed,
+    )

@@ -1,0 +1,84 @@
+"""Recognises a Hugging Face folder by its config.json: which packaged spec it is, and with which params."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+from ..compiler.config_map import ConfigMap, config_map, params_from_config
+from ..compiler.ops.declaration import Value
+from ..specs.diagnostics import did_you_mean, fail
+from ..specs.document import load_document
+from ..specs.packaged import packaged_names, packaged_path
+from ..specs.source import YamlMap
+from .containment import inside, read_json_object, require_folder
+
+MAX_CONFIG_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A spec by name, and the params that make it this model."""
+
+    spec: str
+    params: Mapping[str, Value]
+    config: Mapping[str, object]
+
+
+def import_folder(folder: str | Path) -> Imported:
+    """Read config.json of a folder.
+
+    Raises LlmcError E0713 for an architecture that no spec describes, and what `params_from_config` finds.
+    """
+    root = require_folder(Path(folder))
+    path = inside(root, "config.json")
+    config = read_json_object(path, MAX_CONFIG_BYTES)
+    name, mapping = _find_spec(config, str(path))
+    return Imported(spec=name, params=params_from_config(mapping, config, str(path)), config=config)
+
+
+def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]:
+    """The spec whose model_type and first architecture match; the head is the architecture's."""
+    model_type = config.get("model_type")
+    listed = config.get("architectures")
+    architectures = [a for a in cast("list[object]", listed) if isinstance(a, str)] if isinstance(listed, list) else []
+    candidates = [(name, mapping) for name, mapping in families() if mapping.model_type == model_type]
+    if not candidates:
+        known = {mapping.model_type for _, mapping in families()}
+        raise fail(
+            "E0713",
+            f"{file}: no spec describes model_type {str(model_type)[:64]!r}",
+            help=did_you_mean(str(model_type)[:64], known) or "`llmc list` shows the architectures",
+        )
+    for architecture in architectures:
+        for name, mapping in candidates:
+            if architecture in mapping.architectures:
+                return name, mapping
+    if not architectures:
+        return candidates[0]
+    supported = {a for _, mapping in candidates for a in mapping.architectures}
+    raise fail(
+        "E0713",
+        f"{file}: no spec describes {architectures[0][:64]!r}",
+        help=did_you_mean(architectures[0][:64], supported) or "supported: " + ", ".join(sorted(supported)),
+    )
+
+
+def families() -> Iterator[tuple[str, ConfigMap]]:
+    """Packaged specs that are whole architectures: those with a config section of their own."""
+    for name in packaged_names():
+        mapping = _own_config(name)
+        if mapping is not None:
+            yield name, mapping
+
+
+@lru_cache(maxsize=256)
+def _own_config(name: str) -> ConfigMap | None:
+    text = packaged_path(name).read_text(encoding="utf-8")
+    if "\nconfig:" not in text:
+        return None
+    section = load_document(name).root.get("config")
+    return config_map(section) if isinstance(section, YamlMap) else None

@@ -1,0 +1,105 @@
+"""The modules at the ends of the tree: they own parameters, or behave differently in training.
+
+Where torch has a class for it, the leaf is a subclass, so that adapters and sharding recognise it; the computation is always
+the op's reference.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..compiler.ops.declaration import Fields, Op, ParameterSpec
+from ..kernels.embedding.reference import embedding
+from ..kernels.linear.reference import linear
+from ..kernels.norm.reference import layer_norm, rms_norm
+from ..kernels.registry import resolve_reference
+
+
+class Linear(nn.Linear):
+    """Weight `[O, I]`, optional bias `[O]`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x `[..., I]` -> `[..., O]`."""
+        return linear(x=x, weight=self.weight, bias=self.bias)
+
+
+class Embedding(nn.Embedding):
+    """Weight `[rows, features]`; ids are shifted by `offset`, rows multiplied by `scale`."""
+
+    def __init__(self, rows: int, features: int, *, offset: int, scale: float) -> None:
+        super().__init__(rows, features)
+        self.offset, self.scale = offset, scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids `[B, T]` int64 -> `[B, T, features]`."""
+        return embedding(ids=ids, weight=self.weight, offset=self.offset, scale=self.scale)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the whole last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x."""
+        return layer_norm(x=x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMS norm over the whole last axis; `weight_offset` is added to the stored weight."""
+
+    def __init__(self, width: int, *, eps: float, weight_offset: float) -> None:
+        super().__init__(width, eps=eps)
+        self.weight_offset = weight_offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x."""
+        return rms_norm(x=x, weight=self.weight, eps=cast("float", self.eps), weight_offset=self.weight_offset)
+
+
+class ReferenceModule(nn.Module):
+    """Any other op: its parameters, and its reference as the forward."""
+
+    def __init__(self, op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> None:
+        super().__init__()
+        self.op_name = op.name
+        self.first_port = op.ports[0].name if op.ports else ""
+        self.reads_training = op.reads_training
+        self.reference = resolve_reference(op.reference)
+        self.operands = {
+            name: fields[name] for name in op.operands if fields.values.get(name) != op.field_index[name].default
+        }
+        for spec in specs:
+            self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape)))
+
+    def forward(self, first: Tensor, **inputs: Tensor) -> object:
+        """`first` is the first port; the others, and ambient tensors, come by name."""
+        arguments: dict[str, object] = {**self.operands, self.first_port: first, **inputs}
+        arguments.update(self._parameters)
+        if self.reads_training:
+            arguments["training"] = self.training
+        return self.reference(**arguments)
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.op_name, *(f"{name}={value}" for name, value in self.operands.items())])
+
+
+def make_leaf(op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> nn.Module:
+    """The module of one node, on the current default device, uninitialised."""
+    shapes = {spec.name: spec.shape for spec in specs}
+    match op.name:
+        case "linear":
+            out, width = shapes["weight"]
+            return Linear(width, out, bias="bias" in shapes)
+        case "embedding":
+            return Embedding(*shapes["weight"], offset=fields.int("offset"), scale=fields.float("scale"))
+        case "layer_norm" if "weight" in shapes and fields.opt_int("head_dim") is None:
+            return LayerNorm(shapes["weight"], eps=fields.float("eps"), bias="bias" in shapes)
+        case "rms_norm" if "weight" in shapes and fields.opt_int("head_dim") is None:
+            offset = fields.float("weight_offset")
+            return RMSNorm(shapes["weight"][0], eps=fields.float("eps"), weight_offset=offset)
+        case "dropout":
+            return nn.Dropout(fields.float("p"))
+        case _:
+            return ReferenceModule(op, fields, specs)

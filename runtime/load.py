@@ -1,0 +1,139 @@
+"""`llmc.load`: a spec or a folder becomes a model with weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..compiler.ops.declaration import Value
+from ..compiler.pipeline import read
+from ..compiler.program import Program, compile_model
+from ..specs.diagnostics import fail
+from .checkpoint import open_checkpoint
+from .containment import find_inside, read_json_object, require_folder
+from .import_folder import import_folder
+from .initialise import initialise
+from .memory import require_memory
+from .model import LanguageModel
+from .special_tokens import read_special_tokens
+from .tokenizer import Tokenizer, load_tokenizer
+from .tree import find
+from .weights import checkpoint_dtype, match_checkpoint, read_parameters
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+MANIFEST = "manifest.json"
+
+
+def load(
+    target: str | Path,
+    weights: str | Path | None = None,
+    params: Mapping[str, Value] | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    quantize: str | None = None,
+    seed: int = 0,
+) -> LanguageModel:
+    """A model that runs.
+
+    target: a spec (path or packaged name), a folder that `llmc build` wrote, or a Hugging Face folder, whose config.json picks
+    the spec and which then gives the weights too. weights: a folder with safetensors; without one, parameters are filled
+    afresh from `seed`. dtype: `float32`, `bfloat16`, `float16` or `float64`; None takes the checkpoint's. Raises LlmcError with
+    what is wrong in spec, config, weights or tokenizer, and E0950 where memory will not do.
+    """
+    if quantize is not None:
+        raise fail("E0901", f"quantize={quantize!r} is not available in this version", help="load without quantize")
+    if dtype is not None and dtype not in DTYPES:
+        raise fail("E0855", f"there is no dtype {dtype!r}", help="one of: " + ", ".join(DTYPES))
+    spec_target, folder, given = _locate(target, weights, dict(params or {}))
+    spec, model = read(spec_target, given)
+    checkpoint = None if folder is None else open_checkpoint(folder)
+    chosen = DTYPES[dtype] if dtype else torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint)
+    program = compile_model(spec, model, device=device, dtype=str(chosen).removeprefix("torch."))
+    tokenizer = _tokenizer(folder)
+    loaded = LanguageModel(program, tokenizer=tokenizer)
+    if checkpoint is None or folder is None:
+        _fill(loaded, program, chosen, device, seed)
+        return loaded.eval()
+    with checkpoint:
+        matching = match_checkpoint(program.weights, checkpoint)
+        for path, tensor in read_parameters(matching, checkpoint, chosen):
+            _assign(loaded, path, nn.Parameter(tensor.to(device)))
+        loaded.layout = checkpoint.layout
+    loaded.source = folder
+    loaded.folder_eos_ids = _eos_ids(folder)
+    _retie(loaded, program)
+    _check_vocabulary(loaded, tokenizer)
+    return loaded.eval()
+
+
+def _locate(
+    target: str | Path, weights: str | Path | None, params: dict[str, Value]
+) -> tuple[str | Path, Path | None, dict[str, Value]]:
+    """What to compile, where the weights are, and the params, those given by hand over those of the folder."""
+    folder = None if weights is None else require_folder(Path(weights))
+    path = Path(target)
+    if not path.is_dir():
+        return target, folder, params
+    if find_inside(path, MANIFEST) is not None:
+        manifest = read_json_object(path / MANIFEST, 1 << 20)
+        recorded = manifest.get("weights")
+        if folder is None and isinstance(recorded, str):
+            folder = require_folder(Path(recorded))
+        return path / "spec.yaml", folder, params
+    imported = import_folder(path)
+    return imported.spec, folder or path, {**imported.params, **params}
+
+
+def _tokenizer(folder: Path | None) -> Tokenizer | None:
+    if folder is None or find_inside(folder, "tokenizer.json") is None:
+        return None
+    return load_tokenizer(folder)
+
+
+def _eos_ids(folder: Path) -> tuple[int, ...] | None:
+    """The end ids that the folder's own config gives; None where it says nothing."""
+    has_config = any(find_inside(folder, name) for name in ("generation_config.json", "config.json"))
+    return read_special_tokens(folder).eos_ids if has_config else None
+
+
+def _fill(model: LanguageModel, program: Program, dtype: torch.dtype, device: str, seed: int) -> None:
+    require_memory(program.plan.parameters * dtype.itemsize, "the parameters")
+    model.to_empty(device=device)
+    model.to(dtype)
+    _retie(model, program)
+    owned = {path: spec for path, spec in program.weights.parameters.items() if path not in program.weights.ties}
+    initialise(dict(model.named_parameters(remove_duplicate=False)), owned, seed)
+
+
+def _assign(model: LanguageModel, path: str, parameter: nn.Parameter) -> None:
+    owner_path, _, name = path.rpartition(".")
+    owner = find(model, owner_path)
+    assert isinstance(owner, nn.Module)
+    owner._parameters[name] = parameter
+
+
+def _retie(model: LanguageModel, program: Program) -> None:
+    for path, owner in program.weights.ties.items():
+        shared = find(model, owner)
+        assert isinstance(shared, nn.Parameter)
+        _assign(model, path, shared)
+
+
+def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer | None) -> None:
+    size = model.program.spec.environment.get("vocab_size")
+    if tokenizer is not None and isinstance(size, int) and tokenizer.vocab_size > size:
+        raise fail(
+            "E0809",
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only {size}",
+            help="the tokenizer belongs to another model, or tokens were added after training",
+        )
+
+
+def manifest_text(values: Mapping[str, object]) -> str:
+    """A manifest as it is written: sorted, indented, with a final newline."""
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,183 @@
+"""From logits to tokens: repetition penalty, temperature, top-k, top-p, min-p, in that order and as transformers
+computes them.
+
+Every row draws from its own generator, seeded from (seed, row): its tokens do not depend on the other rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..specs.diagnostics import Diagnostic, LlmcError, fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen. `temperature` 0: the most likely one; top_k 0, top_p 1, min_p 0, penalty 1: off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "a number from 0"),
+            ("top_k", self.top_k, _is_int(self.top_k) and self.top_k >= 0, "an integer from 0 (0: off)"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "a number above 0"),
+            ("seed", self.seed, _is_int(self.seed) and 0 <= self.seed < 2**63, "an integer from 0 to 2^63 - 1"),
+        )
+        problems = [
+            f"{name} is {value}; expected {expected}" for name, value, is_right, expected in checks if not is_right
+        ]
+        if problems:
+            raise LlmcError([Diagnostic(code="E0855", message=problem) for problem in problems])
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """One token a row; `logprobs` (natural, of the model's own logits, before any filter) where they were asked for."""
+
+    tokens: list[int]
+    logprobs: list[float] | None
+
+
+class Sampler:
+    """Draws the next token of each row of a batch."""
+
+    def __init__(self, sampling: Sampling, vocab_size: int) -> None:
+        self.sampling = sampling
+        self.vocab_size = vocab_size
+        self._generators: dict[int, torch.Generator] = {}
+
+    def next(
+        self,
+        logits: Tensor,
+        history: Sequence[Sequence[int]],
+        *,
+        rows: Sequence[int] | None = None,
+        wants_logprobs: bool = False,
+    ) -> Drawn:
+        """Tokens for logits [B, V], any float dtype. `history`: prompt and new tokens of each row, for the penalty.
+        `rows` names the rows of a batch that others have left. Raises E0856 for NaN, +inf or no finite logit."""
+        if logits.dim() != 2 or logits.shape[1] != self.vocab_size or len(history) != logits.shape[0]:
+            raise ValueError(f"logits {list(logits.shape)}, {len(history)} histories, vocabulary {self.vocab_size}")
+        rows = range(logits.shape[0]) if rows is None else rows
+        logits = logits.detach().float()
+        require_served(logits, rows)
+        scores = penalise_repetition(logits, history, self.sampling.repetition_penalty)
+        if self.sampling.is_greedy:
+            tokens = _ints(scores.argmax(dim=-1))
+        else:
+            tokens = self._draw(filter_logits(scores, self.sampling), rows)
+        if not wants_logprobs:
+            return Drawn(tokens=tokens, logprobs=None)
+        picked = torch.tensor(tokens, device=logits.device)[:, None]
+        return Drawn(tokens=tokens, logprobs=_floats(logits.log_softmax(dim=-1).gather(1, picked)[:, 0]))
+
+    def _draw(self, scores: Tensor, rows: Sequence[int]) -> list[int]:
+        """Inverse of the cumulative distribution, in float64, at one uniform number a row."""
+        points = torch.cat([torch.rand(1, generator=self._generator(row), dtype=torch.float64) for row in rows])
+        mass = scores.double().softmax(dim=-1).cumsum(dim=-1)  # [B, V]
+        point = points.to(mass.device)[:, None] * mass[:, -1:]
+        index = torch.searchsorted(mass, point, right=True)[:, 0]
+        last = scores.shape[1] - 1 - torch.isfinite(scores).flip(-1).int().argmax(dim=-1)
+        return _ints(torch.minimum(index, last))
+
+    def _generator(self, row: int) -> torch.Generator:
+        generator = self._generators.get(row)
+        if generator is None:
+            generator = torch.Generator().manual_seed(_mix(self.sampling.seed, row))
+            self._generators[row] = generator
+        return generator
+
+
+def require_served(logits: Tensor, rows: Sequence[int]) -> None:
+    """E0856 for a row whose largest logit is not a finite number: NaN must never become text."""
+    is_bad = ~torch.isfinite(logits.amax(dim=-1))
+    if not is_bad.any():
+        return
+    bad = _ints(is_bad.nonzero()[:, 0])
+    row = logits[bad[0]]
+    raise fail(
+        "E0856",
+        f"the logits of row {rows[bad[0]]} hold {int(row.isnan().sum())} NaN and {int(row.isinf().sum())} infinite "
+        f"values of {row.numel()}; the request is stopped ({len(bad)} of {logits.shape[0]} rows)",
+        help="try --dtype float32, and look for the first wrong node with: llmc verify",
+    )
+
+
+def penalise_repetition(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    """Tokens of the history: negative logits times `penalty`, positive ones divided by it (Keskar et al. 2019)."""
+    if penalty == 1:
+        return logits
+    scores = logits.clone()
+    for row, tokens in enumerate(history):
+        seen = torch.tensor(sorted({token for token in tokens if 0 <= token < logits.shape[1]}), dtype=torch.long)
+        seen = seen.to(logits.device)
+        values = scores[row, seen]
+        scores[row, seen] = torch.where(values < 0, values * penalty, values / penalty)
+    return scores
+
+
+def filter_logits(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Scores [B, V] over the temperature, with -inf for every token that top-k, top-p or min-p removes."""
+    scores = (scores - scores.amax(dim=-1, keepdim=True)) / sampling.temperature
+    if 0 < sampling.top_k < scores.shape[1]:
+        kth = scores.topk(sampling.top_k, dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < kth, -math.inf)
+    if sampling.top_p < 1:
+        ordered, order = scores.sort(dim=-1, stable=True)
+        removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
+        removed[:, -1] = False
+        scores = scores.masked_fill(torch.empty_like(removed).scatter_(1, order, removed), -math.inf)
+    if sampling.min_p > 0:
+        probabilities = scores.softmax(dim=-1)
+        scores = scores.masked_fill(
+            probabilities < sampling.min_p * probabilities.amax(dim=-1, keepdim=True), -math.inf
+        )
+    return scores
+
+
+def top_logprobs(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """The k most likely tokens of each row of logits [B, V] with their natural log-probabilities; ties: lowest id."""
+    logprobs = logits.detach().float().log_softmax(dim=-1)
+    values, ids = logprobs.sort(dim=-1, descending=True, stable=True)
+    rows = zip(ids[:, :k], values[:, :k], strict=True)
+    return [list(zip(_ints(row_ids), _floats(row_values), strict=True)) for row_ids, row_values in rows]
+
+
+def _ints(vector: Tensor) -> list[int]:
+    return cast("list[int]", vector.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def _floats(vector: Tensor) -> list[float]:
+    return cast("list[float]", vector.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _mix(seed: int, row: int) -> int:
+    """A 63-bit seed in which neighbouring seeds and rows share nothing (SplitMix64's finaliser; Steele et al. 2014)."""
+    mask = 2**64 - 1
+    state = (seed * 0x9E3779B97F4A7C15 + row * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask
+    for multiplier in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+        state = ((state ^ (state >> 30)) * multiplier) & mask
+        state ^= state >> 27
+    return (state ^ (state >> 31)) >> 1

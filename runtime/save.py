@@ -1,0 +1,57 @@
+"""Writes a model as a Hugging Face style folder: config.json, weights in their original layout, tokenizer files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..compiler.config_map import config_from_params, config_map
+from ..specs.diagnostics import fail
+from .atomic import write_atomically
+from .checkpoint_writer import write_checkpoint
+from .containment import find_inside, read_bytes, read_json_object
+from .load import manifest_text
+from .weights import export_parameters
+
+if TYPE_CHECKING:
+    from .model import LanguageModel
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+CARRIED_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type")
+
+
+def save(model: LanguageModel, folder: Path) -> None:
+    """Write `folder`. Raises E0714 where the spec has no config section, so that no config.json can be made."""
+    spec = model.program.spec
+    if spec.config is None:
+        raise fail("E0714", f"{spec.name} has no config: section, so it cannot be written as a Hugging Face folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    original = {}
+    if model.source is not None and find_inside(model.source, "config.json") is not None:
+        original = read_json_object(model.source / "config.json", 4 << 20)
+    extra = {key: original[key] for key in CARRIED_KEYS if key in original}
+    dtype = str(model.dtype).removeprefix("torch.")
+    config = config_from_params(config_map(spec.config), spec.environment, {**extra, "dtype": dtype})
+    tensors = {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=False)}
+    with torch.inference_mode(False), torch.no_grad():
+        exported = export_parameters(model.program.weights, tensors, model.layout)
+    write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
+    write_atomically(folder / "config.json", manifest_text(config))
+    for name in COPIED:
+        if model.source is not None and find_inside(model.source, name) is not None:
+            write_atomically(folder / name, read_bytes(model.source / name, 64 << 20))
+
+
+def _layout(model: LanguageModel, names: object) -> dict[str, str] | None:
+    """The files of the folder that was read, where the same tensors are written."""
+    if model.layout is None or set(model.layout) != set(names):  # type: ignore[call-overload]
+        return None
+    return dict(model.layout)

@@ -1,0 +1,161 @@
+"""Builds the module tree of a model: ordinary torch modules whose paths are the checkpoint's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..compiler.ir import Call, Model, TypedDefinition
+from ..compiler.lower import lower_for_training
+from ..compiler.lowered import Lowered
+from ..compiler.ops.declaration import Value
+from .leaves import make_leaf
+
+Lookup = Callable[[str], object]
+
+
+class Scope(nn.Module):
+    """A container: the modules of one inlined block, or one level of a dotted name."""
+
+
+class Block(nn.Module):
+    """One instance of a repeated block. All instances of a definition share one graph, run over this instance's leaves."""
+
+    def __init__(self, lowered: Lowered, scalars: Mapping[str, Value], lookup: Lookup) -> None:
+        super().__init__()
+        self.graph = TrainGraph(lowered)
+        self.scalars = dict(scalars)
+        self.lookup = lookup
+
+    def forward(self, *operands: Tensor) -> tuple[Tensor, ...]:
+        """The definition's inputs and ambient tensors, in order -> its outputs, in order."""
+        return self.graph.run(operands, self.scalars, self.lookup)
+
+
+class TrainGraph:
+    """Runs the `train` form of a definition node by node; values are dropped after their last reader."""
+
+    def __init__(self, lowered: Lowered) -> None:
+        self.lowered = lowered
+        self.nodes: list[fx.Node] = list(lowered.graph.nodes)
+        last_reader: dict[fx.Node, fx.Node] = {}
+        for node in self.nodes:
+            for source in node.all_input_nodes:
+                last_reader[source] = node
+        self.dropped_after: dict[fx.Node, list[fx.Node]] = {}
+        for source, reader in last_reader.items():
+            self.dropped_after.setdefault(reader, []).append(source)
+
+    def __deepcopy__(self, _memo: object) -> TrainGraph:
+        return self
+
+    def run(self, operands: Sequence[object], scalars: Mapping[str, Value], lookup: Lookup) -> tuple[Tensor, ...]:
+        """Positional operands are inputs and ambient tensors; `lookup` finds the module or parameter at a path."""
+        names = (*self.lowered.inputs, *self.lowered.ambient)
+        given: dict[str, object] = {**dict(zip(names, operands, strict=True)), **scalars}
+        values: dict[fx.Node, object] = {}
+        for node in self.nodes:
+            args = fx.node.map_arg(node.args, values.__getitem__)
+            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            match node.op:
+                case "placeholder":
+                    values[node] = given[str(node.target)]
+                case "call_function":
+                    function = cast("Callable[..., object]", node.target)
+                    values[node] = function(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+                case "call_module":
+                    module = cast("Callable[..., object]", lookup(str(node.target)))
+                    values[node] = module(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+                case "get_attr":
+                    values[node] = lookup(str(node.target))
+                case _:
+                    return cast("tuple[Tensor, ...]", args[0])  # pyright: ignore[reportIndexIssue]
+            for spent in self.dropped_after.get(node, ()):
+                values.pop(spent, None)
+        raise AssertionError("a graph ends in its output")
+
+
+def find(root: nn.Module, path: str) -> object:
+    """The module or parameter at a dotted path."""
+    found: object = root
+    for part in path.split(".") if path else ():
+        assert isinstance(found, nn.Module)
+        found = found._modules[part] if part in found._modules else found._parameters[part]
+    return found
+
+
+def grow(root: nn.Module, model: Model) -> dict[str, TrainGraph]:
+    """Add every leaf and block of the model under `root`, on the meta device. Returns the graphs of unrepeated definitions."""
+    graphs = {name: lower_for_training(typed) for name, typed in model.definitions.items()}
+    with torch.device("meta"):
+        for call in model.calls:
+            _grow_call(root, call, model.definitions[call.definition], graphs[call.definition])
+    _list_numbered_children(root)
+    return {name: TrainGraph(lowered) for name, lowered in graphs.items() if not lowered.is_repeated}
+
+
+def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Lowered) -> None:
+    if lowered.is_repeated:
+        block = Block(lowered, scalar_operands(lowered, call), partial(_find_bound, root, call))
+        _add(root, call.binding.prefix, block)
+    for node in typed.definition.nodes:
+        path = call.binding.absolute(node.path)
+        specs = typed.parameters[node.path]
+        if any(spec.name == "" for spec in specs):
+            parent, _, name = path.rpartition(".")
+            owner = _scope(root, parent)
+            if name not in owner._parameters:
+                owner.register_parameter(name, nn.Parameter(torch.empty(specs[0].shape)))
+        elif specs or node.op.reads_training:
+            _add(root, path, make_leaf(node.op, node.fields, specs))
+
+
+def scalar_operands(lowered: Lowered, call: Call) -> dict[str, Value]:
+    """The scalars of one instance by placeholder."""
+    return {name: call.binding.scalars[key] for name, key in lowered.scalars.items()}
+
+
+def _find_bound(root: nn.Module, call: Call, path: str) -> object:
+    return find(root, call.binding.absolute(path))
+
+
+def _scope(root: nn.Module, path: str) -> nn.Module:
+    """The container at a path; missing levels are made."""
+    found = root
+    for part in path.split(".") if path else ():
+        if part not in found._modules:
+            found._modules[part] = Scope()
+        child = found._modules[part]
+        assert child is not None
+        found = child
+    return found
+
+
+def _add(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path; an existing one keeps its children (a shared leaf stays the first)."""
+    parent_path, _, name = path.rpartition(".")
+    parent = _scope(root, parent_path)
+    existing = parent._modules.get(name)
+    if existing is None:
+        parent._modules[name] = module
+    elif isinstance(existing, Scope):
+        for child_name, child in existing._modules.items():
+            module._modules.setdefault(child_name, child)
+        for parameter_name, parameter in existing._parameters.items():
+            module._parameters.setdefault(parameter_name, parameter)
+        parent._modules[name] = module
+
+
+def _list_numbered_children(module: nn.Module) -> None:
+    """Scopes whose children are 0, 1, 2 … become ModuleLists."""
+    for name, child in module._modules.items():
+        if child is None:
+            continue
+        _list_numbered_children(child)
+        numbered = list(child._modules) == [str(i) for i in range(len(child._modules))] and child._modules
+        if isinstance(child, Scope) and numbered and not child._parameters:
+            module._modules[name] = nn.ModuleList(cast("list[nn.Module]", list(child._modules.values())))
