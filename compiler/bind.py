@@ -149,18 +149,21 @@ def _refs(inputs: Iterable[Ref | tuple[Ref, ...]]) -> Iterable[Ref]:
 
 
 def _rates(spec: Spec, items: Sequence[Node | Repetition]) -> list[str | None]:
-    """For each item `once` or `stream`, by what it reads; None for one that reads nothing, such as a free parameter."""
-    once = {Ref(INPUT, port.name) for port in spec.inputs if port.rate == "once"}
-    once_paths: set[str] = set()
+    """For each item `once` or `stream`, by what it reads; None where that is only free parameters, which suit both."""
+    inputs = {port.name: port.rate for port in spec.inputs}
+    by_node: dict[str, str | None] = {}
     rates: list[str | None] = []
     for item in items:
-        own = set(item.op.ambient) if isinstance(item, Node) else set[str]()
-        refs = [ref for ref in _item_refs(item) if not (ref.node == AMBIENT_NODE and ref.port in own)]
-        is_once = [ref in once or any(ref.node == p or ref.node.startswith(f"{p}.") for p in once_paths) for ref in refs]
-        rate = None if not refs else "once" if all(is_once) else "stream"
-        if rate == "once":
-            once_paths.add(item.path)
-        rates.append(rate)
+        own = item.op.ambient if isinstance(item, Node) else ()
+        found: set[str | None] = set()
+        for ref in _item_refs(item):
+            if ref.node == AMBIENT_NODE:
+                found |= set() if ref.port in own else {"stream"}
+            else:
+                found.add(inputs[ref.port] if ref.node == INPUT else by_node[ref.node])
+        rates.append("stream" if "stream" in found else "once" if "once" in found else None)
+        for node in [item.path] if isinstance(item, Node) else [body.prefix for body in item.bodies]:
+            by_node[node] = rates[-1]
     return rates
 
 

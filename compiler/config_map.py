@@ -8,6 +8,7 @@ from typing import cast
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean
 from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar, plain
+from .fields import evaluate_node
 from .ops.declaration import Value
 
 Json = Mapping[str, object]
@@ -30,6 +31,10 @@ class KeyMap:
     keys: tuple[str, ...]
     values: Mapping[str, Value]
     """Their spelling -> ours; empty: as it is."""
+    is_count: bool = False
+    """The param is the number of entries of their map (`id2label`)."""
+    when: YamlNode | None = None
+    """Exported only where this expression is true."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +73,13 @@ def _strings(node: YamlNode | None) -> Iterator[str]:
 def _key_map(param: str, node: YamlNode) -> KeyMap:
     if not isinstance(node, YamlMap):
         return KeyMap(param=param, keys=tuple(_strings(node)), values={})
-    values = node.get("values")
+    values, count = node.get("values"), node.get("count")
     return KeyMap(
         param=param,
         keys=tuple(_strings(node.get("key"))),
         values=cast("Mapping[str, Value]", plain(values)) if isinstance(values, YamlMap) else {},
+        is_count=count is not None and plain(count) is True,
+        when=node.get("when"),
     )
 
 
@@ -88,10 +95,13 @@ def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str,
     for entry in mapping.params:
         for key in entry.keys:
             found, value = _look_up(config, key)
-            used.add(key.split(".")[0] if "." not in key else key)
+            used.add(key)
             if not found or value is None or entry.param in params:
                 continue
-            if entry.values:
+            if entry.is_count:
+                params[entry.param] = len(cast("Json", value)) if isinstance(value, dict) else cast("Value", value)
+                used |= {f"{key}.{inner}" for inner in cast("Json", value)} if isinstance(value, dict) else set()
+            elif entry.values:
                 spelled = _spelling(value)
                 if spelled not in entry.values:
                     problems.append(_unsupported_value(file, key, value, entry.values))
@@ -164,13 +174,19 @@ def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: J
     config: dict[str, object] = {"architectures": list(mapping.architectures), "model_type": mapping.model_type}
     for entry in mapping.params:
         value: object = params[entry.param]
-        if entry.values:
+        if entry.when is not None and evaluate_node(entry.when, params, is_text=False) is not True:
+            continue
+        if entry.is_count:
+            value = {str(i): f"LABEL_{i}" for i in range(cast("int", value))}
+            config["label2id"] = {label: int(i) for i, label in value.items()}
+        elif entry.values:
             value = next((theirs for theirs, ours in entry.values.items() if ours == value), None)
             value = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
         if value is not None:
             _put(config, entry.keys[0].split("."), value)
     for key, value in mapping.fixed.items():
-        _put(config, key.split("."), value)
+        if value is not None:
+            _put(config, key.split("."), value)
     return {**config, **extra}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from ..specs.diagnostics import did_you_mean, fail
@@ -58,19 +59,40 @@ class WeightMap:
 
 
 def match(pattern: str, name: str) -> dict[str, str] | None:
-    """What `{layer}`, `{expert}` … stand for where `name` fits the pattern, else None. Holes are whole numbers; `*` is any text."""
-    parts = re.split(r"(\{[a-z_]+\}|\*)", pattern)
-    regex = "".join(
-        f"(?P<{part[1:-1]}>[0-9]+)" if _HOLE.fullmatch(part) else "[^/]*" if part == "*" else re.escape(part)
-        for part in parts
-    )
-    found = re.fullmatch(regex, name)
-    return None if found is None else found.groupdict()
+    """What the holes stand for where `name` fits the pattern, else None.
+
+    `{layer}`, `{expert}` … are whole numbers, `*` is any text; the n-th `*` is the hole `*n`.
+    """
+    return _match(_compiled(pattern), name)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    holes: list[str] = []
+    regex = ""
+    for part in re.split(r"(\{[a-z_]+\}|\*)", pattern):
+        if part == "*":
+            holes.append(f"*{sum(hole.startswith('*') for hole in holes)}")
+            regex += "(.*?)"
+        elif _HOLE.fullmatch(part):
+            holes.append(part[1:-1])
+            regex += "([0-9]+)"
+        else:
+            regex += re.escape(part)
+    return re.compile(regex), tuple(holes)
+
+
+def _match(compiled: tuple[re.Pattern[str], tuple[str, ...]], name: str) -> dict[str, str] | None:
+    found = compiled[0].fullmatch(name)
+    return None if found is None else dict(zip(compiled[1], found.groups(), strict=True))
 
 
 def fill(pattern: str, holes: Mapping[str, str]) -> str:
-    """The pattern with every known hole replaced."""
-    return _HOLE.sub(lambda hole: holes.get(hole[1], hole[0]), pattern)
+    """The pattern with every known hole replaced; the n-th `*` by what the n-th `*` stood for."""
+    filled = _HOLE.sub(lambda hole: holes.get(hole[1], hole[0]), pattern)
+    for index in range(filled.count("*")):
+        filled = filled.replace("*", holes.get(f"*{index}", "*"), 1)
+    return filled
 
 
 def weight_map(spec: Spec, model: Model) -> WeightMap:

@@ -23,7 +23,6 @@ class SpecialTokens:
     eos_ids: tuple[int, ...]
     pad_id: int | None
     add_bos: bool | None
-    add_eos: bool | None
     chat_template: str | None
 
 
@@ -41,7 +40,6 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
         eos_ids=_ids(generation, "eos_token_id"),
         pad_id=next(iter(_ids(generation, "pad_token_id")), None),
         add_bos=_flag(tokenizer, "add_bos_token"),
-        add_eos=_flag(tokenizer, "add_eos_token"),
         chat_template=_chat_template(folder, tokenizer),
     )
 

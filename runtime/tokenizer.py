@@ -1,6 +1,7 @@
 """Text to token ids and back, from the tokenizer.json of a model folder.
 
-BOS policy: what tokenizer.json's post-processor does, overridden by `add_bos_token`, and never a second BOS before one.
+BOS policy: what the post-processor of tokenizer.json does, overridden by `add_bos_token` (transformers 5 ignores that flag,
+so DeepSeek loses its BOS there), and never a second BOS before one. EOS at the end: only from the post-processor.
 """
 
 from __future__ import annotations
@@ -51,19 +52,13 @@ class Tokenizer:
         if not add_special:
             return body
         ids = self._ids(text, add_special=True)
-        bos, eos = self.bos_id, self._id_of("eos_token")
+        bos = self.bos_id
         if bos is not None:
             was_added = _run(ids, bos) > _run(body, bos)
             if was_added and (body[:1] == [bos] or self._special.add_bos is False):
                 ids = ids[1:]
             elif self._special.add_bos is True and ids[:1] != [bos]:
                 ids = [bos, *ids]
-        if eos is not None:
-            was_added = _run(ids[::-1], eos) > _run(body[::-1], eos)
-            if was_added and self._special.add_eos is False:
-                ids = ids[:-1]
-            elif self._special.add_eos is True and ids[-1:] != [eos]:
-                ids = [*ids, eos]
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:

@@ -26,6 +26,8 @@ class Recipe:
     spec: ParameterSpec
     sources: tuple[str, ...]
     rule: WeightRule | None
+    alternatives: tuple[str, ...] = ()
+    """Other names that the same tensor may have in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,12 @@ def recipes(weights: WeightMap, names: Iterable[str] | None = None) -> dict[str,
         else:
             rule, holes = ruled
             sources = source_names(rule, holes, available)
-        found[path] = Recipe(path=path, spec=spec, sources=_with_prefix(sources, weights.prefix, available), rule=rule)
+        sources = _with_prefix(sources, weights.prefix, available)
+        alternatives: tuple[str, ...] = ()
+        if rule is not None and rule.how == "rename" and len(sources) > 1:
+            chosen = next((name for name in sources if available is not None and name in available), sources[0])
+            sources, alternatives = (chosen,), sources
+        found[path] = Recipe(path=path, spec=spec, sources=sources, rule=rule, alternatives=alternatives)
     return found
 
 
@@ -67,7 +74,7 @@ def match_checkpoint(weights: WeightMap, checkpoint: Checkpoint) -> Matching:
     """
     names = checkpoint.entries.keys()
     found = recipes(weights, names)
-    used = {source for recipe in found.values() for source in recipe.sources}
+    used = {name for recipe in found.values() for name in (*recipe.sources, *recipe.alternatives)}
     duplicates = {
         name: weights.ties[path]
         for path in weights.ties

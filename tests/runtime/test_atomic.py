@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from llmc.runtime import atomic
 from llmc.runtime.atomic import atomic_file, write_atomically
 from llmc.specs.diagnostics import LlmcError
@@ -49,7 +50,7 @@ def test_failing_call_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic.os, call, refuse)
-    with pytest.raises(LlmcError, match="E0757.*No space left"):
+    with pytest.raises(LlmcError, match=r"E0757.*No space left"):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
@@ -60,11 +61,14 @@ def test_failing_call_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_failing_nth_write(tmp_path: Path, failing: int) -> None:
     path = tmp_path / "file"
     write_atomically(path, "old")
-    with pytest.raises(ZeroDivisionError), atomic_file(path) as file:
-        for number in range(5):
-            if number == failing:
-                raise ZeroDivisionError
-            file.write(b"new")
+
+    def write() -> None:
+        with atomic_file(path) as file:
+            for number in range(5):
+                file.write(b"new" if number != failing else bytes(number // 0))
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Chat templates: the same text as transformers for honest ones, a quick diagnostic for all others."""
 
 from __future__ import annotations
@@ -6,9 +7,10 @@ import time
 from datetime import datetime
 
 import pytest
+from transformers.utils.chat_template_utils import _compile_jinja_template  # pyright: ignore
+
 from llmc.runtime.chat_template import ChatTemplate
 from llmc.specs.diagnostics import LlmcError
-from transformers.utils.chat_template_utils import _compile_jinja_template  # pyright: ignore
 
 MESSAGES: list[dict[str, object]] = [
     {"role": "system", "content": "Be brief."},
@@ -172,7 +174,7 @@ GREEDY = [
 
 @pytest.mark.parametrize("source", ESCAPES)
 def test_escape_is_refused(source: str) -> None:
-    with pytest.raises(LlmcError, match="E085[34]") as caught:
+    with pytest.raises(LlmcError, match=r"E085[34]") as caught:
         ChatTemplate(source).render(MESSAGES, variables=VARIABLES)
     assert "0x" not in str(caught.value)
 
@@ -180,7 +182,7 @@ def test_escape_is_refused(source: str) -> None:
 @pytest.mark.parametrize("source", GREEDY, ids=lambda source: ascii(source[:60]))
 def test_greed_is_cut(source: str) -> None:
     began = time.monotonic()
-    with pytest.raises(LlmcError, match="E085[34]"):
+    with pytest.raises(LlmcError, match=r"E085[34]"):
         ChatTemplate(source).render(MESSAGES)
     assert time.monotonic() - began < 10
 

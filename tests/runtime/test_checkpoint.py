@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from llmc.runtime import atomic
 from llmc.runtime.checkpoint import TORCH_DTYPES, open_checkpoint
 from llmc.runtime.checkpoint_writer import write_checkpoint
 from llmc.runtime.finiteness import find_nonfinite, require_finite
 from llmc.runtime.safetensors_header import DTYPE_BYTES
 from llmc.specs.diagnostics import LlmcError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
@@ -184,19 +185,19 @@ def test_unknown_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "a.pt", "last.ckpt", "x.PKL"])
 def test_pickle_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/pwned'\ntR.")
-    with pytest.raises(LlmcError, match="E0754.*convert"):
+    with pytest.raises(LlmcError, match=r"E0754.*convert"):
         open_checkpoint(tmp_path)
 
 
 def test_nothing_to_open(tmp_path: Path) -> None:
-    with pytest.raises(LlmcError, match="E0751.*neither"):
+    with pytest.raises(LlmcError, match=r"E0751.*neither"):
         open_checkpoint(tmp_path)
     save_file({"x": torch.ones(1)}, tmp_path / "consolidated.safetensors")
     with pytest.raises(LlmcError, match=r"it holds 'consolidated\.safetensors'"):
         open_checkpoint(tmp_path)
-    with pytest.raises(LlmcError, match="E0751.*no folder"):
+    with pytest.raises(LlmcError, match=r"E0751.*no folder"):
         open_checkpoint(tmp_path / "none")
-    with pytest.raises(LlmcError, match="E0751.*is a file"):
+    with pytest.raises(LlmcError, match=r"E0751.*is a file"):
         open_checkpoint(tmp_path / "consolidated.safetensors")
 
 
@@ -224,7 +225,7 @@ def test_hostile_index(tmp_path: Path, file: str | None, code: str) -> None:
 @pytest.mark.parametrize("index", [{}, [], {"weight_map": {}}, {"weight_map": []}, {"weight_map": {"a": 1}}])
 def test_index_of_another_shape(tmp_path: Path, index: object) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(LlmcError, match="E075[02]"):
+    with pytest.raises(LlmcError, match=r"E075[02]"):
         open_checkpoint(tmp_path)
 
 

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+
 from llmc.runtime.containment import find_inside, inside, read_json, read_text, require_folder
 from llmc.specs.diagnostics import LlmcError
 
 HOSTILE = (
-    "", ".", "..", "../secret", "../../etc/passwd", "/etc/passwd", "//etc/passwd", "a/../../secret", "a/..", "./a", "a//b",
-    "a/", "/", "~", "~root/x", "..\\secret", "C:\\secret", "C:secret", "\\\\server\\share", "a\0b", "secret\0.safetensors",
+    "", ".", "..", "../secret", "../../etc/passwd", "/etc/passwd", "//etc/passwd", "a/../../secret", "a/..", "./a",
+    "a//b", "a/", "/", "~", "~root/x", "..\\secret", "C:\\secret", "C:secret", "\\\\server\\share", "a\0b",
+    "secret\0.safetensors",
     "\u2025/secret", "\u2024\u2024/secret", "\uff0e\uff0e/secret", "..\u2215secret", "..\u2044secret", "..\uff0fsecret",
     "..\u29f8secret", ". ./secret", ".. /secret", "... /secret", "a./b", "a.", " a", "a ", "\u202egnp.a", "a\u200b/b",
     "a\nb", "a\x1b[2Jb", "\ud800", "x" * 300, "d/" * 600 + "x", "file:///etc/passwd", "\ufeffa", "a\u2028b",
@@ -87,11 +89,11 @@ def test_device() -> None:
 
 
 def test_missing(folder: Path) -> None:
+    (folder / "confg.json").write_text("{}")
     with pytest.raises(LlmcError, match=r"E0751.*config\.json.*did you mean") as caught:
-        (folder / "confg.json").write_text("{}")
         inside(folder, "config.json")
     assert "confg.json" in str(caught.value)
-    with pytest.raises(LlmcError, match='E0751.*did you mean "model"'):
+    with pytest.raises(LlmcError, match=r'E0751.*did you mean "model"'):
         require_folder(folder.with_name("modle"))
     with pytest.raises(LlmcError, match="is a file"):
         require_folder(folder / "c")

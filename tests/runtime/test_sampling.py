@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from llmc.runtime.sampling import Sampler, Sampling, filter_logits, penalise_repetition, top_logprobs
-from llmc.specs.diagnostics import LlmcError
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -16,6 +14,9 @@ from transformers.generation.logits_process import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from llmc.runtime.sampling import Sampler, Sampling, filter_logits, penalise_repetition, top_logprobs
+from llmc.specs.diagnostics import LlmcError
 
 SETTINGS = [
     {"temperature": 0.7},
@@ -107,7 +108,7 @@ def test_extreme_logits() -> None:
 def test_nan_is_never_served(poison: float, temperature: float) -> None:
     logits = torch.randn(3, 50)
     logits[1, 49] = poison
-    with pytest.raises(LlmcError, match="E0856.*row 5.*1 of 3"):
+    with pytest.raises(LlmcError, match=r"E0856.*row 5.*1 of 3"):
         Sampler(Sampling(temperature=temperature), 50).next(logits, [[]] * 3, rows=[4, 5, 6])
 
 
@@ -125,8 +126,8 @@ def test_top_logprobs() -> None:
 
 
 WRONG = [
-    {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_k": 1.5}, {"top_k": True},
-    {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0},
+    {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_k": 1.5},
+    {"top_k": True}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0},
     {"repetition_penalty": math.inf}, {"seed": -1}, {"seed": 2**63}, {"seed": 0.5},
 ]  # fmt: skip
 

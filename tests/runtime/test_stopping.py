@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llmc.runtime.stopping import Stopping, StopWatch
 from llmc.specs.diagnostics import LlmcError
 
@@ -56,7 +59,7 @@ def test_held_text() -> None:
 )
 def test_cutting_does_not_matter(text: str, stop: list[str], cuts: list[int]) -> None:
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    pieces = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(edges)]
     assert run(pieces, *stop) == run(list(text), *stop)
 
 

@@ -12,11 +12,12 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
 from llmc.runtime.detokenizer import Detokenizer
 from llmc.runtime.tokenizer import Tokenizer, load_tokenizer
 from llmc.specs.diagnostics import LlmcError
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
@@ -141,19 +142,7 @@ def test_never_a_double_or_missing_bos(tmp_path: Path, template: str | None, add
         assert (ids[-1:] == [1]) == (template == "<s> $A </s>")
 
 
-def test_eos_flag(tmp_path: Path) -> None:
-    added = load_tokenizer(save(tmp_path / "a", byte_level(), {**CONFIG, "add_eos_token": True}))
-    assert added.encode("the")[-1] == 1
-    assert added.encode("the</s>").count(1) == 1
-    removed = load_tokenizer(
-        save(tmp_path / "b", with_bos(byte_level(), "<s> $A </s>"), {**CONFIG, "add_eos_token": False})
-    )
-    assert 1 not in removed.encode("the")
-
-
-@pytest.mark.parametrize(
-    "flags", [{}, {"add_bos_token": True}, {"add_bos_token": True, "add_eos_token": True}], ids=str
-)
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}], ids=str)
 def test_equals_transformers(tmp_path: Path, flags: dict[str, object]) -> None:
     folder = save(tmp_path, with_bos(byte_level()), {**CONFIG, "eos_token": "</s>", **flags})
     oracle = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -337,7 +326,7 @@ def test_hostile_tokenizer(tmp_path: Path, name: str) -> None:
     HOSTILE[name](content)
     path.write_text(json.dumps(content))
     began = time.monotonic()
-    with pytest.raises(LlmcError, match="E0850|E0752|E0852") as caught:
+    with pytest.raises(LlmcError, match=r"E0850|E0752|E0852") as caught:
         load_tokenizer(tmp_path).encode("some text")
     assert time.monotonic() - began < 10
     assert all(diagnostic.message.isprintable() for diagnostic in caught.value.diagnostics)
@@ -374,7 +363,7 @@ def test_stored_padding_and_truncation_do_not_apply(tmp_path: Path) -> None:
 def test_hostile_side_files(tmp_path: Path, file: str, text: str) -> None:
     save(tmp_path, byte_level())
     (tmp_path / file).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(LlmcError, match="E0850|E0752"):
+    with pytest.raises(LlmcError, match=r"E0850|E0752"):
         load_tokenizer(tmp_path)
 
 
