@@ -28,7 +28,6 @@ class Repetition:
 
     path: str
     span: Span
-    block: str
     bodies: list[Body]
     inputs: Mapping[str, Ref | tuple[Ref, ...]]
     carried: tuple[str, ...]
@@ -40,6 +39,8 @@ class Repetition:
 class Body:
     """The content of one block use: nodes with paths relative to `prefix`, and its outputs."""
 
+    block: str = ""
+    """Name of the block, which its definition takes."""
     prefix: str = ""
     inputs: tuple[str, ...] = ()
     items: list[Node | Repetition] = field(default_factory=list["Node | Repetition"])
@@ -234,7 +235,7 @@ def _add_repetition(binder: _Binder, item: Repetition, rate: str) -> None:
     pairs = dict(zip(item.carried_outputs, item.carried, strict=True))
     for body in item.bodies:
         nodes = [node for node in body.items if isinstance(node, Node)]
-        definition = binder.add(item.block, body, nodes, item.span, is_repeated=True)
+        definition = binder.add(body.block, body, nodes, item.span, is_repeated=True)
         inputs: dict[str, str | tuple[str, ...]] = {}
         for port in body.inputs:
             if port in body.taps:

@@ -274,7 +274,7 @@ class Expander:
                 bodies.append(replace(bodies[0], prefix=_join(outer.path, f"{node.name}.{layer}")))
                 continue
             block, context = self._use_context(node, reader, f"{node.name}.{layer}", environment)
-            inner = Body(prefix=context.path, inputs=tuple(port.text for port in block.inputs))
+            inner = Body(block=block.name, prefix=context.path, inputs=tuple(port.text for port in block.inputs))
             ports = {port: Ref(INPUT, port) for port in inner.inputs}
             outputs = self.expand_block(block, ports, replace(context, path="", is_top=False), inner)
             for port, value in outputs.items():
@@ -301,7 +301,6 @@ class Expander:
             Repetition(
                 path=path,
                 span=node.span,
-                block=block.name,
                 bodies=bodies,
                 inputs=inputs,
                 carried=tuple(pairs.values()),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..specs.source import Span, YamlMap
+from ..specs.source import Span, YamlList, YamlMap
 from .ops.declaration import Fields, Op, ParameterSpec, StateSpec, TensorType, Value
 
 AMBIENT: Mapping[str, TensorType] = {
@@ -52,9 +52,26 @@ class Node:
     """Where the blocks around it are used, outermost first."""
 
     def place(self, key: str | None) -> Span:
-        """The span of the value written at `key`, of the node itself where that key is not written."""
-        entry = None if key is None else self.source.entries.get(key) or self.source.entries.get("in")
-        return self.span if entry is None else entry.value.span
+        """The span of what is written for a field or a port (`xs.1`: part 1 of a port), of the node where nothing is."""
+        if key is None:
+            return self.span
+        entry = self.source.entries.get(key)
+        if entry is not None:
+            return entry.value.span
+        name, _, part = key.partition(".")
+        wired = self.source.get("in")
+        if wired is None or self.op.port(name) is None:
+            found = self.source.get(name)
+        elif isinstance(wired, YamlMap):
+            found = wired.get(name)
+        elif isinstance(wired, YamlList):
+            at = self.op.ports.index(self.op.port(name) or self.op.ports[0]) + int(part or 0)
+            found = wired.items[at] if at < len(wired.items) else wired
+        else:
+            found = wired
+        if isinstance(found, YamlList) and part:
+            found = found.items[int(part)] if int(part) < len(found.items) else found
+        return self.span if found is None else found.span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -248,6 +248,7 @@ def _sections() -> Schema:
                 "eos_token_id": {"type": ["integer", "array", "null"], "items": {"type": "integer"}},
                 "bos_token_id": {"type": ["integer", "null"]},
                 "pad_token_id": {"type": ["integer", "null"]},
+                "decoder_start_token_id": {"type": ["integer", "null"], "description": "First token of a decoder"},
             },
             "patternProperties": _NOTES,
             "additionalProperties": False,

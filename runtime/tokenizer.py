@@ -1,7 +1,7 @@
 """Text to token ids and back, from the tokenizer.json of a model folder.
 
-BOS policy: what the post-processor of tokenizer.json does, overridden by `add_bos_token` (transformers 5 ignores that flag,
-so DeepSeek loses its BOS there), and never a second BOS before one. EOS at the end: only from the post-processor.
+BOS policy: what the post-processor of tokenizer.json does, overridden by an explicit `add_bos_token` (transformers 5.23
+ignores that flag beside a tokenizer.json), and never a second BOS. EOS: only from the post-processor.
 """
 
 from __future__ import annotations

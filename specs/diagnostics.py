@@ -16,6 +16,8 @@ from .source import Span
 
 Severity: TypeAlias = Literal["error", "warning"]
 
+MAX_REPORTED = 50
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
@@ -50,6 +52,19 @@ def fail(
 ) -> LlmcError:
     """A `LlmcError` of a single diagnostic, to be raised by the caller."""
     return LlmcError([Diagnostic(code=code, message=message, span=span, notes=tuple(notes), help=help)])
+
+
+def gathered(diagnostics: Iterable[Diagnostic]) -> LlmcError:
+    """All of them as one error, to be raised by the caller: in source order, one for each code and place, at most 50."""
+    first: dict[tuple[str, Span | str], Diagnostic] = {}
+    for diagnostic in diagnostics:
+        first.setdefault((diagnostic.code, diagnostic.span or diagnostic.message), diagnostic)
+    return LlmcError(sorted(first.values(), key=_place)[:MAX_REPORTED])
+
+
+def _place(diagnostic: Diagnostic) -> tuple[str, int, int]:
+    span = diagnostic.span
+    return ("", 0, 0) if span is None else (span.file, span.line, span.column)
 
 
 def summary(diagnostic: Diagnostic) -> str:

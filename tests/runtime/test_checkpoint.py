@@ -1,5 +1,6 @@
 """Reading and writing checkpoint folders: what is right loads and comes back, what is wrong is a diagnostic."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import json

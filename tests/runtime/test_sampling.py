@@ -1,5 +1,6 @@
 """Sampling against transformers' processors, and its own promises: reproducible, row-independent, never NaN."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import math
@@ -127,8 +128,8 @@ def test_top_logprobs() -> None:
 
 WRONG = [
     {"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": -1}, {"top_k": 1.5},
-    {"top_k": True}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"min_p": -0.1}, {"min_p": 2}, {"repetition_penalty": 0},
-    {"repetition_penalty": math.inf}, {"seed": -1}, {"seed": 2**63}, {"seed": 0.5},
+    {"top_k": True}, {"top_p": 0}, {"top_p": 1.1}, {"top_p": math.nan}, {"min_p": -0.1}, {"min_p": 2},
+    {"repetition_penalty": 0}, {"repetition_penalty": math.inf}, {"seed": -1}, {"seed": 2**63}, {"seed": 0.5},
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Tokenizers of a model folder: BOS policy, special tokens, streaming text, hostile files."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import json

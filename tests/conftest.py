@@ -1,0 +1,29 @@
+"""Options and limits that every test shares."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden texts instead of comparing with them")
+    parser.addoption("--slow", action="store_true", help="run the long form of tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+    from hypothesis import settings
+
+    torch.set_num_threads(1)
+    settings.register_profile("default", max_examples=20, deadline=None)
+    settings.register_profile("slow", max_examples=200, deadline=None)
+    settings.load_profile("slow" if config.getoption("--slow") else "default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="long form: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
