@@ -161,7 +161,7 @@ def _rates(spec: Spec, items: Sequence[Node | Repetition]) -> list[str | None]:
             if ref.node == AMBIENT_NODE:
                 found |= set() if ref.port in own else {"stream"}
             else:
-                found.add(inputs[ref.port] if ref.node == INPUT else by_node[ref.node])
+                found.add(inputs[ref.port] if ref.node == INPUT else by_node.get(ref.node))
         rates.append("stream" if "stream" in found else "once" if "once" in found else None)
         for node in [item.path] if isinstance(item, Node) else [body.prefix for body in item.bodies]:
             by_node[node] = rates[-1]

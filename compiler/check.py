@@ -7,19 +7,54 @@ allowed one. What an expression evaluates to is checked later, where it is evalu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from ..specs.diagnostics import Diagnostic, did_you_mean
-from ..specs.source import Span, YamlList, YamlMap, YamlNode, plain
+from ..specs.diagnostics import Diagnostic, did_you_mean, gathered, printable, quoted
+from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, plain
+from .check_names import check_names
+from .fields import GATED, choice_help, kind_of, show_value
 from .ops import OP_INDEX, OPS
+from .ops.declaration import Value
+from .ops.pointwise import ACTIVATIONS
 from .schema import BLOCK_NODE_SCHEMA, node_schema, structure_schema
 
 LANGUAGE_VERSION = 1
 PUBLIC_OPS = tuple(op.name for op in OPS if not op.is_internal)
+_OTHER_NAMES = {
+    **dict.fromkeys(("dense", "fc", "matmul", "projection", "proj"), 'did you mean "linear"?'),
+    **dict.fromkeys(("residual", "sum", "plus"), 'did you mean "add"?'),
+    **dict.fromkeys(("multiply", "gate", "hadamard"), 'did you mean "mul"?'),
+    **dict.fromkeys(("sdpa", "mha", "gqa", "mqa", "self_attention", "multi_head_attention"), 'did you mean "attention"?'),
+    **dict.fromkeys(("mla",), 'did you mean "latent_attention"?'),
+    **dict.fromkeys(("ssm", "recurrence", "selective_scan"), 'did you mean "scan"?'),
+    **dict.fromkeys(("moe",), "a mixture of experts is two nodes: op: router, then op: experts"),
+    **dict.fromkeys(("mlp", "ffn", "feed_forward"), "an MLP is a block of linears, an activation and mul; see specs/llama.yaml"),
+    **{kind: f"write op: activation, kind: {kind}" for kind in ACTIVATIONS},
+    **{kind: choice_help(kind, ()) for kind in GATED},
+}
+"""What the ops of other frameworks are called here."""
+
+_MEANT = {
+    **dict.fromkeys(("dim", "size", "units", "out", "d_out", "d_model", "width", "hidden_size"), "features"),
+    **dict.fromkeys(("input", "inputs", "x", "from"), "in"),
+    **dict.fromkeys(("act", "type", "function", "activation"), "kind"),
+    **dict.fromkeys(("epsilon", "rms_norm_eps", "layer_norm_eps"), "eps"),
+    **dict.fromkeys(("num_embeddings", "vocab_size", "vocab"), "rows"),
+    **dict.fromkeys(("outputs", "output", "returns"), "out"),
+    **dict.fromkeys(("times", "count", "num_layers", "n"), "repeat"),
+    **dict.fromkeys(("base", "inherits", "parent"), "extends"),
+    **dict.fromkeys(("version", "llmc_version"), "llmc"),
+    **dict.fromkeys(("model", "layers"), "graph"),
+    **dict.fromkeys(("parameters", "args", "arguments"), "params"),
+    **dict.fromkeys(("rate", "prob", "dropout"), "p"),
+}
+"""Keys that are near nothing by their letters, but by what they mean."""
+
 _TYPE_NAMES = {
     "integer": "a whole number",
     "number": "a number",
@@ -32,22 +67,45 @@ _TYPE_NAMES = {
 
 
 def check_structure(root: YamlMap) -> list[Diagnostic]:
-    """Every mistake in the written form, in source order."""
+    """Every mistake in the written form and in names, in source order."""
     found = _check_version(root)
     found += _apply(_structure_validator(), root, "the spec")
     for nodes in _node_maps(root):
         for name, entry in nodes.entries.items():
             if isinstance(entry.value, YamlMap):
                 found += _check_node(name, entry.key_span, entry.value)
-    return sorted(found, key=lambda d: (d.span.line, d.span.column) if d.span else (0, 0))
+    found += check_names(root)
+    found += _check_config_params(root)
+    if root.get("graph") is None:
+        remedy = "write graph: {in: …, nodes: …, out: …}, or extend a spec that has one"
+        found.append(Diagnostic(code="E0202", message="the spec needs the key 'graph'", span=root.span, help=remedy))
+    return [*gathered(found).diagnostics]
 
 
 def _check_version(root: YamlMap) -> list[Diagnostic]:
     entry = root.entries.get("llmc")
-    if entry is None or plain(entry.value) == LANGUAGE_VERSION:
+    version = plain(entry.value) if entry is not None else None
+    if entry is None or not isinstance(version, int) or isinstance(version, bool) or version == LANGUAGE_VERSION:
         return []
-    message = f"this file is in version {plain(entry.value)!r} of the language; this llmc reads version {LANGUAGE_VERSION}"
+    message = f"this file is in version {version} of the language; this llmc reads version {LANGUAGE_VERSION}"
     return [Diagnostic(code="E0206", message=message, span=entry.value.span, help=f"write llmc: {LANGUAGE_VERSION}")]
+
+
+def _check_config_params(root: YamlMap) -> list[Diagnostic]:
+    """What `config:` maps are params of the spec."""
+    config, declared = root.get("config"), root.get("params")
+    mapped = config.get("params") if isinstance(config, YamlMap) else None
+    known = declared.entries if isinstance(declared, YamlMap) else {}
+    return [
+        Diagnostic(
+            code="E0433",
+            message=f"config maps {quoted(key)}, but the spec has no such param",
+            span=entry.key_span,
+            help=did_you_mean(key, known) or "write our_param: their_key",
+        )
+        for key, entry in (mapped.entries.items() if isinstance(mapped, YamlMap) else ())
+        if key not in known
+    ]
 
 
 def _node_maps(root: YamlMap) -> Iterator[YamlMap]:
@@ -62,31 +120,46 @@ def _node_maps(root: YamlMap) -> Iterator[YamlMap]:
 
 def _check_node(name: str, key_span: Span, node: YamlMap) -> list[Diagnostic]:
     op, block = node.get("op"), node.get("block")
+    found = [
+        Diagnostic(code="E0201", message=f"{quoted(name)} has {key}: without {needs}:", span=node.entries[key].key_span,
+                   help=f"{key}: only means something beside {needs}:")  # fmt: skip
+        for key, needs in (("else", "when"), ("own", "share"))
+        if key in node.entries and needs not in node.entries
+    ]
     if op is not None and block is not None:
-        span = node.entries["block"].key_span
-        return [Diagnostic(code="E0208", message=f"{name} has both op: and block:", span=span, help="keep one of them")]
+        span, remedy = node.entries["block"].key_span, "keep one of them"
+        return [Diagnostic(code="E0208", message=f"{quoted(name)} has both op: and block:", span=span, help=remedy)]
     if block is not None:
-        return _apply(_block_node_validator(), node, f"the use of a block {name!r}")
+        return [*found, *_apply(_block_node_validator(), node, f"the use of a block {quoted(name)}")]
     if op is None:
+        near = get_close_matches("op", node.entries, cutoff=0.5) or get_close_matches("block", node.entries)
+        remedy = f"{near[0]}: may be meant as that; " if near else ""
         return [
             Diagnostic(
                 code="E0202",
-                message=f"{name} says neither op: nor block:",
+                message=f"{quoted(name)} says neither op: nor block:",
                 span=key_span,
-                help="begin the node with op: NAME or block: NAME",
+                help=remedy + "begin the node with op: NAME or block: NAME",
             )
         ]
     named = plain(op)
-    if not isinstance(named, str) or named not in PUBLIC_OPS:
-        return [
-            Diagnostic(
-                code="E0306",
-                message=f"there is no op {named!r}",
-                span=op.span,
-                help=did_you_mean(str(named), PUBLIC_OPS) or "`llmc schema` lists the ops",
-            )
-        ]
-    return _apply(_node_validator(named), node, f"op {named}")
+    if not isinstance(named, str):
+        message, remedy = f"op must be the name of an op, not {_kind_of(op)}", "`llmc schema` lists the ops"
+        return [Diagnostic(code="E0203", message=message, span=op.span, help=remedy)]
+    if named not in PUBLIC_OPS:
+        message = f"there is no op {quoted(named)}"
+        return [Diagnostic(code="E0306", message=message, span=op.span, help=_op_help(named))]
+    return [*found, *_apply(_node_validator(named), node, f"op {named}")]
+
+
+def _op_help(named: str) -> str:
+    if "${" in named:
+        return "an op is named outright; pick between blocks, as in block: ${...}, or give each op a when:"
+    known = _OTHER_NAMES.get(named.lower().replace("-", "_"))
+    if known is not None:
+        return known
+    near = get_close_matches(named.lower()[:64].replace("-", "_"), PUBLIC_OPS, n=1)
+    return f'did you mean "{near[0]}"?' if near else "`llmc schema` lists the ops"
 
 
 @lru_cache(maxsize=1)
@@ -106,64 +179,76 @@ def _node_validator(op: str) -> Draft202012Validator:
 
 def _apply(validator: Draft202012Validator, node: YamlNode, what: str) -> list[Diagnostic]:
     errors = cast("Iterator[ValidationError]", validator.iter_errors(cast("Any", plain(node))))  # pyright: ignore[reportUnknownMemberType]
-    return [d for error in errors for d in _translate(error, node, what)]
+    found: list[Diagnostic] = []
+    for error in sorted(errors, key=lambda e: e.validator == "required"):
+        found += _translate(error, node, what, found)
+    return found
 
 
-def _translate(error: ValidationError, root: YamlNode, what: str) -> list[Diagnostic]:
+def _translate(error: ValidationError, root: YamlNode, what: str, earlier: list[Diagnostic]) -> list[Diagnostic]:
     path = [part for part in error.absolute_path]
     node, key_span = _locate(root, path)
-    where = str(path[-1]) if path else what
+    where = _where(path, what)
     schema = cast("dict[str, Any]", error.schema)
+
+    def one(code: str, message: str, help: str | None = None, span: Span | None = None) -> list[Diagnostic]:
+        remedy = help or str(schema.get("description") or "see `llmc schema`")
+        return [Diagnostic(code=code, message=message, span=span or node.span, help=remedy)]
+
     match error.validator:
         case "additionalProperties" if isinstance(node, YamlMap):
             allowed = [*schema.get("properties", {})]
-            holder = where if path else what
-            return [
-                Diagnostic(
-                    code="E0201",
-                    message=f"{holder} has no key {key!r}",
-                    span=entry.key_span,
-                    help=did_you_mean(key, allowed) or "notes go under keys that begin with x-",
-                )
-                for key, entry in node.entries.items()
-                if key not in allowed and not key.startswith("x-")
-            ]
+            unknown = [e for key, e in node.entries.items() if key not in allowed and not key.startswith("x-")]
+            return [d for e in unknown for d in _unknown_key(e, where, allowed, node)]
         case "required":
             missing = [key for key in cast("list[str]", error.validator_value) if f"{key!r} is a required" in error.message]
+            misspelt = " ".join(d.help or "" for d in earlier if d.code == "E0201")
             return [
-                Diagnostic(code="E0202", message=f"{where} needs the key {key!r}", span=key_span or node.span, help=None)
+                d
                 for key in missing
+                if f'"{key}"' not in misspelt
+                for d in one("E0202", f"{where} needs the key {key!r}", _add_help(key, schema), key_span)
             ]
         case "type":
             allowed = cast("list[str] | str", error.validator_value)
             names = [_TYPE_NAMES[t] for t in ([allowed] if isinstance(allowed, str) else allowed)]
-            return [
-                Diagnostic(
-                    code="E0203",
-                    message=f"{where} must be {' or '.join(names)}, not {_kind_of(node)}",
-                    span=node.span,
-                )
-            ]
+            return one("E0203", f"{where} must be {' or '.join(names)}, not {_kind_of(node)}")
         case "enum" | "anyOf":
             choices = [str(choice) for choice in _choices(error)]
-            return [
-                Diagnostic(
-                    code="E0204",
-                    message=f"{where} cannot be {plain(node)!r}",
-                    span=node.span,
-                    help=did_you_mean(str(plain(node)), choices) or ("one of: " + ", ".join(choices) if choices else None),
-                )
-            ]
-        case "minimum" | "maxLength" | "minLength":
-            bound = {"minimum": "at least", "maxLength": "at most", "minLength": "at least"}[str(error.validator)]
-            unit = "" if error.validator == "minimum" else " characters"
-            return [
-                Diagnostic(
-                    code="E0205", message=f"{where} must be {bound} {error.validator_value}{unit}", span=node.span
-                )
-            ]
+            return one("E0204", f"{where} cannot be {_kind_of(node)}", choice_help(str(plain(node)), choices))
+        case "minimum" | "maximum":
+            bound = "at least" if error.validator == "minimum" else "at most"
+            return one("E0205", f"{where} must be {bound} {error.validator_value}, not {plain(node)}")
+        case "minItems" | "minProperties":
+            return one("E0205", f"{where} is empty", "it needs at least one entry")
         case _:
-            return [Diagnostic(code="E0203", message=f"{where} is malformed", span=node.span)]
+            return one("E0203", f"{where} is malformed")
+
+
+def _unknown_key(entry: YamlEntry, where: str, allowed: list[str], holder: YamlMap) -> list[Diagnostic]:
+    if isinstance(entry.value, YamlMap) and "nodes" in allowed and {"op", "block"} & entry.value.entries.keys():
+        remedy = "a node stands under nodes:"
+    elif entry.key in _MEANT and _MEANT[entry.key] in allowed and _MEANT[entry.key] not in holder.entries:
+        remedy = f'did you mean "{_MEANT[entry.key]}"?'
+    else:
+        remedy = did_you_mean(entry.key, allowed) or ("notes go under keys that begin with x-" if allowed else "write the name alone")
+    message = f"{where} has no key {quoted(entry.key)}"
+    return [Diagnostic(code="E0201", message=message, span=entry.key_span, help=remedy)]
+
+
+def _add_help(key: str, schema: dict[str, Any]) -> str:
+    about = schema.get("properties", {}).get(key, {}).get("description")
+    return f"add {key}: …" + (f" ({about[0].lower()}{about[1:]})" if about else "")
+
+
+def _where(path: list[str | int], what: str) -> str:
+    """What a message calls the place: the key, or the item of a list by its number."""
+    if not path:
+        return what
+    last = path[-1]
+    if isinstance(last, str):
+        return printable(last[:64])
+    return f"item {last + 1} of {path[-2]}" if len(path) > 1 else f"item {last + 1}"
 
 
 def _choices(error: ValidationError) -> list[object]:
@@ -174,12 +259,10 @@ def _choices(error: ValidationError) -> list[object]:
 
 
 def _kind_of(node: YamlNode) -> str:
-    value = plain(node)
-    if isinstance(value, bool):
-        return "true or false"
-    names = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a map", type(None): "null"}
-    shown = f" {value!r}" if isinstance(value, (int, float, str)) and len(repr(value)) <= 40 else ""
-    return names[type(value)] + shown
+    value = cast("Value", plain(node))
+    if isinstance(value, (bool, list, dict)) or value is None:
+        return show_value(value) if isinstance(value, bool) else kind_of(value)
+    return f"{kind_of(value)} {show_value(value)}"
 
 
 def _locate(root: YamlNode, path: list[str | int]) -> tuple[YamlNode, Span | None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean
-from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar, plain
+from ..specs.source import YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar, plain
 from .fields import evaluate_node
 from .ops.declaration import Value
 
@@ -51,7 +51,7 @@ class ConfigMap:
 def config_map(section: YamlMap) -> ConfigMap:
     """Read the section as it is written; no expression is needed for it."""
     params = section.get("params")
-    entries = params.entries if isinstance(params, YamlMap) else {}
+    entries = dict(params.entries) if isinstance(params, YamlMap) else dict[str, YamlEntry]()
     fixed, ignored = section.get("fixed"), section.get("ignore")
     return ConfigMap(
         model_type=str(plain(section.entries["model_type"].value)),
@@ -155,7 +155,7 @@ def _leaves(config: Json) -> Iterator[str]:
     """Keys, dotted where the value is a map, whose values are not null."""
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from (f"{key}.{inner}" for inner, v in cast("Json", value).items() if v is not None)
+            yield from (f"{key}.{inner}" for inner in _leaves(cast("Json", value)))
         elif value is not None:
             yield key
 

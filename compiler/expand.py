@@ -2,58 +2,37 @@
 
 A block that is used once is written into the definition around it. A repeated block becomes definitions of its own, one for
 each distinct sub-graph; where no expression in it depends on the layer, it is expanded once however often it repeats.
+A node with a mistake is passed over, and so is what reads it, so that one run tells all mistakes and each once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import replace
 
-from ..specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, fail
-from ..specs.source import Span, YamlList, YamlMap, YamlNode, YamlScalar
+from ..specs.diagnostics import Diagnostic, LlmcError, Note, fail, gathered
+from ..specs.source import Span
 from .bind import Body, Expansion, Repetition, bind
-from .fields import Environment, evaluate_field, evaluate_node, evaluate_scalar, names_in, show_value
-from .ir import AMBIENT, AMBIENT_NODE, INPUT, Node, Ref
+from .fields import Environment, evaluate_field, evaluate_node, names_in, show_value
+from .ir import INPUT, Node, Ref
 from .names import LAYER_NAMES
 from .ops.declaration import Fields, Op, Value
-from .resolve import node_names
+from .overrides import overridden, unreached_overrides
+from .reads import layer_dependent_blocks, node_names
 from .scope import Scope, analyse
 from .shared_caches import connect_caches
-from .spec import BlockSpec, NodeSpec, Spec, Text
+from .spec import BlockSpec, NodeSpec, Spec
+from .uses import Context, block_of, is_own, join, unreached_own, use_context
+from .wiring import Binds, Bound, Reader, UnknownValueError
 
 SHARED = "shared"
 """What the field `cache` holds in a definition; the path that an instance reads is in its binding."""
 
 MAX_NODES = 100_000
-MAX_DEPTH = 64
+"""Nodes and uses of blocks in the whole model, where every layer is written out."""
 
-Binds: TypeAlias = Mapping[str, "Ref | tuple[Ref, ...]"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Override:
-    """One `set:` entry that is still on its way to its node."""
-
-    path: str
-    value: YamlNode
-    span: Span
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """Where in the expansion a block stands."""
-
-    environment: Environment
-    path: str
-    """Of the block inside the current body: the prefix of its nodes."""
-    absolute: str
-    """Of the block in the whole model."""
-    share: str | None = None
-    own: tuple[str, ...] = ()
-    overrides: tuple[Override, ...] = ()
-    trail: tuple[Span, ...] = ()
-    is_top: bool = False
+MAX_REPEAT = 10_000
+MAX_MISTAKES = 200
 
 
 class Expander:
@@ -61,45 +40,75 @@ class Expander:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.scopes: dict[str, Scope] = {}
+        self.scopes: dict[str, Scope | None] = {}
         self.uses: dict[str, int] = {}
-        self.layer_dependent: dict[str, bool] = {}
+        self.depending = layer_dependent_blocks(spec)
         self.num_nodes = 0
         self.used_overrides: set[Span] = set()
+        self.used_own: set[Span] = set()
+        self.visited: set[Span] = set()
+        self.found: list[Diagnostic] = []
 
     def scope(self, block: BlockSpec) -> Scope:
         if block.name not in self.scopes:
-            self.scopes[block.name] = analyse(block)
-        return self.scopes[block.name]
+            self.scopes[block.name] = None
+            try:
+                self.scopes[block.name] = analyse(block, self.spec.environment)
+            except LlmcError as error:
+                self.report(error)
+        scope = self.scopes[block.name]
+        if scope is None:
+            raise UnknownValueError
+        return scope
 
-    def block(self, name: str, span: Span) -> BlockSpec:
-        if name not in self.spec.blocks:
-            raise fail(
-                "E0305", f"there is no block {name[:64]!r}", span, help=did_you_mean(name, self.spec.blocks)
-            )
-        return self.spec.blocks[name]
+    def report(self, error: LlmcError) -> None:
+        self.found += error.diagnostics
+        if len(self.found) > MAX_MISTAKES:
+            raise gathered(self.found)
+
+    def count(self, span: Span) -> None:
+        """One more node or use; raises LlmcError E0507, which ends the expansion, where they are too many."""
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            message = f"the model has more than {MAX_NODES:,} nodes and uses of blocks"
+            raise gathered([*self.found, *fail("E0507", message, span, help="repeat fewer blocks").diagnostics])
 
     # --- one block -----------------------------------------------------------------------------------------------
 
-    def expand_block(self, block: BlockSpec, inputs: Binds, context: Context, body: Body) -> dict[str, Ref | tuple[Ref, ...]]:
+    def expand_block(self, block: BlockSpec, inputs: Binds, context: Context, body: Body) -> dict[str, Bound]:
         """Append the block's nodes to `body`; returns what its output ports are."""
-        if len(context.trail) > MAX_DEPTH:
-            raise fail("E0502", f"block {block.name!r} contains itself", context.trail[-1], help="use repeat: instead")
-        scope = self.scope(block)
-        values: dict[str, Binds] = {}
+        values: dict[str, Binds | None] = {}
         removed: dict[str, NodeSpec] = {}
-        for name in scope.order:
+        reader = Reader(block=block, inputs=inputs, values=values, removed=removed, environment=context.environment)
+        for name in self.scope(block).order:
             node = block.nodes[name]
-            if not self._is_kept(node, context.environment):
-                removed[name] = node
-                continue
-            reader = _Reader(block=block, inputs=inputs, values=values, removed=removed, context=context)
-            if node.op is not None:
-                values[name] = self._expand_op(node, node.op, reader, body)
-            else:
-                values[name] = self._expand_use(node, reader, body)
-        reader = _Reader(block=block, inputs=inputs, values=values, removed=removed, context=context)
-        return {port: reader.read(reference) for port, reference in block.outputs.items()}
+            self.count(node.span)
+            try:
+                values[name] = None
+                if not self._is_kept(node, context.environment):
+                    del values[name]
+                    removed[name] = node
+                    self._check_removed(node, context.environment)
+                elif node.op is not None:
+                    values[name] = self._expand_op(node, node.op, reader, context, body)
+                else:
+                    values[name] = self._expand_use(node, reader, context, body)
+            except LlmcError as error:
+                if self.num_nodes > MAX_NODES or len(self.found) > MAX_MISTAKES:
+                    raise
+                self.report(error)
+            except UnknownValueError:
+                pass
+        outputs: dict[str, Bound] = {}
+        for port, reference in block.outputs.items():
+            outputs[port] = None
+            try:
+                outputs[port] = reader.read(reference)
+            except LlmcError as error:
+                self.report(error)
+            except UnknownValueError:
+                pass
+        return outputs
 
     def _is_kept(self, node: NodeSpec, environment: Environment) -> bool:
         when = node.get("when")
@@ -107,210 +116,186 @@ class Expander:
             return True
         value = evaluate_node(when, environment, is_text=False)
         if not isinstance(value, bool):
-            raise fail("E0207", f"when must be true or false, not {show_value(value)}", when.span)
+            remedy = "write a comparison, e.g. num_experts > 0"
+            raise fail("E0207", f"when must be true or false, not {show_value(value)}", when.span, help=remedy)
         return value
 
-    def _expand_op(self, node: NodeSpec, op: Op, reader: _Reader, body: Body) -> Binds:
-        context = reader.context
-        self.num_nodes += 1
-        if self.num_nodes > MAX_NODES:
-            raise fail("E0507", f"the model has more than {MAX_NODES} nodes", node.span, help="repeat fewer blocks")
-        written = self._with_overrides(node, context)
+    def _check_removed(self, node: NodeSpec, environment: Environment) -> None:
+        """A removed node is not evaluated, but what it writes must be legal and its names known."""
+        for key, entry in node.source.entries.items():
+            field = node.op.field_index.get(key) if node.op is not None else None
+            if field is None:
+                continue
+            try:
+                evaluate_node(entry.value, environment, is_text=field.kind == "str")
+            except LlmcError as error:
+                self.found += [d for d in error.diagnostics if "E0401" <= d.code <= "E0412"]
+
+    def _expand_op(self, node: NodeSpec, op: Op, reader: Reader, context: Context, body: Body) -> Binds:
+        written, environments = overridden(node, context.overrides, self.used_overrides)
         values: dict[str, Value] = {}
+        found: list[Diagnostic] = []
         for declared in op.fields:
             entry = written.entries.get(declared.name)
-            values[declared.name] = (
-                declared.default if entry is None else evaluate_field(declared, entry.value, context.environment)
-            )
-        path = _join(context.path, node.name)
+            environment = environments.get(declared.name, context.environment)
+            try:
+                values[declared.name] = (
+                    declared.default if entry is None else evaluate_field(declared, entry.value, environment)
+                )
+            except LlmcError as error:
+                found += error.diagnostics
+        cache, wired = values.get("cache"), None
+        try:
+            wired = reader.wire(node, op, given=op.cached_ports if isinstance(cache, str) else ())
+        except LlmcError as error:
+            found += error.diagnostics
+        except UnknownValueError:
+            pass
+        if found:
+            self.report(LlmcError(found))
+        if found or wired is None:
+            raise UnknownValueError
+        path = join(context.path, node.name)
         fields = Fields(values)
-        cache = values.get("cache")
         if isinstance(cache, str):
             body.caches[path] = cache
             values["cache"] = SHARED
-        if context.share is not None and not _is_own(node.name, context):
-            body.shared[path] = _join(context.share, node.name)
+        if context.share is not None and not is_own(node.name, context, self.used_own):
+            body.shared[path] = join(context.share, node.name)
         body.items.append(
             Node(
-                path=path,
-                op=op,
-                fields=fields,
-                inputs=reader.wire(node, op, given=op.cached_ports if isinstance(cache, str) else ()),
-                span=node.span,
-                source=written,
-                trail=context.trail,
+                path=path, op=op, fields=fields, inputs=wired, span=node.span, source=written, trail=context.trail
             )
         )
         return {port: Ref(path, port) for port in op.output_names(fields)}
 
-    def _with_overrides(self, node: NodeSpec, context: Context) -> YamlMap:
-        mine = [o for o in context.overrides if o.path.rpartition(".")[0] == node.name]
-        if not mine:
-            return node.source
-        entries = dict(node.source.entries)
-        for override in mine:
-            field_name = override.path.rpartition(".")[2]
-            if node.op is None or field_name not in node.op.field_index:
-                known = node.op.field_index if node.op else ()
-                raise fail(
-                    "E0201", f"{node.name} has no field {field_name!r}", override.span, help=did_you_mean(field_name, known)
-                )
-            self.used_overrides.add(override.span)
-            previous = entries.get(field_name)
-            source = previous or next(iter(entries.values()))
-            entries[field_name] = replace(source, key=field_name, key_span=override.span, value=override.value)
-        return replace(node.source, entries=entries)
-
     # --- uses of blocks ------------------------------------------------------------------------------------------
 
-    def _expand_use(self, node: NodeSpec, reader: _Reader, body: Body) -> Binds:
+    def _expand_use(self, node: NodeSpec, reader: Reader, context: Context, body: Body) -> Binds:
+        self.visited.add(node.span)
         repeat = node.get("repeat")
         if repeat is None:
-            return self._expand_once(node, reader, body, name=node.name, environment=reader.context.environment)
-        count = evaluate_node(repeat, reader.context.environment, is_text=False)
-        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_NODES:
-            raise fail("E0205", f"repeat must be a whole number from 0, not {show_value(count)}", repeat.span)
-        if reader.context.is_top:
-            return self._repeat_as_calls(node, count, reader, body)
-        return self._repeat_unrolled(node, count, reader, body)
+            return self._expand_once(node, reader, context, body, name=node.name, environment=context.environment)
+        count = evaluate_node(repeat, context.environment, is_text=False)
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_REPEAT:
+            message = f"repeat must be a whole number from 0 to {MAX_REPEAT:,}, not {show_value(count)}"
+            raise fail("E0205", message, repeat.span, help="write a number, or a param such as num_layers")
+        if context.is_top:
+            return self._repeat_as_calls(node, count, reader, context, body)
+        return self._repeat_unrolled(node, count, reader, context, body)
 
-    def _use_context(self, node: NodeSpec, reader: _Reader, name: str, environment: Environment) -> tuple[BlockSpec, Context]:
-        """The block that a use names, and the context it expands in."""
-        assert node.block is not None
-        outer = reader.context
-        block_name = evaluate_scalar(YamlScalar(value=node.block.text, span=node.block.span), environment, is_text=True)
-        block = self.block(str(block_name), node.block.span)
-        share_node = node.get("share")
-        share, own = outer.share, outer.own
-        local = dict(environment)
-        if share is not None:
-            share = _join(share, name)
-            own = tuple(path.removeprefix(f"{name}.") for path in own if path.startswith(f"{name}."))
-        if isinstance(share_node, YamlScalar):
-            share = str(evaluate_scalar(share_node, environment, is_text=True))
-            own_node = node.get("own")
-            own = tuple(str(i.value) for i in own_node.items if isinstance(i, YamlScalar)) if isinstance(own_node, YamlList) else ()
-            local["use"] = self.uses.get(share, 0)
-            self.uses[share] = self.uses.get(share, 0) + 1
-        local.update(self._arguments(node, block, local))
-        inner = (replace(o, path=o.path.removeprefix(f"{node.name}.")) for o in outer.overrides if o.path.startswith(f"{node.name}."))
-        return block, Context(
-            environment=local,
-            path=_join(outer.path, name),
-            absolute=_join(outer.absolute, name),
-            share=share,
-            own=own,
-            overrides=(*inner, *self._own_overrides(node, local)),
-            trail=(*outer.trail, node.span),
-            is_top=outer.is_top,
-        )
-
-    def _arguments(self, node: NodeSpec, block: BlockSpec, environment: Environment) -> dict[str, Value]:
-        """The block's local params: what `with:` says, else their own defaults."""
-        given = node.get("with")
-        entries = given.entries if isinstance(given, YamlMap) else {}
-        for key, entry in entries.items():
-            if key not in block.params:
-                raise fail(
-                    "E0433",
-                    f"block {block.name!r} has no param {key!r}",
-                    entry.key_span,
-                    help=did_you_mean(key, block.params) or "declare it under the block's params:",
-                )
-        values: dict[str, Value] = {}
-        for key, default in block.params.items():
-            written = entries[key].value if key in entries else default
-            values[key] = evaluate_node(written, {**environment, **values}, is_text=False)
-        return values
-
-    def _own_overrides(self, node: NodeSpec, environment: Environment) -> Iterator[Override]:
-        listed = node.get("overrides")
-        for item in listed.items if isinstance(listed, YamlList) else ():
-            at, values = (item.get("at"), item.get("set")) if isinstance(item, YamlMap) else (None, None)
-            if at is None or not isinstance(values, YamlMap):
-                continue
-            if evaluate_node(at, environment, is_text=False) is True:
-                for key, entry in values.entries.items():
-                    yield Override(path=key, value=entry.value, span=entry.key_span)
+    def _use_context(
+        self, node: NodeSpec, outer: Context, name: str, environment: Environment
+    ) -> tuple[BlockSpec, Context]:
+        return use_context(self.spec, node, outer, name, environment, self.uses, self.used_own)
 
     def _expand_once(
-        self, node: NodeSpec, reader: _Reader, body: Body, *, name: str, environment: Environment
-    ) -> dict[str, Ref | tuple[Ref, ...]]:
-        block, context = self._use_context(node, reader, name, environment)
-        inputs = reader.wire_block(node, block, environment)
-        return self.expand_block(block, inputs, context, body)
+        self, node: NodeSpec, reader: Reader, outer: Context, body: Body, *, name: str, environment: Environment
+    ) -> dict[str, Bound]:
+        block, context = self._use_context(node, outer, name, environment)
+        return self.expand_block(block, self._wire_block(node, block, reader, environment), context, body)
 
-    def _repeat_unrolled(self, node: NodeSpec, count: int, reader: _Reader, body: Body) -> Binds:
+    def _wire_block(
+        self, node: NodeSpec, block: BlockSpec, reader: Reader, environment: Environment
+    ) -> dict[str, Bound]:
+        """The inputs of a use; unknown ones, so that the block is still looked at, where the wiring is wrong."""
+        try:
+            return reader.wire_block(node, block, environment)
+        except LlmcError as error:
+            self.report(error)
+            return {port.text: None for port in block.inputs}
+
+    def _repeat_unrolled(self, node: NodeSpec, count: int, reader: Reader, outer: Context, body: Body) -> Binds:
         """A repeat inside a repeated block: written out, instance after instance."""
-        collected: dict[str, list[Ref]] = {}
-        carried: dict[str, Ref | tuple[Ref, ...]] = {}
-        carried_outputs: dict[str, Ref | tuple[Ref, ...]] = {}
+        collected: dict[str, list[Bound]] = {}
+        carried: dict[str, Bound] = {}
+        carried_outputs: dict[str, Bound] = {}
+        first: BlockSpec | None = None
+        if count == 0:
+            return self._repeat_none(node, reader, outer)
         for layer in range(count):
-            environment = {**reader.context.environment, "layer": layer, "num_layers": count}
-            block, context = self._use_context(node, reader, f"{node.name}.{layer}", environment)
-            inputs = {**reader.wire_block(node, block, environment), **carried}
+            self.count(node.span)
+            environment = {**outer.environment, "layer": layer, "num_layers": count}
+            block, context = self._use_context(node, outer, f"{node.name}.{layer}", environment)
+            first = first or block
+            _same_ports(node, first, block, layer)
+            inputs = {**self._wire_block(node, block, reader, environment), **carried}
             outputs = self.expand_block(block, inputs, context, body)
             pairs = carried_ports(block)
             carried = {port: outputs[out] for out, port in pairs.items()}
             for port, value in outputs.items():
-                if port not in pairs and isinstance(value, Ref):
+                if port not in pairs:
                     collected.setdefault(port, []).append(value)
             carried_outputs = {out: carried[port] for out, port in pairs.items()}
-        if count == 0:
-            block, context = self._use_context(node, reader, f"{node.name}.0", {**reader.context.environment, "layer": 0, "num_layers": 0})
-            inputs = reader.wire_block(node, block, context.environment)
-            return {out: inputs[port] for out, port in carried_ports(block).items()}
-        return {**carried_outputs, **{port: tuple(refs) for port, refs in collected.items()}}
+        return {**carried_outputs, **{port: _collected(node, port, values) for port, values in collected.items()}}
 
-    def _repeat_as_calls(self, node: NodeSpec, count: int, reader: _Reader, body: Body) -> Binds:
+    def _repeat_none(self, node: NodeSpec, reader: Reader, outer: Context) -> Binds:
+        """A repeat of 0: what is carried passes through, what is collected is empty."""
+        environment = {**outer.environment, "layer": 0, "num_layers": 0}
+        block = block_of(self.spec, node, environment, outer)
+        inputs, pairs = self._wire_block(node, block, reader, environment), carried_ports(block)
+        return {out: inputs[pairs[out]] if out in pairs else () for out in block.outputs}
+
+    def _repeat_as_calls(self, node: NodeSpec, count: int, reader: Reader, outer: Context, body: Body) -> Binds:
         """A repeat at the top level: definitions and calls."""
-        assert node.block is not None
-        outer = reader.context
+        if count == 0:
+            return self._repeat_none(node, reader, outer)
         bodies: list[Body] = []
-        block = None
-        for layer in range(max(count, 1)):
+        blocks: list[BlockSpec] = []
+        per_layer = self._inputs_per_layer(node)
+        for layer in range(count):
             environment = {**outer.environment, "layer": layer, "num_layers": count}
             if bodies and not self._depends_on_layer(node):
-                bodies.append(replace(bodies[0], prefix=_join(outer.path, f"{node.name}.{layer}")))
+                bodies.append(replace(bodies[0], prefix=join(outer.path, f"{node.name}.{layer}")))
                 continue
-            block, context = self._use_context(node, reader, f"{node.name}.{layer}", environment)
+            self.count(node.span)
+            block, context = self._use_context(node, outer, f"{node.name}.{layer}", environment)
+            blocks.append(block)
+            _same_ports(node, blocks[0], block, layer)
             inner = Body(block=block.name, prefix=context.path, inputs=tuple(port.text for port in block.inputs))
             ports = {port: Ref(INPUT, port) for port in inner.inputs}
             outputs = self.expand_block(block, ports, replace(context, path="", is_top=False), inner)
             for port, value in outputs.items():
-                if not isinstance(value, Ref):
-                    raise fail("E0506", f"output {port!r} of block {block.name!r} is one value per layer", node.span)
-                inner.outputs[port] = value
-            if bodies and (inner.inputs, tuple(inner.outputs)) != (bodies[0].inputs, tuple(bodies[0].outputs)):
-                raise fail(
-                    "E0505",
-                    f"layer {layer} takes {list(inner.inputs)} and gives {list(inner.outputs)}, layer 0 takes "
-                    f"{list(bodies[0].inputs)} and gives {list(bodies[0].outputs)}",
-                    block.span,
-                    notes=(Note(text="repeated here", span=node.span),),
-                    help="blocks that stand in one repeat need the same ports",
-                )
+                if isinstance(value, tuple):
+                    message = f"the output {port!r} of block {block.name!r} is one value per layer"
+                    raise fail("E0506", message, block.outputs[port].span,
+                               help="carry one value through the inner repeat, or join them by op: concat")  # fmt: skip
+                if value is not None:
+                    inner.outputs[port] = value
+            if layer and per_layer:
+                self._tap(node, block, reader, environment, inner)
             bodies.append(inner)
-        assert block is not None
-        inputs = reader.wire_block(node, block, {**outer.environment, "layer": 0, "num_layers": count})
-        pairs = carried_ports(block)
-        if count == 0:
-            return {out: inputs[port] for out, port in pairs.items()}
-        path = _join(outer.path, node.name)
+        inputs = self._wire_block(node, blocks[0], reader, {**outer.environment, "layer": 0, "num_layers": count})
+        pairs = carried_ports(blocks[0])
+        if None in inputs.values() or any(len(b.outputs) != len(blocks[0].outputs) for b in bodies):
+            raise UnknownValueError
+        path = join(outer.path, node.name)
         body.items.append(
             Repetition(
                 path=path,
                 span=node.span,
                 bodies=bodies,
-                inputs=inputs,
+                inputs={port: value for port, value in inputs.items() if value is not None},
                 carried=tuple(pairs.values()),
                 carried_outputs=tuple(pairs),
             )
         )
         return {
             out: Ref(f"{path}.{count - 1}", out) if out in pairs else tuple(Ref(f"{path}.{i}", out) for i in range(count))
-            for out in bodies[0].outputs
+            for out in blocks[0].outputs
         }
+
+    def _inputs_per_layer(self, node: NodeSpec) -> bool:
+        """Whether what the use reads may be another value in each layer."""
+        written = node.get("in")
+        return bool(written is not None and names_in(written, is_text=True) & LAYER_NAMES)
+
+    def _tap(self, node: NodeSpec, block: BlockSpec, reader: Reader, environment: Environment, inner: Body) -> None:
+        """Give this instance what its own layer reads, at the ports that are not carried."""
+        carried = set(carried_ports(block).values())
+        for port, value in self._wire_block(node, block, reader, environment).items():
+            if port not in carried and isinstance(value, Ref):
+                inner.taps[port] = value
 
     def _depends_on_layer(self, node: NodeSpec) -> bool:
         """Whether instances of this use can differ by more than their path."""
@@ -319,158 +304,7 @@ class Expander:
         if node_names(node.source) & LAYER_NAMES:
             return True
         assert node.block is not None
-        return self._block_depends_on_layer(node.block.text)
-
-    def _block_depends_on_layer(self, name: str) -> bool:
-        if name not in self.spec.blocks:
-            return True
-        if name in self.layer_dependent:
-            return self.layer_dependent[name]
-        self.layer_dependent[name] = True
-        block = self.spec.blocks[name]
-        depends = bool(set().union(*(names_in(p, is_text=False) for p in block.params.values())) & LAYER_NAMES)
-        for inner in block.nodes.values():
-            names = node_names(inner.source)
-            if inner.get("share") is not None or names & LAYER_NAMES:
-                depends = True
-            if inner.block is not None and inner.get("repeat") is None and self._block_depends_on_layer(inner.block.text):
-                depends = True
-        self.layer_dependent[name] = depends
-        return depends
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reader:
-    """Resolves the references written in one block to values."""
-
-    block: BlockSpec
-    inputs: Binds
-    values: Mapping[str, Binds]
-    removed: Mapping[str, NodeSpec]
-    context: Context
-
-    def read(self, reference: Text, *, environment: Environment | None = None) -> Ref | tuple[Ref, ...]:
-        text = evaluate_scalar(
-            YamlScalar(value=reference.text, span=reference.span), environment or self.context.environment, is_text=True
-        )
-        if not isinstance(text, str):
-            raise fail("E0207", f"a reference must be a name, not {show_value(text)}", reference.span)
-        name, _, port = text.partition(":")
-        if name in self.inputs:
-            return self.inputs[name]
-        if name in AMBIENT:
-            return Ref(AMBIENT_NODE, name)
-        if name in self.removed:
-            orelse = self.removed[name].orelse
-            if orelse is None:
-                raise fail(
-                    "E0509",
-                    f"{name!r} is removed by its when:, but read here",
-                    reference.span,
-                    notes=(Note(text="removed here", span=self.removed[name].span),),
-                    help=f"give {name} an else: to read instead, or a when: to this reader",
-                )
-            return self.read(orelse)
-        if name not in self.values:
-            raise fail("E0303", f"there is no {name[:64]!r} here", reference.span, help=did_you_mean(name, self.values))
-        outputs = self.values[name]
-        if not port:
-            if len(outputs) == 1:
-                return next(iter(outputs.values()))
-            if "out" in outputs:
-                return outputs["out"]
-            raise fail(
-                "E0304", f"{name!r} has several outputs", reference.span, help="name one: " + ", ".join(f"{name}:{p}" for p in outputs)
-            )
-        if port not in outputs:
-            raise fail(
-                "E0304", f"{name!r} has no output {port[:64]!r}", reference.span, help=did_you_mean(port, outputs)
-            )
-        return outputs[port]
-
-    def wire(self, node: NodeSpec, op: Op, *, given: tuple[str, ...] = ()) -> dict[str, Ref | tuple[Ref, ...]]:
-        """The inputs of an op node by port, without those that are `given` from elsewhere."""
-        wired: dict[str, Ref | tuple[Ref, ...]] = {}
-        variadic = next((p for p in op.ports if p.is_variadic), None)
-        if variadic is not None and node.positional:
-            parts = (self.read(text) for text in node.positional)
-            wired[variadic.name] = tuple(r for part in parts for r in (part if isinstance(part, tuple) else (part,)))
-        else:
-            if len(node.positional) > len(op.ports):
-                raise fail(
-                    "E0307",
-                    f"op {op.name} takes {len(op.ports)} input{'s' * (len(op.ports) != 1)}, not {len(node.positional)}",
-                    node.positional[len(op.ports)].span,
-                    help="its inputs are: " + ", ".join(p.name for p in op.ports) if op.ports else None,
-                )
-            for port, reference in zip(op.ports, node.positional, strict=False):
-                wired[port.name] = self._single(reference)
-        for name, references in node.inputs.items():
-            port = op.port(name)
-            if port is None:
-                raise fail(
-                    "E0304", f"op {op.name} has no input {name[:64]!r}", references[0].span if references else node.span,
-                    help=did_you_mean(name, [p.name for p in op.ports]),
-                )  # fmt: skip
-            if name in wired:
-                raise fail("E0307", f"the input {name!r} is given twice", references[0].span)
-            if port.is_variadic:
-                parts = (self.read(text) for text in references)
-                wired[name] = tuple(r for part in parts for r in (part if isinstance(part, tuple) else (part,)))
-            elif len(references) != 1:
-                raise fail("E0307", f"the input {name!r} takes one value, not {len(references)}", node.span)
-            else:
-                wired[name] = self._single(references[0])
-        for name in given:
-            if name in wired:
-                span = node.inputs[name][0].span if name in node.inputs else node.span
-                raise fail("E0307", f"the input {name!r} comes from cache:, so it cannot be given here", span)
-        for port in op.ports:
-            if port.name not in wired and not port.is_optional and port.name not in given:
-                raise fail(
-                    "E0308", f"op {op.name} needs its input {port.name!r}", node.span, help=f"write {port.name}: NAME"
-                )
-        for name in op.ambient:
-            wired[name] = Ref(AMBIENT_NODE, name)
-        return wired
-
-    def _single(self, reference: Text) -> Ref:
-        value = self.read(reference)
-        if isinstance(value, tuple):
-            raise fail(
-                "E0506",
-                f"{reference.text!r} is one value per layer, but this input takes a single one",
-                reference.span,
-                help="carry it through the block's in: and out: under one name, or join it by op: concat",
-            )
-        return value
-
-    def wire_block(self, node: NodeSpec, block: BlockSpec, environment: Environment) -> dict[str, Ref | tuple[Ref, ...]]:
-        """The inputs of a block use by port."""
-        ports = [port.text for port in block.inputs]
-        if len(node.positional) > len(ports):
-            raise fail(
-                "E0307",
-                f"block {block.name!r} takes {len(ports)} input{'s' * (len(ports) != 1)}, not {len(node.positional)}",
-                node.positional[len(ports)].span,
-            )
-        wired = {p: self.read(r, environment=environment) for p, r in zip(ports, node.positional, strict=False)}
-        for name, references in node.inputs.items():
-            if name not in ports:
-                span = references[0].span if references else node.span
-                raise fail(
-                    "E0304", f"block {block.name!r} has no input {name[:64]!r}", span, help=did_you_mean(name, ports)
-                )
-            wired[name] = self.read(references[0], environment=environment)
-        missing = [port for port in ports if port not in wired]
-        if missing:
-            raise fail(
-                "E0308",
-                f"block {block.name!r} needs its input {missing[0]!r}",
-                node.span,
-                notes=(Note(text="declared here", span=block.span),),
-            )
-        return wired
+        return node.block.text not in self.spec.blocks or node.block.text in self.depending
 
 
 def carried_ports(block: BlockSpec) -> dict[str, str]:
@@ -479,58 +313,59 @@ def carried_ports(block: BlockSpec) -> dict[str, str]:
     same = {port: port for port in block.outputs if port in inputs}
     if same:
         return same
-    if len(block.outputs) == 1:
+    if len(block.outputs) == 1 and inputs:
         return {next(iter(block.outputs)): inputs[0]}
     return {}
 
 
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+def _same_ports(node: NodeSpec, first: BlockSpec, block: BlockSpec, layer: int) -> None:
+    """Raises LlmcError E0505 where two blocks of one repeat differ in their ports."""
+    ports = [[port.text for port in b.inputs] for b in (first, block)]
+    if ports[0] == ports[1] and list(first.outputs) == list(block.outputs):
+        return
+    assert node.block is not None
+    raise fail(
+        "E0505",
+        f"layer {layer} is block {block.name!r}, which takes {', '.join(ports[1])} and gives {', '.join(block.outputs)}; "
+        f"layer 0 is block {first.name!r}, which takes {', '.join(ports[0])} and gives {', '.join(first.outputs)}",
+        node.block.span,
+        notes=(Note(text=f"block {block.name!r}", span=block.span), Note(text=f"block {first.name!r}", span=first.span)),
+        help="blocks that stand in one repeat need the same ports",
+    )
 
 
-def _is_own(name: str, context: Context) -> bool:
-    return any(name == path or name.startswith(f"{path}.") or path == "*" for path in context.own)
+def _collected(node: NodeSpec, port: str, values: list[Bound]) -> tuple[Ref, ...] | None:
+    refs: list[Ref] = []
+    for value in values:
+        if value is None:
+            return None
+        if isinstance(value, tuple):
+            message = f"the output {port!r} is one value per layer in each layer"
+            raise fail("E0506", message, node.span, help="carry one value through the inner repeat")
+        refs.append(value)
+    return tuple(refs)
 
 
 def expand(spec: Spec) -> Expansion:
     """All definitions and calls of a spec. Raises LlmcError with what is wrong in names, wiring, `when` and repeats."""
     expander = Expander(spec)
-    found: list[Diagnostic] = []
     for block in (*spec.blocks.values(), spec.graph):
         try:
             expander.scope(block)
-        except LlmcError as error:
-            found += error.diagnostics
-    if found:
-        raise LlmcError(found)
+        except UnknownValueError:
+            pass
     top = Body()
     inputs = {port.name: Ref(INPUT, port.name) for port in spec.inputs}
     context = Context(environment=spec.environment, path="", absolute="", is_top=True)
-    outputs = expander.expand_block(spec.graph, inputs, context, top)
+    outputs: Mapping[str, Bound] = {}
+    try:
+        outputs = expander.expand_block(spec.graph, inputs, context, top)
+    except UnknownValueError:
+        pass
+    expander.found += unreached_overrides(spec, expander.used_overrides, expander.visited)
+    expander.found += unreached_own(spec, expander.used_own, expander.visited)
+    if expander.found:
+        raise gathered(expander.found)
     connect_caches(top)
-    _check_overrides(spec, expander.used_overrides)
-    return bind(spec, top.items, outputs, top.caches, top.shared)
-
-
-def _check_overrides(spec: Spec, used: set[Span]) -> None:
-    """Every override must have reached a node in at least one layer."""
-    found: list[Diagnostic] = []
-    for block in (*spec.blocks.values(), spec.graph):
-        for node in block.nodes.values():
-            listed = node.get("overrides")
-            for item in listed.items if isinstance(listed, YamlList) else ():
-                values = item.get("set") if isinstance(item, YamlMap) else None
-                entries = values.entries.values() if isinstance(values, YamlMap) else ()
-                found += [
-                    Diagnostic(
-                        code="E0508",
-                        message=f"the override {entry.key!r} reaches no node in any layer",
-                        span=entry.key_span,
-                        help="write the node's path inside the block and the field, e.g. self_attn.attend.window",
-                    )
-                    for entry in entries
-                    if entry.key_span not in used
-                ]
-    if found:
-        raise LlmcError(found)
-
+    known = {port: value for port, value in outputs.items() if value is not None}
+    return bind(spec, top.items, known, top.caches, top.shared)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import cast
 
-from ..specs.diagnostics import fail
+from ..specs.diagnostics import LlmcError, fail, printable
+from ..specs.expression_tokens import MAX_INT
 from ..specs.expressions import Value as ExpressionValue
 from ..specs.expressions import evaluate, evaluate_template, parse, parse_template
 from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar
+from .names import check_name
 from .ops.declaration import Field, FieldKind, Value
 
 Environment = Mapping[str, Value]
+
+GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+"""Activations of other frameworks that are several nodes here."""
 
 KIND_NAMES: Mapping[FieldKind, str] = {
     "int": "a whole number",
@@ -47,7 +54,7 @@ def evaluate_node(node: YamlNode, environment: Environment, *, is_text: bool) ->
 
 
 def names_in(node: YamlNode | None, *, is_text: bool) -> set[str]:
-    """The free names of every expression in the node. A malformed expression counts as none: evaluating it reports it."""
+    """The free names of every expression in the node. Raises LlmcError where one is malformed."""
     match node:
         case None:
             return set()
@@ -78,15 +85,50 @@ def evaluate_field(field: Field, node: YamlNode, environment: Environment) -> Va
             "E0207",
             f"{field.name} must be {KIND_NAMES[field.kind]}, not {show_value(value)}",
             node.span,
-            help="use // or round() for a whole number" if isinstance(value, float) else None,
+            help="use // or round() for a whole number" if isinstance(value, float) else f"{field.name}: {field.doc}",
         )
     if field.choices and typed not in field.choices:
         raise fail(
-            "E0204", f"{field.name} cannot be {show_value(typed)}", node.span, help="one of: " + ", ".join(field.choices)
+            "E0204", f"{field.name} cannot be {show_value(typed)}", node.span, help=choice_help(str(typed), field.choices)
         )
-    if field.minimum is not None and isinstance(typed, (int, float)) and typed < field.minimum:
-        raise fail("E0205", f"{field.name} must be at least {field.minimum:g}, not {show_value(typed)}", node.span)
+    if field.minimum is not None and any(number < field.minimum for number in _numbers(typed)):
+        message = f"{field.name} must be at least {field.minimum:g}, not {show_value(typed)}"
+        raise fail("E0205", message, node.span, help=f"{field.name}: {field.doc}")
+    if any(math.isnan(number) for number in _numbers(typed)):
+        raise fail("E0205", f"{field.name} cannot be nan", node.span, help="write a number, or .inf for no bound")
+    if field.kind == "int_map":
+        _check_parts(field, cast("dict[str, int]", typed), node)
     return typed
+
+
+def _numbers(value: Value) -> list[int | float]:
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def _check_parts(field: Field, parts: Mapping[str, int], node: YamlNode) -> None:
+    """The parts that a node cuts a value into: each has a legal name and a positive size."""
+    if not parts:
+        raise fail("E0205", f"{field.name} must name at least one part", node.span, help="write {name: size, name: size}")
+    for name, size in parts.items():
+        entry = node.entries[name] if isinstance(node, YamlMap) else None
+        problem = check_name(name, "a part", entry.key_span if entry else node.span, is_path=False)
+        if problem is not None:
+            raise LlmcError([problem])
+        if not 0 < size < MAX_INT:
+            span = entry.value.span if entry else node.span
+            raise fail("E0205", f"the part {name} must have at least 1 feature, not {size}", span,
+                       help="give it a positive size, or leave it out")  # fmt: skip
+
+
+def choice_help(value: str, choices: Iterable[str]) -> str:
+    """What to write in place of a value that is no choice: the nearest one, and all of them."""
+    listed = [*choices]
+    if value in GATED:
+        return f"{value} is a gate: op: activation with kind: {GATED[value]} over one linear, then op: mul with another"
+    near = get_close_matches(value[:64], listed, n=1)
+    return (f'did you mean "{near[0]}"? ' if near else "") + "one of: " + ", ".join(listed)
 
 
 def _convert(value: Value, kind: FieldKind) -> Value:
@@ -112,8 +154,15 @@ def _convert(value: Value, kind: FieldKind) -> Value:
             return None if None in sizes.values() else sizes
 
 
+def kind_of(value: Value) -> str:
+    """What messages call the kind of a value."""
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a map"}
+    return names.get(type(value), "null")
+
+
 def show_value(value: Value) -> str:
     """A value as an error prints it, cut to a sane length."""
-    text = {True: "true", False: "false", None: "null"}.get(value) if isinstance(value, bool | None) else repr(value)
-    assert text is not None
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    text = printable(f"'{value[:60]}'" if isinstance(value, str) else repr(value[:20] if isinstance(value, list) else value))
     return text if len(text) <= 60 else text[:57] + "..."

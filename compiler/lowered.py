@@ -164,7 +164,7 @@ def insert_op(
     node = graph.create_node(
         "call_function",
         resolve_reference(op.reference),
-        kwargs=cast("dict[str, fx.node.Argument]", operands),
+        kwargs=operands,  # pyright: ignore[reportArgumentType]
         name=identifier(path),
     )
     node.meta["site"] = Site(path=path, op=op, fields=fields, types=types, span=span)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import keyword
 import re
 
-from ..specs.diagnostics import Diagnostic
+from ..specs.diagnostics import Diagnostic, quoted
 from ..specs.source import Span
 
 MAX_LENGTH = 64
+MAX_PATH_LENGTH = 256
+"""Of a whole path in the model, e.g. that of a share."""
+
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PATH_PART = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*|[0-9]{1,6})\Z")
 
@@ -30,28 +33,30 @@ LAYER_NAMES = frozenset(("layer", "num_layers", "use"))
 """Names that a repeat gives to expressions."""
 
 
-def check_name(name: str, what: str, span: Span, *, is_path: bool) -> Diagnostic | None:
+def check_name(
+    name: str, what: str, span: Span, *, is_path: bool, max_length: int = MAX_LENGTH
+) -> Diagnostic | None:
     """What is wrong with the name of a node (`is_path`: dots and digit parts allowed), a block, a port or a param."""
-    reason = _reason(name, is_path=is_path)
+    reason = _reason(name, is_path=is_path, max_length=max_length)
     if reason is None:
         return None
     shape = "dot-separated words of letters, digits and _" if is_path else "a word of letters, digits and _"
     return Diagnostic(
         code="E0301",
-        message=f"{what} cannot be named {name[:MAX_LENGTH + 6]!r}: {reason}",
+        message=f"{what} cannot be named {quoted(name, MAX_LENGTH + 6)}: {reason}",
         span=span,
-        help=f"use {shape}, at most {MAX_LENGTH} characters",
+        help=f"use {shape}, at most {max_length} characters",
     )
 
 
-def _reason(name: str, *, is_path: bool) -> str | None:
-    if len(name) > MAX_LENGTH:
+def _reason(name: str, *, is_path: bool, max_length: int) -> str | None:
+    if len(name) > max_length:
         return f"it has {len(name)} characters"
     pattern = _PATH_PART if is_path else _PART
     parts = name.split(".") if is_path else [name]
     for part in parts:
         if not pattern.match(part):
-            return f"{part!r} is not an identifier" if part else "a part is empty"
+            return f"{quoted(part)} is not an identifier" if part else "a part is empty" if "." in name else "it is empty"
         if keyword.iskeyword(part):
             return f"{part!r} is a Python keyword"
         if part.startswith("__"):

@@ -3,38 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..specs.diagnostics import LlmcError
+from ..specs.diagnostics import LlmcError, Note
 from ..specs.document import Document, load_document
 from .check import check_structure
 from .expand import expand
+from .fields import show_value
 from .infer import infer
 from .ir import Model
 from .ops.declaration import Value
-from .resolve import resolve, unused_params
+from .phases import PhaseObserver, phase
+from .reads import unused_parts
+from .resolve import resolve
 from .spec import Spec
+from .weight_map import weight_map
 
 if TYPE_CHECKING:
     from .program import Program
 
 
-def read(target: str | Path | Document, params: Mapping[str, Value] | None = None) -> tuple[Spec, Model]:
+def read(
+    target: str | Path | Document,
+    params: Mapping[str, Value] | None = None,
+    *,
+    origin: str = "params=",
+    on_phase: PhaseObserver | None = None,
+) -> tuple[Spec, Model]:
     """Load, check, resolve, expand and infer: everything that needs no torch.
 
+    `origin` is what messages call the place that `params` are from: `params=`, `--set`, a config.json.
     Raises LlmcError with every mistake of the first stage that finds one.
     """
-    document = target if isinstance(target, Document) else load_document(target)
-    found = check_structure(document.root)
-    if found:
-        raise LlmcError(found)
-    spec = resolve(document, params or {})
-    model = infer(spec, expand(spec))
-    unused = unused_params(spec)
-    if unused:
-        raise LlmcError(unused)
+    with phase("load", on_phase):
+        document = target if isinstance(target, Document) else load_document(target)
+    with phase("check", on_phase):
+        found = check_structure(document.root)
+        if found:
+            raise LlmcError(found)
+    with phase("resolve", on_phase):
+        spec = resolve(document, params or {}, origin)
+    try:
+        with phase("expand", on_phase):
+            expansion = expand(spec)
+        with phase("infer", on_phase):
+            model = infer(spec, expansion)
+            unused = unused_parts(spec)
+            if unused:
+                raise LlmcError(unused)
+            weight_map(spec, model)
+    except LlmcError as error:
+        raise _with_provenance(error, spec) from None
     return spec, model
+
+
+def _with_provenance(error: LlmcError, spec: Spec) -> LlmcError:
+    """The error with a note, on its first mistake, of the params that were set from outside of the spec."""
+    given = [param for param in spec.params.values() if param.origin == "override"]
+    if not given:
+        return error
+    listed = ", ".join(f"{param.name} = {show_value(param.value)}" for param in given[:8])
+    note = Note(text=f"from {given[0].given_by}: {listed}{', …' if len(given) > 8 else ''}", span=given[0].span)
+    first, *others = error.diagnostics
+    return LlmcError([replace(first, notes=(*first.notes, note)), *others])
 
 
 def check(target: str | Path, params: Mapping[str, Value] | None = None) -> Model:
@@ -48,9 +81,10 @@ def build(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    on_phase: PhaseObserver | None = None,
 ) -> Program:
     """The compiled Program of a spec, without weights. Raises LlmcError with every mistake found."""
     from .program import compile_model
 
-    spec, model = read(target, params)
-    return compile_model(spec, model, device=device, dtype=dtype)
+    spec, model = read(target, params, on_phase=on_phase)
+    return compile_model(spec, model, device=device, dtype=dtype, on_phase=on_phase)

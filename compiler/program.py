@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,8 @@ from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
 from .ops.declaration import StateSpec
-from .passes import PASSES
+from .passes import PASSES, Pass
+from .phases import PhaseObserver, phase
 from .plan import Plan, model_states, plan
 from .select import Choice, Selection, Target, select
 from .spec import Spec
@@ -68,26 +69,43 @@ def kernels_are_on() -> bool:
     return os.environ.get("LLMC_KERNELS", "1") != "0"
 
 
-def compile_model(spec: Spec, model: Model, *, device: str = "cpu", dtype: str = "float32") -> Program:
-    """Lower, rewrite and select. Each pass is followed by the verifier."""
-    weights = weight_map(spec, model)
-    module = lower(model)
-    verify(module, "lower")
+def compile_model(
+    spec: Spec,
+    model: Model,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    passes: Sequence[Pass] | None = None,
+    on_phase: PhaseObserver | None = None,
+) -> Program:
+    """Lower, rewrite and select. Each pass is followed by the verifier. `passes` replaces the usual ones."""
+    with phase("weight map", on_phase):
+        weights = weight_map(spec, model)
+    with phase("lower", on_phase):
+        module = lower(model)
+        verify(module, "lower")
     before = module.count_ops()
     rewrites: dict[str, int] = {}
-    for rewrite in PASSES if passes_are_on() else ():
-        rewrites[rewrite.__name__] = rewrite(module)
-        verify(module, rewrite.__name__)
+    usual = PASSES if passes_are_on() else ()
+    for rewrite in usual if passes is None else passes:
+        with phase(rewrite.__name__, on_phase):
+            rewrites[rewrite.__name__] = rewrite(module)
+            verify(module, rewrite.__name__)
     target = Target(device=device, dtype=dtype, use_kernels=kernels_are_on())
-    length = spec.environment.get("max_seq_len")
+    with phase("select", on_phase):
+        selections: dict[Phase, Mapping[str, Selection]] = {name: select(module, name, target) for name in PHASES}
+    with phase("plan", on_phase):
+        length = spec.environment.get("max_seq_len")
+        context = length if isinstance(length, int) else 2048
+        sizes = plan(model, weights.ties, context=context, dtype=dtype)
     return Program(
         spec=spec,
         model=model,
         weights=weights,
         module=module,
-        selections={phase: select(module, phase, target) for phase in PHASES},
+        selections=selections,
         target=target,
-        plan=plan(model, weights.ties, context=length if isinstance(length, int) else 2048, dtype=dtype),
+        plan=sizes,
         ops_before=before,
         ops_after=module.count_ops(),
         rewrites=rewrites,

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
-from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean, fail
+from ..specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, fail, gathered, quoted
 from ..specs.document import Document
-from ..specs.source import Span, YamlList, YamlMap, YamlNode, YamlScalar, plain
-from .fields import evaluate_node, names_in, show_value
+from ..specs.expression_tokens import MAX_INT
+from ..specs.expression_values import MAX_LIST
+from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar, plain
+from .fields import evaluate_node, kind_of, names_in, show_value
 from .ir import GraphInput
-from .names import AMBIENT_NAMES, LAYER_NAMES, check_name
+from .names import check_name
 from .ops import OP_INDEX
-from .ops.declaration import DType, TensorType, Value
+from .ops.declaration import Dim, DType, TensorType, Value
 from .spec import BlockSpec, NodeSpec, Param, Spec, Text
-
-RUNTIME_PARAMS = frozenset(("max_seq_len", "vocab_size"))
-"""Params that the runtime reads by name, so that a graph need not."""
 
 _COMMON_KEYS = frozenset(("op", "block", "in", "when", "else"))
 
 
-def resolve(document: Document, overrides: Mapping[str, Value]) -> Spec:
+def resolve(document: Document, overrides: Mapping[str, Value], origin: str = "params=") -> Spec:
     """The spec of a structurally valid document with `overrides` in place of its params' values.
 
-    Raises LlmcError E0301 (names), E0431 (params that need each other), E0433 and E0434 (overrides).
+    `origin` is what messages call the place the overrides are from. Raises LlmcError E0431 (params that need each other),
+    E0433 and E0434 (overrides), E04xx (values of params) and E0207 (graph inputs).
     """
     root = document.root
-    found = _check_names(root)
-    if found:
-        raise LlmcError(found)
-    params = _resolve_params(_map(root, "params"), overrides)
-    graph_map = root.get("graph")
-    if not isinstance(graph_map, YamlMap):
-        raise fail("E0202", "the spec needs the key 'graph'", root.span, help="or extend a spec that has one")
+    params = _resolve_params(_map(root, "params"), overrides, origin)
+    graph_map = _map(root, "graph")
     blocks = _map(root, "blocks")
     return Spec(
         document=document,
@@ -44,7 +40,7 @@ def resolve(document: Document, overrides: Mapping[str, Value]) -> Spec:
             name: _block(name, entry.key_span, cast("YamlMap", entry.value)) for name, entry in blocks.entries.items()
         },
         graph=_block("graph", root.entries["graph"].key_span, graph_map),
-        inputs=_graph_inputs(graph_map, {name: p.value for name, p in params.items()}),
+        inputs=graph_inputs(graph_map, {name: p.value for name, p in params.items()}),
         config=_section(root, "config"),
         weights=_section(root, "weights"),
         tokenizer=_section(root, "tokenizer"),
@@ -67,99 +63,115 @@ def _text(root: YamlMap, key: str) -> str:
     return str(node.value) if isinstance(node, YamlScalar) else ""
 
 
-def _check_names(root: YamlMap) -> list[Diagnostic]:
-    found: list[Diagnostic | None] = []
-    name = root.get("name")
-    if isinstance(name, YamlScalar):
-        found.append(check_name(str(name.value), "a spec", name.span, is_path=False))
-    for key, entry in _map(root, "params").entries.items():
-        found.append(check_name(key, "a param", entry.key_span, is_path=False))
-        if key in ("layer", "use"):
-            found.append(_taken(key, "a param", entry.key_span))
-    for holder_name, holder in (
-        *((k, e.value) for k, e in _map(root, "blocks").entries.items()),
-        ("graph", root.get("graph")),
-    ):
-        if holder_name != "graph":
-            entry = _map(root, "blocks").entries[holder_name]
-            found.append(check_name(holder_name, "a block", entry.key_span, is_path=False))
-        if isinstance(holder, YamlMap):
-            found += _check_ports_and_nodes(holder)
-    return [d for d in found if d is not None]
-
-
-def _check_ports_and_nodes(holder: YamlMap) -> list[Diagnostic | None]:
-    found: list[Diagnostic | None] = []
-    ports = _ports(holder.get("in"))
-    for port in ports:
-        found.append(check_name(port.text, "a port", port.span, is_path=False))
-        if port.text in AMBIENT_NAMES:
-            found.append(_taken(port.text, "a port", port.span))
-    names = {port.text for port in ports}
-    for key, entry in _map(holder, "nodes").entries.items():
-        found.append(check_name(key, "a node", entry.key_span, is_path=True))
-        if key in AMBIENT_NAMES or key in names:
-            found.append(_taken(key, "a node", entry.key_span))
-    for port in _outputs(holder.get("out")):
-        found.append(check_name(port, "an output", holder.entries["out"].value.span, is_path=False))
-    return found
-
-
-def _taken(name: str, what: str, span: Span) -> Diagnostic:
-    return Diagnostic(code="E0302", message=f"{what} cannot be named {name!r}: that name is taken", span=span)
-
-
-def _resolve_params(section: YamlMap, overrides: Mapping[str, Value]) -> dict[str, Param]:
-    for name in overrides:
-        if name not in section.entries:
-            raise fail(
-                "E0433", f"the spec has no param {name[:64]!r} to set", help=did_you_mean(name, section.entries)
-            )
+def _resolve_params(section: YamlMap, overrides: Mapping[str, Value], origin: str) -> dict[str, Param]:
+    found = [_no_param(name, section, origin) for name in overrides if name not in section.entries]
     values: dict[str, Param] = {}
     pending = dict(section.entries)
+    needs = {name: set[str]() if name in overrides else _needs(e.value, found) for name, e in pending.items()}
+    wrong: set[str] = set()
     while pending:
-        ready = [n for n, e in pending.items() if n in overrides or not (names_in(e.value, is_text=True) & pending.keys())]
+        ready = [name for name in pending if not needs[name] & pending.keys()]
         if not ready:
-            name, entry = next(iter(pending.items()))
-            chain = ", ".join(pending)
-            raise fail(
-                "E0431", f"the params {chain} need each other", entry.value.span, help=f"give {name} a value of its own"
-            )
-        environment = {n: p.value for n, p in values.items()}
+            found.append(_circle(pending, needs))
+            break
+        environment = {name: param.value for name, param in values.items()}
         for name in ready:
             entry = pending.pop(name)
-            if name in overrides:
-                values[name] = _overridden(name, overrides[name], entry.value)
-            else:
-                value = evaluate_node(entry.value, environment, is_text=True)
-                values[name] = Param(name=name, value=value, span=entry.value.span)
+            if needs[name] & wrong:  # told where it began
+                wrong.add(name)
+                continue
+            try:
+                value = (
+                    _overridden(name, overrides[name], entry.value, origin)
+                    if name in overrides
+                    else evaluate_node(entry.value, environment, is_text=True)
+                )
+                values[name] = Param(
+                    name=name,
+                    value=value,
+                    span=entry.value.span,
+                    key_span=entry.key_span,
+                    origin="override" if name in overrides else "spec",
+                    given_by=origin if name in overrides else "",
+                )
+            except LlmcError as error:
+                wrong.add(name)
+                found += error.diagnostics
+    if found:
+        raise gathered(found)
     return {name: values[name] for name in section.entries}
 
 
-def _overridden(name: str, value: Value, default: YamlNode) -> Param:
-    """The override as a param; a literal default fixes the kind of value that may replace it."""
-    literal = plain(default)
+def _needs(node: YamlNode, found: list[Diagnostic]) -> set[str]:
+    """The names that a param's value reads; a malformed expression is added to `found`."""
+    try:
+        return names_in(node, is_text=True)
+    except LlmcError as error:
+        found += error.diagnostics
+        return set()
+
+
+def _no_param(name: str, section: YamlMap, origin: str) -> Diagnostic:
+    remedy = did_you_mean(name, section.entries) or "params are declared under params:"
+    return Diagnostic(code="E0433", message=f"the spec has no param {quoted(name)}, set from {origin}", help=remedy)
+
+
+def _circle(pending: Mapping[str, YamlEntry], needs: Mapping[str, set[str]]) -> Diagnostic:
+    """Params that need each other; those that only wait for them are left out."""
+    chain = [next(iter(pending))]
+    while chain.count(chain[-1]) < 2:
+        chain.append(min(needs[chain[-1]] & pending.keys()))
+    circle = chain[chain.index(chain[-1]) :]
+    if len(circle) == 2:
+        message = f"the param {circle[0]} needs itself"
+    else:
+        message = f"the params {' -> '.join(circle)} need each other"
+    first = pending[circle[0]]
+    notes = tuple(Note(text=f"{name} is here", span=pending[name].value.span) for name in circle[1:-1][:4])
+    remedy = f"give {circle[0]} a value of its own"
+    return Diagnostic(code="E0431", message=message, span=first.value.span, notes=notes, help=remedy)
+
+
+def _overridden(name: str, value: Value, default: YamlNode, origin: str) -> Value:
+    """The override; a literal default fixes the kind of value that may replace it."""
+    literal = cast("Value", plain(default))
     is_expression = isinstance(literal, str) and "${" in literal
-    if not is_expression and literal is not None and value is not None:
-        number = (int, float)
-        same = type(value) is type(literal) or (
-            isinstance(value, number)
-            and isinstance(literal, number)
-            and not isinstance(value, bool)
-            and not isinstance(literal, bool)
-            and (isinstance(literal, float) or isinstance(value, int))
+    if isinstance(value, float) and not math.isfinite(value) or not _is_value(value):
+        raise fail(
+            "E0434",
+            f"{name} cannot be set to {show_value(value)} (from {origin})",
+            default.span,
+            help="give a finite number, true or false, text, null, or a list of those",
         )
-        if not same:
-            raise fail(
-                "E0434",
-                f"{name} cannot be set to {show_value(value)}: the spec has {show_value(cast('Value', literal))} there",
-                default.span,
-                help="give a value of the same kind",
-            )
-    return Param(name=name, value=value, span=default.span, origin="override")
+    if not is_expression and literal is not None and value is not None and not _is_same_kind(value, literal):
+        raise fail(
+            "E0434",
+            f"{name} cannot be set to {show_value(value)} (from {origin}): the spec has {show_value(literal)} there",
+            default.span,
+            help=f"give {kind_of(literal)}",
+        )
+    return value
 
 
-def _ports(node: YamlNode | None) -> list[Text]:
+def _is_value(value: object) -> bool:
+    """Whether Python code has given what a YAML file could hold."""
+    if isinstance(value, int):
+        return -MAX_INT < value < MAX_INT
+    if isinstance(value, list):
+        return len(cast("list[object]", value)) <= MAX_LIST and all(map(_is_value, cast("list[object]", value)))
+    return value is None or isinstance(value, (float, str))
+
+
+def _is_same_kind(value: Value, literal: Value) -> bool:
+    if isinstance(value, bool) or isinstance(literal, bool):
+        return isinstance(value, bool) and isinstance(literal, bool)
+    if isinstance(value, int) and isinstance(literal, float):
+        return True
+    return type(value) is type(literal)
+
+
+def ports(node: YamlNode | None) -> list[Text]:
+    """The input ports that `in:` of a block declares."""
     match node:
         case YamlScalar():
             return [Text(text=str(node.value), span=node.span)]
@@ -171,7 +183,7 @@ def _ports(node: YamlNode | None) -> list[Text]:
             return []
 
 
-def _outputs(node: YamlNode | None) -> dict[str, Text]:
+def outputs(node: YamlNode | None) -> dict[str, Text]:
     """Port -> reference. A single name is the port `out`; listed names are ports of their own name."""
     match node:
         case YamlScalar():
@@ -194,11 +206,11 @@ def _block(name: str, span: Span, source: YamlMap) -> BlockSpec:
     return BlockSpec(
         name=name,
         span=span,
-        inputs=tuple(_ports(source.get("in"))),
+        inputs=tuple(ports(source.get("in"))),
         nodes={
             key: _node(key, entry.key_span, cast("YamlMap", entry.value)) for key, entry in nodes.entries.items()
         },
-        outputs=_outputs(source.get("out")),
+        outputs=outputs(source.get("out")),
         params={key: entry.value for key, entry in _map(source, "params").entries.items()},
     )
 
@@ -232,105 +244,37 @@ def _node(name: str, span: Span, source: YamlMap) -> NodeSpec:
     )
 
 
-def _graph_inputs(graph: YamlMap, environment: Mapping[str, Value]) -> tuple[GraphInput, ...]:
+def graph_inputs(graph: YamlMap, environment: Mapping[str, Value]) -> tuple[GraphInput, ...]:
     """The model's inputs. A bare name is token ids `[B, T]`; the map form gives shape, dtype, rate and default."""
     node = graph.get("in")
     if not isinstance(node, YamlMap):
         ids = TensorType(shape=("B", "T"), dtype="int64")
-        return tuple(GraphInput(name=port.text, type=ids, span=port.span) for port in _ports(node))
+        return tuple(GraphInput(name=port.text, type=ids, span=port.span) for port in ports(node))
     return tuple(_graph_input(key, e.key_span, e.value, environment) for key, e in node.entries.items())
 
 
 def _graph_input(name: str, span: Span, declared: YamlNode, environment: Mapping[str, Value]) -> GraphInput:
-    if not isinstance(declared, YamlMap):
-        return GraphInput(name=name, type=TensorType(shape=("B", "T"), dtype="int64"), span=span)
-    written = cast("dict[str, Value]", evaluate_node(declared, environment, is_text=True))
-    shape = cast("list[int | str]", written.get("shape", ["B", "T"]))
+    written = declared if isinstance(declared, YamlMap) else YamlMap(entries={}, span=span)
+    shape, dtype, rate, default = (written.get(key) for key in ("shape", "dtype", "rate", "default"))
+    dims = shape.items if isinstance(shape, YamlList) else ()
     return GraphInput(
         name=name,
-        type=TensorType(shape=tuple(shape), dtype=cast("DType", written.get("dtype", "int64"))),
+        type=TensorType(
+            shape=tuple(_dim(dim, environment) for dim in dims) if shape is not None else ("B", "T"),
+            dtype=cast("DType", dtype.value) if isinstance(dtype, YamlScalar) else "int64",
+        ),
         span=span,
-        rate=str(written.get("rate", "stream")),
-        default=cast("int | None", written.get("default")),
+        rate=str(rate.value) if isinstance(rate, YamlScalar) else "stream",
+        default=cast("int", default.value) if isinstance(default, YamlScalar) else None,
     )
 
 
-def unused_params(spec: Spec) -> list[Diagnostic]:
-    """Params that no expression of the spec reads: most often a misspelt name."""
-    root = spec.document.root
-    used: set[str] = set(RUNTIME_PARAMS) | LAYER_NAMES
-    for section in ("params", "tokenizer", "generation"):
-        used |= names_in(root.get(section), is_text=True)
-    used |= _names_in_nodes(root)
-    for rule in ("rules", "tie", "prefix", "ignore"):
-        node = spec.weights.get(rule) if spec.weights else None
-        used |= _names_in_rules(node)
-    return [
-        Diagnostic(
-            code="E0432",
-            message=f"nothing reads the param {name!r}",
-            span=param.span,
-            help=did_you_mean(name, used - spec.params.keys() - LAYER_NAMES) or "remove it, or use it in a field",
-        )
-        for name, param in spec.params.items()
-        if name not in used
-    ]
-
-
-def _names_in_rules(node: YamlNode | None) -> set[str]:
-    names: set[str] = set()
-    for rule in node.items if isinstance(node, YamlList) else ():
-        if isinstance(rule, YamlMap):
-            for key, entry in rule.entries.items():
-                names |= names_in(entry.value, is_text=key not in ("when", "sizes", "value", "part"))
-    return names
-
-
-def _names_in_nodes(root: YamlMap) -> set[str]:
-    """The names in every node, block param and graph input."""
-    names: set[str] = set()
-    blocks = [entry.value for entry in _map(root, "blocks").entries.values()]
-    for holder in (*blocks, root.get("graph")):
-        if not isinstance(holder, YamlMap):
-            continue
-        names |= names_in(holder.get("params"), is_text=False) | names_in(holder.get("in"), is_text=True)
-        for entry in _map(holder, "nodes").entries.values():
-            if isinstance(entry.value, YamlMap):
-                names |= node_names(entry.value)
-    return names
-
-
-def node_names(node: YamlMap) -> set[str]:
-    """The free names of every expression written in one node."""
-    op_name = node.get("op")
-    op = OP_INDEX.get(str(op_name.value)) if isinstance(op_name, YamlScalar) else None
-    names: set[str] = set()
-    for key, entry in node.entries.items():
-        if key.startswith("x-"):
-            continue
-        field = op.field_index.get(key) if op is not None else None
-        is_text = field.kind == "str" if field else key not in ("repeat", "when", "with", "overrides")
-        if key == "overrides":
-            names |= _names_in_overrides(entry.value)
-        else:
-            names |= names_in(entry.value, is_text=is_text)
-    return names
-
-
-def _names_if_expression(node: YamlNode) -> set[str]:
-    """The names in a value whose field, and so whose kind, is not known here."""
-    try:
-        return names_in(node, is_text=False)
-    except LlmcError:
-        return names_in(node, is_text=True)
-
-
-def _names_in_overrides(node: YamlNode) -> set[str]:
-    names: set[str] = set()
-    for item in node.items if isinstance(node, YamlList) else ():
-        if isinstance(item, YamlMap):
-            names |= names_in(item.get("at"), is_text=False)
-            values = item.get("set")
-            for entry in values.entries.values() if isinstance(values, YamlMap) else ():
-                names |= _names_if_expression(entry.value)
-    return names
+def _dim(node: YamlNode, environment: Mapping[str, Value]) -> Dim:
+    """One size of an input: a number, or a symbol (B, T, or one of its own such as S_encoder)."""
+    value = evaluate_node(node, environment, is_text=True)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_INT:
+        return value
+    if isinstance(value, str) and not isinstance(value, bool) and check_name(value, "a size", node.span, is_path=False) is None:
+        return value
+    remedy = "write a positive number, ${an expression}, or a symbol: B, T, or a name such as S_encoder"
+    raise fail("E0207", f"a size cannot be {show_value(value)}", node.span, help=remedy)

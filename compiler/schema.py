@@ -109,14 +109,25 @@ _ANY_NODE: Schema = {
 }
 
 
-def _graph(outputs: list[str]) -> Schema:
+def _graph(*, is_block: bool) -> Schema:
+    """`graph:` itself, whose inputs may say more than their name, or one entry of `blocks:`, which may have params."""
+    declared: Schema = {"type": ["object", "null"], "additionalProperties": False} if is_block else {"$ref": "#/$defs/input"}
+    params: Schema = {"params": {"type": "object", "description": "Local values; `with:` at a use sets them"}}
+    some: Schema = {} if is_block else {"minItems": 1, "minProperties": 1}
     return {
         "type": "object",
         "properties": {
-            "in": {**_INPUTS, "additionalProperties": {"$ref": "#/$defs/input"}},
-            "params": {"type": "object", "description": "Local values; `with:` at a use sets them"},
-            "nodes": {"type": "object", "propertyNames": {"maxLength": 64}, "additionalProperties": {"type": "object"}},
-            "out": {"type": outputs, "items": {"type": "string"}, "additionalProperties": {"type": "string"}},
+            "in": {**_INPUTS, "description": "Names of the inputs", **some, "additionalProperties": declared},
+            **(params if is_block else {}),
+            "nodes": {"type": "object", "additionalProperties": {"type": "object"}, "description": "name -> node"},
+            "out": {
+                "type": ["string", "array", "object"],
+                "items": {"type": "string"},
+                "additionalProperties": {"type": "string"},
+                "minItems": 1,
+                "minProperties": 1,
+                "description": "What flows out: a node, several, or output -> node",
+            },
         },
         "patternProperties": _NOTES,
         "required": ["in", "nodes", "out"],
@@ -130,12 +141,12 @@ def structure_schema() -> Schema:
         "type": "object",
         "properties": {
             "llmc": {"type": "integer", "description": "Version of the language"},
-            "name": {"type": "string", "maxLength": 64},
+            "name": {"type": "string", "description": "Name of the architecture, e.g. that of the file"},
             "summary": {"type": "string", "description": "What this architecture is, and where it is from"},
             "extends": {"type": "string", "description": "A packaged spec, or one beside this file"},
             "params": {"type": "object", "description": "Names and defaults; `${}` may use other params"},
-            "blocks": {"type": "object", "additionalProperties": _graph(["string", "array", "object"])},
-            "graph": _graph(["string", "array", "object"]),
+            "blocks": {"type": "object", "additionalProperties": _graph(is_block=True)},
+            "graph": _graph(is_block=False),
             "config": {"$ref": "#/$defs/config"},
             "weights": {"$ref": "#/$defs/weights"},
             "tokenizer": {"$ref": "#/$defs/tokenizer"},
@@ -168,7 +179,22 @@ def _sections() -> Schema:
             "properties": {
                 "model_type": {"type": "string"},
                 "architectures": strings,
-                "params": {"type": "object", "description": "param -> key, [keys], or {key, values, scale}"},
+                "params": {
+                    "type": "object",
+                    "description": "param -> key, [keys], or {key, values}",
+                    "additionalProperties": {
+                        "type": ["string", "array", "object"],
+                        "items": {"type": "string"},
+                        "properties": {
+                            "key": {"type": ["string", "array"], "items": {"type": "string"}},
+                            "values": {"type": "object", "description": "Their spelling -> ours"},
+                            "count": {"type": "boolean", "description": "The key holds a list; ours is its length"},
+                            "when": {"type": ["boolean", "string"]},
+                        },
+                        "required": ["key"],
+                        "additionalProperties": False,
+                    },
+                },
                 "fixed": {"type": "object", "description": "Keys that this architecture only supports at one value"},
                 "ignore": strings,
             },

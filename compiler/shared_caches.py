@@ -28,8 +28,10 @@ class _Place:
 
 
 def connect_caches(top: Body) -> None:
-    """Give every node with `cache:` the inputs it shares. Raises LlmcError E0303 or E0510 where PATH is no node before it
-    that has keys and values of its own."""
+    """Give every node with `cache:` the inputs it shares.
+
+    Raises LlmcError E0303 where no attention stands at PATH, E0510 where it is not earlier or reads a cache itself.
+    """
     bodies = list(_bodies(top))
     if not any(body.caches for _, body in bodies):
         return

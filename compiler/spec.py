@@ -18,7 +18,11 @@ class Param:
     name: str
     value: Value
     span: Span
+    """Of its value in the spec."""
+    key_span: Span
     origin: str = "spec"
+    given_by: str = ""
+    """What messages call the place that an override is from: `--set` or `params=`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,7 +60,10 @@ class Cache:
     def advance(self, new: Tensor) -> None:
         """Count `new [B]` tokens that were appended."""
         self.lengths = self.lengths + new
-        self._reached = [max(old, int(now)) for old, now in zip(self._reached, self.lengths.tolist(), strict=True)]
+        self._reached = [max(old, now) for old, now in zip(self._reached, self._row_lengths(), strict=True)]
+
+    def _row_lengths(self) -> list[int]:
+        return cast("list[int]", self.lengths.tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def rollback(self, n: int) -> None:
         """Forget the last `n` tokens of every row. Raises E0802 where a row is shorter, or a state cannot go back so far."""
@@ -68,8 +72,8 @@ class Cache:
             raise fail("E0802", f"cannot take back {n} tokens: the shortest row holds {shortest}")
         for path, spec in self.specs.items():
             kind = STATES[spec.kind]
-            for reached, length in zip(self._reached, self.lengths.tolist(), strict=True):
-                reason = kind.refuse_rollback(spec.sizes, self.max_seq_len, reached, int(length) - n)
+            for reached, length in zip(self._reached, self._row_lengths(), strict=True):
+                reason = kind.refuse_rollback(spec.sizes, self.max_seq_len, reached, length - n)
                 if reason is not None:
                     raise fail("E0802", f"{path} cannot take back {n} tokens: {reason}")
         self.lengths = self.lengths - n

@@ -108,7 +108,9 @@ def _keep_last_token(values: Mapping[str, object], step: _Step, position: Tensor
     rows = torch.arange(len(last), device=last.device)
     kept = dict(values)
     for name in step.inputs:
-        value = kept[name] if isinstance(name, str) else None
+        if not isinstance(name, str):
+            continue
+        value = kept[name]
         if isinstance(value, Tensor) and value.dim() >= 2 and value.shape[:2] == position.shape:
             kept[name] = value[rows, last][:, None]
     return kept

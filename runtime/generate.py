@@ -74,15 +74,14 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
         name = sorted(unknown)[0]
         raise fail("E0807", f"generate has no option {name!r}", help=did_you_mean(name, Options.__dataclass_fields__))
     chosen = _with_defaults(model, Options(**options))  # type: ignore[arg-type]
-    is_batch = isinstance(prompt, (list, tuple)) and not (prompt and isinstance(prompt[0], int))
-    prompts = [_encode(model, one, chosen) for one in (cast("list[object]", prompt) if is_batch else [prompt])]
-    if not prompts:
-        return []
+    listed = list(cast("Sequence[object]", prompt)) if isinstance(prompt, (list, tuple)) else None
+    is_batch = bool(listed) and not isinstance(listed[0], int)
+    prompts = [_encode(model, one, chosen) for one in (listed if listed is not None and is_batch else [prompt])]
     run = _Run(model, prompts, chosen)
     if chosen.stream:
         if is_batch:
             raise fail("E0807", "stream=True takes a single prompt", help="stream each prompt on its own")
-        return run.stream()
+        return Stream(run)
     for _ in run.stream():
         pass
     return run.rows if is_batch else run.rows[0]
@@ -125,14 +124,26 @@ def _encode(model: LanguageModel, prompt: object, options: Options) -> list[int]
             )
         ids = model.tokenizer.encode(prompt, add_special=options.add_special)
     elif isinstance(prompt, Tensor) and prompt.dim() == 1:
-        ids = [int(token) for token in prompt.tolist()]
-    elif isinstance(prompt, (list, tuple)) and all(isinstance(token, int) for token in cast("list[object]", prompt)):
-        ids = list(cast("list[int]", prompt))
+        ids = cast("list[int]", prompt.tolist())  # pyright: ignore[reportUnknownMemberType]
+    elif isinstance(prompt, (list, tuple)) and all(isinstance(t, int) for t in cast("Sequence[object]", prompt)):
+        ids = list(cast("Sequence[int]", prompt))
     else:
         raise fail("E0805", f"a prompt is text, a list of token ids or a 1-D tensor, not {type(prompt).__name__}")
+    model.check_ids(ids)
     if not ids:
         raise fail("E0805", "the prompt is empty", help="give at least one token, e.g. the BOS token")
     return ids
+
+
+class Stream(Iterator[str]):
+    """Pieces of text as they become safe to show. `generation` grows with them and is complete at the end."""
+
+    def __init__(self, run: _Run) -> None:
+        self.generation = run.rows[0]
+        self._pieces = run.stream()
+
+    def __next__(self) -> str:
+        return next(self._pieces)
 
 
 class _Run:
@@ -241,14 +252,15 @@ def _new_token_limit(model: LanguageModel, prompts: list[list[int]], options: Op
     longest, context = max(len(prompt) for prompt in prompts), model.max_seq_len
     wanted = options.max_new_tokens
     if context is None:
-        return wanted or DEFAULT_NEW_TOKENS
-    if longest + (wanted or 1) > context:
+        return DEFAULT_NEW_TOKENS if wanted is None else wanted
+    least = 1 if wanted is None else wanted
+    if longest + least > context:
         raise fail(
             "E0801",
-            f"a prompt of {longest} tokens and {wanted or 1} new ones do not fit the context of {context}",
+            f"a prompt of {longest} tokens and {least} new ones do not fit the context of {context}",
             help=f"at most {context - longest} new tokens fit" if longest < context else "shorten the prompt",
         )
-    return wanted or min(DEFAULT_NEW_TOKENS, context - longest)
+    return min(DEFAULT_NEW_TOKENS, context - longest) if wanted is None else wanted
 
 
 def _sampling(options: Options) -> Sampling:

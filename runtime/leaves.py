@@ -21,36 +21,36 @@ from ..kernels.registry import resolve_reference
 class Linear(nn.Linear):
     """Weight `[O, I]`, optional bias `[O]`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x `[..., I]` -> `[..., O]`."""
-        return linear(x=x, weight=self.weight, bias=self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        """input `[..., I]` -> `[..., O]`."""
+        return linear(x=input, weight=self.weight, bias=self.bias)
 
 
 class Embedding(nn.Embedding):
     """Weight `[rows, features]`; ids are shifted by `offset`, rows multiplied by `scale`."""
 
     def __init__(self, rows: int, features: int, *, offset: int, scale: float) -> None:
-        super().__init__(rows, features)
+        super().__init__(rows, features)  # pyright: ignore[reportUnknownMemberType]
         self.offset, self.scale = offset, scale
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """ids `[B, T]` int64 -> `[B, T, features]`."""
-        return embedding(ids=ids, weight=self.weight, offset=self.offset, scale=self.scale)
+        return embedding(ids=input, weight=self.weight, offset=self.offset, scale=self.scale)
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the whole last axis."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
-        return layer_norm(x=x, weight=self.weight, bias=self.bias, eps=self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        """The shape of the input."""
+        return layer_norm(x=input, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
     """RMS norm over the whole last axis; `weight_offset` is added to the stored weight."""
 
     def __init__(self, width: int, *, eps: float, weight_offset: float) -> None:
-        super().__init__(width, eps=eps)
+        super().__init__(width, eps=eps)  # pyright: ignore[reportUnknownMemberType]
         self.weight_offset = weight_offset
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def make_leaf(op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> nn.Mo
         case "embedding":
             return Embedding(*shapes["weight"], offset=fields.int("offset"), scale=fields.float("scale"))
         case "layer_norm" if "weight" in shapes and fields.opt_int("head_dim") is None:
-            return LayerNorm(shapes["weight"], eps=fields.float("eps"), bias="bias" in shapes)
+            return LayerNorm(list(shapes["weight"]), eps=fields.float("eps"), bias="bias" in shapes)
         case "rms_norm" if "weight" in shapes and fields.opt_int("head_dim") is None:
             offset = fields.float("weight_offset")
             return RMSNorm(shapes["weight"][0], eps=fields.float("eps"), weight_offset=offset)

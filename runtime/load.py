@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,7 +13,9 @@ from torch import nn
 from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
+from ..compiler.spec import Spec
 from ..specs.diagnostics import fail
+from ..specs.source import plain
 from .checkpoint import open_checkpoint
 from .containment import find_inside, read_json_object, require_folder
 from .import_folder import import_folder
@@ -54,7 +57,7 @@ def load(
     checkpoint = None if folder is None else open_checkpoint(folder)
     chosen = DTYPES[dtype] if dtype else torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint)
     program = compile_model(spec, model, device=device, dtype=str(chosen).removeprefix("torch."))
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, spec)
     loaded = LanguageModel(program, tokenizer=tokenizer)
     if checkpoint is None or folder is None:
         _fill(loaded, program, chosen, device, seed)
@@ -83,16 +86,23 @@ def _locate(
         manifest = read_json_object(path / MANIFEST, 1 << 20)
         recorded = manifest.get("weights")
         if folder is None and isinstance(recorded, str):
-            folder = require_folder(Path(recorded))
+            folder = require_folder(path / recorded)
         return path / "spec.yaml", folder, params
     imported = import_folder(path)
     return imported.spec, folder or path, {**imported.params, **params}
 
 
-def _tokenizer(folder: Path | None) -> Tokenizer | None:
+def _tokenizer(folder: Path | None, spec: Spec) -> Tokenizer | None:
     if folder is None or find_inside(folder, "tokenizer.json") is None:
         return None
-    return load_tokenizer(folder)
+    section = spec.tokenizer
+    policy = {} if section is None else cast("dict[str, object]", plain(section))
+    add_bos, template = policy.get("add_bos"), policy.get("chat_template")
+    return load_tokenizer(
+        folder,
+        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        chat_template=template if isinstance(template, str) else None,
+    )
 
 
 def _eos_ids(folder: Path) -> tuple[int, ...] | None:
@@ -114,7 +124,7 @@ def _assign(model: LanguageModel, path: str, parameter: nn.Parameter) -> None:
     owner_path, _, name = path.rpartition(".")
     owner = find(model, owner_path)
     assert isinstance(owner, nn.Module)
-    owner._parameters[name] = parameter
+    setattr(owner, name, parameter)
 
 
 def _retie(model: LanguageModel, program: Program) -> None:

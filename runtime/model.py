@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from .execute import Executor
 from .outputs import Outputs, unwrap
 from .storage import Signature, bind_parameters, signature
 from .tokenizer import Tokenizer
-from .tree import find, grow, scalar_operands
+from .tree import Block, find, grow, scalar_operands
 
 if TYPE_CHECKING:
     from .generate import Generation, Prompt
@@ -121,10 +121,8 @@ class LanguageModel(nn.Module):
             ]
             graph = self._graphs.get(call.definition)
             if graph is None:
-                block = find(self, call.binding.prefix)
-                assert isinstance(block, nn.Module)
-                lowered = block.graph.lowered  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
-                results = block(*given, *(ambient[name] for name in lowered.ambient))
+                block = cast("Block", find(self, call.binding.prefix))
+                results = block(*given, *(ambient[name] for name in block.graph.lowered.ambient))
             else:
                 operands = [*given, *(ambient[name] for name in graph.lowered.ambient)]
 
@@ -140,11 +138,8 @@ class LanguageModel(nn.Module):
         first = self.program.model.inputs[0]
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise fail("E0803", f"tokens must be [B, T] int64, not {list(tokens.shape)} {tokens.dtype}")
-        vocab_size = self.program.spec.environment.get("vocab_size")
-        if isinstance(vocab_size, int) and tokens.numel():
-            low, high = (int(value) for value in torch.aminmax(tokens))
-            if low < 0 or high >= vocab_size:
-                raise fail("E0803", f"token id {low if low < 0 else high} is outside the vocabulary of {vocab_size}")
+        if tokens.numel():
+            self.check_ids([int(value) for value in torch.aminmax(tokens)])
         for name in named:
             if name not in declared:
                 raise fail("E0804", f"this model has no input {name!r}", help=did_you_mean(name, declared))
@@ -154,6 +149,13 @@ class LanguageModel(nn.Module):
         if missing:
             raise fail("E0804", f"this model needs its input {missing[0]!r}")
         return {**self.default_inputs(tokens), **named, first.name: tokens}
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises E0803 for an id that the vocabulary does not have."""
+        size = self.program.spec.environment.get("vocab_size")
+        outside = next((id for id in ids if id < 0 or (isinstance(size, int) and id >= size)), None)
+        if outside is not None:
+            raise fail("E0803", f"token id {outside} is outside the vocabulary of {size}")
 
     def default_inputs(self, tokens: Tensor) -> dict[str, Tensor]:
         """The inputs that have a default, filled with it at the shape of the tokens."""
@@ -200,7 +202,9 @@ class LanguageModel(nn.Module):
     # --- text ----------------------------------------------------------------------------------------------------
 
     @overload
-    def generate(self, prompt: Prompt, *, stream: Literal[True], **options: object) -> Iterator[str]: ...
+    def generate(  # pyright: ignore[reportOverlappingOverload]
+        self, prompt: Prompt, *, stream: Literal[True], **options: object
+    ) -> Iterator[str]: ...
     @overload
     def generate(self, prompt: Prompt, **options: object) -> Generation: ...
     @overload

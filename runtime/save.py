@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ..compiler.config_map import config_from_params, config_map
+from ..compiler.fields import evaluate_node
+from ..compiler.ops.declaration import Value
+from ..compiler.spec import Spec
 from ..specs.diagnostics import fail
 from .atomic import write_atomically
 from .checkpoint_writer import write_checkpoint
@@ -34,7 +38,7 @@ def save(model: LanguageModel, folder: Path) -> None:
     if spec.config is None:
         raise fail("E0714", f"{spec.name} has no config: section, so it cannot be written as a Hugging Face folder")
     folder.mkdir(parents=True, exist_ok=True)
-    original = {}
+    original: Mapping[str, object] = _special_ids(spec)
     if model.source is not None and find_inside(model.source, "config.json") is not None:
         original = read_json_object(model.source / "config.json", 4 << 20)
     extra = {key: original[key] for key in CARRIED_KEYS if key in original}
@@ -48,6 +52,22 @@ def save(model: LanguageModel, folder: Path) -> None:
     for name in COPIED:
         if model.source is not None and find_inside(model.source, name) is not None:
             write_atomically(folder / name, read_bytes(model.source / name, 64 << 20))
+
+
+def _special_ids(spec: Spec) -> dict[str, object]:
+    """What the spec's `generation:` says about special tokens; null where the vocabulary is too small for it.
+
+    Without the key, transformers would take its own default, and cannot even be built where that is out of range.
+    """
+    given = {} if spec.generation is None else evaluate_node(spec.generation, spec.environment, is_text=True)
+    size = spec.environment.get("vocab_size")
+    found: dict[str, object] = {}
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = cast("Mapping[str, Value]", given).get(key)
+        ids = value if isinstance(value, list) else [value]
+        fits = all(isinstance(i, int) and (not isinstance(size, int) or i < size) for i in ids)
+        found[key] = value if fits else None
+    return found
 
 
 def _layout(model: LanguageModel, names: object) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ from ..compiler.parameters import Concat, Formula
 from ..compiler.parameters import Tensor as ModelTensor
 from ..compiler.program import Program
 from .leaves import Embedding, Linear
-from .tree import find
+from .tree import find, own_parameters
 
 Signature = tuple[tuple[int, int, int], ...]
 
@@ -88,7 +88,7 @@ def _plain_parameter(root: nn.Module, path: str) -> nn.Parameter | None:
     owner_path, _, name = path.rpartition(".")
     owner = find(root, owner_path)
     assert isinstance(owner, nn.Module)
-    parameter = owner._parameters.get(name)
+    parameter = own_parameters(owner).get(name)
     if parameter is None or _is_sharded(parameter):
         return None
     return parameter
@@ -99,7 +99,7 @@ def _single(root: nn.Module, call: Call, part: ModelTensor, program: Program) ->
     owner_path, _, name = path.rpartition(".")
     owner = find(root, owner_path)
     assert isinstance(owner, nn.Module)
-    parameter = owner._parameters.get(name)
+    parameter = own_parameters(owner).get(name)
     if parameter is None:
         return _effective(owner, name)
     if _is_sharded(parameter):

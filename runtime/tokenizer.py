@@ -7,6 +7,7 @@ ignores that flag beside a tokenizer.json), and never a second BOS. EOS: only fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
@@ -134,8 +135,9 @@ def _guarded(work: Callable[[], Result]) -> Result:
         raise RustError(shown(str(error) or type(error).__name__)) from None
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder. Raises E0751 (no file), E0752 (JSON), E0850 (content)."""
+def load_tokenizer(folder: Path, *, add_bos: bool | None = None, chat_template: str | None = None) -> Tokenizer:
+    """The tokenizer of a model folder. `add_bos` of the spec overrides the folder's policy, None leaves it; the spec's
+    `chat_template` serves where the folder has none. Raises E0751 (no file), E0752 (JSON), E0850 (content)."""
     path = inside(folder, "tokenizer.json")
     data = read_bytes(path, MAX_TOKENIZER_BYTES)
     value = parse_json(data, str(path))
@@ -143,6 +145,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise fail("E0850", f"{path} is not a JSON object")
     vocab_size = check_tokenizer_json(path, value)
     special = read_special_tokens(folder)
+    special = replace(
+        special,
+        add_bos=special.add_bos if add_bos is None else add_bos,
+        chat_template=special.chat_template or chat_template,
+    )
     try:
         rust = _guarded(lambda: RustTokenizer.from_str(data.decode("utf-8")))
         _guarded(rust.no_truncation)

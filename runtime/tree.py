@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import cast
+from functools import partial, reduce
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg  # pyright: ignore[reportUnknownVariableType]
 
 from ..compiler.ir import Call, Model, TypedDefinition
 from ..compiler.lower import lower_for_training
@@ -59,21 +60,21 @@ class TrainGraph:
         given: dict[str, object] = {**dict(zip(names, operands, strict=True)), **scalars}
         values: dict[fx.Node, object] = {}
         for node in self.nodes:
-            args = fx.node.map_arg(node.args, values.__getitem__)
-            kwargs = fx.node.map_arg(node.kwargs, values.__getitem__)
+            args = cast("tuple[Any, ...]", map_arg(node.args, values.__getitem__))
+            kwargs = cast("dict[str, Any]", map_arg(node.kwargs, values.__getitem__))
             match node.op:
                 case "placeholder":
                     values[node] = given[str(node.target)]
                 case "call_function":
                     function = cast("Callable[..., object]", node.target)
-                    values[node] = function(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+                    values[node] = function(*args, **kwargs)
                 case "call_module":
                     module = cast("Callable[..., object]", lookup(str(node.target)))
-                    values[node] = module(*args, **kwargs)  # pyright: ignore[reportCallIssue]
+                    values[node] = module(*args, **kwargs)
                 case "get_attr":
                     values[node] = lookup(str(node.target))
                 case _:
-                    return cast("tuple[Tensor, ...]", args[0])  # pyright: ignore[reportIndexIssue]
+                    return cast("tuple[Tensor, ...]", args[0])
             for spent in self.dropped_after.get(node, ()):
                 values.pop(spent, None)
         raise AssertionError("a graph ends in its output")
@@ -81,11 +82,7 @@ class TrainGraph:
 
 def find(root: nn.Module, path: str) -> object:
     """The module or parameter at a dotted path."""
-    found: object = root
-    for part in path.split(".") if path else ():
-        assert isinstance(found, nn.Module)
-        found = found._modules[part] if part in found._modules else found._parameters[part]
-    return found
+    return reduce(getattr, path.split(".") if path else (), root)
 
 
 def grow(root: nn.Module, model: Model) -> dict[str, TrainGraph]:
@@ -108,7 +105,7 @@ def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Low
         if any(spec.name == "" for spec in specs):
             parent, _, name = path.rpartition(".")
             owner = _scope(root, parent)
-            if name not in owner._parameters:
+            if name not in own_parameters(owner):
                 owner.register_parameter(name, nn.Parameter(torch.empty(specs[0].shape)))
         elif specs or node.op.reads_training:
             _add(root, path, make_leaf(node.op, node.fields, specs))
@@ -123,39 +120,47 @@ def _find_bound(root: nn.Module, call: Call, path: str) -> object:
     return find(root, call.binding.absolute(path))
 
 
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the module itself, not of its children."""
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
+
+
+def _child(module: nn.Module, name: str) -> nn.Module | None:
+    return dict(module.named_children()).get(name)
+
+
 def _scope(root: nn.Module, path: str) -> nn.Module:
     """The container at a path; missing levels are made."""
     found = root
     for part in path.split(".") if path else ():
-        if part not in found._modules:
-            found._modules[part] = Scope()
-        child = found._modules[part]
-        assert child is not None
+        child = _child(found, part)
+        if child is None:
+            child = Scope()
+            found.add_module(part, child)
         found = child
     return found
 
 
 def _add(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path; an existing one keeps its children (a shared leaf stays the first)."""
+    """Put a module at a path. A scope that is there already gives it its content; a leaf that is there is shared and stays."""
     parent_path, _, name = path.rpartition(".")
     parent = _scope(root, parent_path)
-    existing = parent._modules.get(name)
+    existing = _child(parent, name)
     if existing is None:
-        parent._modules[name] = module
+        parent.add_module(name, module)
     elif isinstance(existing, Scope):
-        for child_name, child in existing._modules.items():
-            module._modules.setdefault(child_name, child)
-        for parameter_name, parameter in existing._parameters.items():
-            module._parameters.setdefault(parameter_name, parameter)
-        parent._modules[name] = module
+        for child_name, child in existing.named_children():
+            module.add_module(child_name, child)
+        for parameter_name, parameter in own_parameters(existing).items():
+            module.register_parameter(parameter_name, parameter)
+        setattr(parent, name, module)
 
 
 def _list_numbered_children(module: nn.Module) -> None:
     """Scopes whose children are 0, 1, 2 … become ModuleLists."""
-    for name, child in module._modules.items():
-        if child is None:
-            continue
+    for name, child in list(module.named_children()):
         _list_numbered_children(child)
-        numbered = list(child._modules) == [str(i) for i in range(len(child._modules))] and child._modules
-        if isinstance(child, Scope) and numbered and not child._parameters:
-            module._modules[name] = nn.ModuleList(cast("list[nn.Module]", list(child._modules.values())))
+        inner = dict(child.named_children())
+        is_list = bool(inner) and list(inner) == [str(i) for i in range(len(inner))]
+        if isinstance(child, Scope) and is_list and not own_parameters(child):
+            setattr(module, name, nn.ModuleList(inner.values()))

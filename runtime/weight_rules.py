@@ -96,7 +96,7 @@ def exported(rule: WeightRule | None, spec: ParameterSpec, tensor: Tensor, count
         return [stored]
     match rule.how:
         case "concat":
-            return list(stored.split(list(rule.sizes) or stored.shape[rule.axis] // count, dim=rule.axis))
+            return list(torch.split(stored, list(rule.sizes) or stored.shape[rule.axis] // count, dim=rule.axis))
         case "stack":
             return list(stored.unbind(dim=rule.axis))
         case "transpose":

@@ -25,7 +25,11 @@ class Code:
 
 def exit_status(codes: Iterable[str]) -> int:
     """The exit status of a run that ended with these codes: the gravest of theirs, 0 for none."""
-    return max((CODES[code].exit_status for code in codes), default=0)
+    return max((CODES[code].exit_status if code in CODES else _status_by_range(code) for code in codes), default=0)
+
+
+def _status_by_range(code: str) -> int:
+    return 4 if code >= "E0950" else 3 if code >= "E0900" else 1
 
 
 def _code(title: str, why: str, *, wrong: str, right: str, exit_status: int = 1) -> Code:

@@ -17,10 +17,15 @@ def packaged_names() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)))
 
 
+def packaged_folder() -> Path:
+    """Where the packaged specs lie."""
+    return Path(str(files("llmc.specs")))
+
+
 def packaged_path(name: str, span: Span | None = None) -> Path:
     """The file of a packaged spec. Raises LlmcError (at `span`, where one asks for it) with the nearest name."""
     names = packaged_names()
     if name not in names:
         remedy = did_you_mean(name, names) or "`llmc list` names them; a path ends in .yaml"
         raise fail("E0140", f"there is no packaged spec named {quoted(name)}", span, help=remedy)
-    return Path(str(files("llmc.specs"))) / (name + SUFFIX)
+    return packaged_folder() / (name + SUFFIX)

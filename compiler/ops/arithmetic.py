@@ -65,8 +65,15 @@ REDUCE = Op(
     ports=(Port(name="x", doc="[..., H*D]"),),
     fields=(
         Field(name="kind", kind="str", doc="Which number", is_required=True, choices=("sum", "mean", "rms", "max")),
-        Field(name="head_dim", kind="int", doc="Size of a head; absent: the whole last axis", is_nullable=True, minimum=1),
-        Field(name="keep", kind="bool", doc="Keep the width: the number stands at each of its head's features", default=False),
+        Field(
+            name="head_dim", kind="int", doc="Size of a head; absent: the whole last axis", is_nullable=True, minimum=1
+        ),
+        Field(
+            name="keep",
+            kind="bool",
+            doc="Keep the width: the number stands at each of its head's features",
+            default=False,
+        ),
     ),
     infer=_infer_reduce,
     flops=_one_flop,
@@ -78,7 +85,14 @@ TOPK_SPARSITY = Op(
     summary="relu(x - cutoff), where the cutoff leaves a share of a normal distribution's features (Gemma 3n)",
     ports=(Port(name="x", doc="[..., F]"),),
     fields=(
-        Field(name="sparsity", kind="float", doc="Share of features to zero, below 1", is_required=True, is_scalar=True, minimum=0),
+        Field(
+            name="sparsity",
+            kind="float",
+            doc="Share of features to zero, below 1",
+            is_required=True,
+            is_scalar=True,
+            minimum=0,
+        ),
     ),
     infer=same_as_input,
     flops=_one_flop,

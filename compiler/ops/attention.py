@@ -30,7 +30,7 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     heads, _, v_head_dim = _heads(fields, inputs)
     by_distance = inputs.get("distance_bias")
     if by_distance is not None and by_distance.shape[0] != heads:
-        raise ShapeProblem(f"distance_bias must have {heads} rows, one a head, but it is {by_distance}", "distance_bias")
+        raise ShapeProblem(f"distance_bias must have {heads} rows, but it is {by_distance}", "distance_bias")
     return {"out": inputs["q"].with_features(heads * v_head_dim)}
 
 

@@ -40,7 +40,9 @@ SHORT_CONV = Op(
     summary="Depthwise causal convolution over the last tokens, then an activation",
     ports=(Port(name="x", doc="[B, T, C]"),),
     fields=(
-        Field(name="kernel", kind="int", doc="Number of taps: this token and those before it", is_required=True, minimum=1),
+        Field(
+            name="kernel", kind="int", doc="Number of taps: this token and those before it", is_required=True, minimum=1
+        ),
         Field(name="bias", kind="bool", doc="Add a learned bias", default=True),
         Field(name="activation", kind="str", doc="Applied to the sum", default="identity", choices=ACTIVATIONS),
     ),

@@ -1,4 +1,4 @@
-"""Ops that move features: cut heads apart, take a run of features, repeat them, give them another shape, mix streams."""
+"""Ops that move features: cut heads apart, take a run, repeat them, give them another shape, mix streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def _infer_split_heads(fields: Fields, inputs: Inputs) -> Mapping[str, TensorTyp
     sizes, x = fields.int_map("sizes"), inputs["x"]
     width, head_dim = known(x.features, "the input width", "x"), sum(sizes.values())
     if width % head_dim:
-        raise ShapeProblem(f"the parts of a head add up to {head_dim}, which does not divide the width {width}", "sizes")
+        raise ShapeProblem(
+            f"the parts of a head add up to {head_dim}, which does not divide the width {width}", "sizes"
+        )
     return {name: x.with_features(width // head_dim * size) for name, size in sizes.items()}
 
 
@@ -89,7 +91,10 @@ RESHAPE = Op(
 
 def _infer_mix(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     x, streams = inputs["x"], fields.int("num_streams")
-    width, coefficients = known(x.features, "the width", "x"), known(inputs["weights"].features, "the weights", "weights")
+    width, coefficients = (
+        known(x.features, "the width", "x"),
+        known(inputs["weights"].features, "the weights", "weights"),
+    )
     if width % streams:
         raise ShapeProblem(f"num_streams {streams} does not divide the input width {width}", "num_streams")
     if coefficients % streams:

@@ -60,7 +60,13 @@ L2_NORM = Op(
     ports=(Port(name="x", doc="[..., M]"),),
     fields=(
         Field(name="eps", kind="float", doc="Least length", default=1e-12, minimum=0),
-        Field(name="head_dim", kind="int", doc="Each head of this size on its own; absent: all", is_nullable=True, minimum=1),
+        Field(
+            name="head_dim",
+            kind="int",
+            doc="Each head of this size on its own; absent: all",
+            is_nullable=True,
+            minimum=1,
+        ),
     ),
     infer=_infer_l2,
     flops=_flops,

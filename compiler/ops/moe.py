@@ -70,7 +70,13 @@ ROUTER = Op(
         Field(name="normalise", kind="bool", doc="Divide the weights by their sum", default=False),
         Field(name="scale", kind="float", doc="Factor on the weights", default=1.0),
         Field(name="num_groups", kind="int", doc="Equal groups that the experts fall into", default=1, minimum=1),
-        Field(name="top_groups", kind="int", doc="Pick from the best groups only; absent: all", is_nullable=True, minimum=1),
+        Field(
+            name="top_groups",
+            kind="int",
+            doc="Pick from the best groups only; absent: all",
+            is_nullable=True,
+            minimum=1,
+        ),
         Field(
             name="group_score",
             kind="str",

@@ -4,11 +4,12 @@ With `S` the state of a head, `[key_dim, value_dim]`:
 
     S_t = decay_t * S_{t-1} + change_t + dt_t * k_t v_tᵀ        y_t = scale * S_tᵀ q_t + skip * v_t
 
-    update: add          change = 0                             (linear attention, GLA, RetNet, S6, SSD)
-    update: delta        change = -beta_t * k_t (k_tᵀ S), and the write is scaled by beta_t   (DeltaNet, Gated DeltaNet)
-    update: erase_write  change = write_t (erase_tᵀ S_{t-1})    (RWKV-7); delta reads the decayed S, erase_write the undecayed one
+    update: add          change = 0                                   linear attention, GLA, RetNet, S6, SSD
+    update: delta        change = -beta_t * k_t (k_tᵀ decay_t S_{t-1})  DeltaNet and gated; beta_t scales the write too
+    update: erase_write  change = write_t (erase_tᵀ S_{t-1})          RWKV-7
 
-S6 is the case of one head per channel: value_dim 1, keys shared by all heads, decay per state. SSD is one decay per head.
+S6 is the case of one head per channel: value_dim 1, keys shared by all heads, decay per state. SSD is one decay per
+head. The state is float32, and padding (position -1) leaves it alone.
 """
 
 from __future__ import annotations
@@ -69,7 +70,13 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
         _check(inputs, "decay", _decay_shape(fields, inputs, heads))
     per_head = (*tokens, heads)
     per_key = (*tokens, heads * fields.int("key_dim"))
-    for port, shape in (("dt", per_head), ("beta", per_head), ("erase", per_key), ("write", per_key), ("skip", (heads,))):
+    for port, shape in (
+        ("dt", per_head),
+        ("beta", per_head),
+        ("erase", per_key),
+        ("write", per_key),
+        ("skip", (heads,)),
+    ):
         _check(inputs, port, shape)
     return {"out": inputs["v"]}
 
@@ -91,7 +98,7 @@ SCAN = Op(
         Port(name="v", doc="[B, T, H*Dv], what is written (x of a state-space model)"),
         Port(name="k", doc="[B, T, G*Dk], where it is written (B); H/G heads share a key"),
         Port(name="q", doc="[B, T, G*Dk], what is read (C)"),
-        Port(name="decay", doc="log decay, shaped as decay_per says; with dt, the log decay per unit of time (A)", is_optional=True),
+        Port(name="decay", doc="log decay, shaped as decay_per says; with dt, per unit of time (A)", is_optional=True),
         Port(name="dt", doc="[B, T, H], length of the step: scales the log decay and the write", is_optional=True),
         Port(name="beta", doc="[B, T, H], strength of the delta rule", is_optional=True),
         Port(name="erase", doc="[B, T, H*Dk], what erase_write reads from the state", is_optional=True),
@@ -109,6 +116,13 @@ SCAN = Op(
             choices=("none", "head", "state", "token_head", "token_channel"),
         ),
         Field(
+            name="decay_form",
+            kind="str",
+            doc="What decay holds: the log decay itself, or A_log, whose log decay is -exp(A_log)",
+            default="log",
+            choices=("log", "A_log"),
+        ),
+        Field(
             name="update",
             kind="str",
             doc="How the old state changes before the write",
@@ -116,12 +130,14 @@ SCAN = Op(
             choices=("add", "delta", "erase_write"),
         ),
         Field(name="scale", kind="float", doc="Factor on the output of the state", default=1.0),
-        Field(name="chunk_size", kind="int", doc="Tokens a chunked kernel takes at once; a hint", default=64, minimum=1),
+        Field(
+            name="chunk_size", kind="int", doc="Tokens a chunked kernel takes at once; a hint", default=64, minimum=1
+        ),
     ),
     infer=_infer,
     states=_states,
     flops=_flops,
-    operands=("key_dim", "value_dim", "decay_per", "update", "scale", "chunk_size"),
+    operands=("key_dim", "value_dim", "decay_per", "decay_form", "update", "scale", "chunk_size"),
     ambient=("position",),
     is_tokenwise=False,
     reference="scan:scan",

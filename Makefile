@@ -1,0 +1,25 @@
+# One command each; every one runs in the environment that is active.
+.PHONY: check test golden slow bench schema
+
+check:            ## style, types and structure
+	ruff check .
+	ruff format --check .
+	pyright
+
+test:             ## the default suite, as CI runs it
+	pytest
+
+golden:           ## every architecture against its reference
+	pytest tests/golden
+
+slow:             ## everything, the long forms too; then with fusion off and with kernels off
+	pytest --slow
+	LLMC_PASSES=0 pytest tests/golden tests/runtime tests/compiler
+	LLMC_KERNELS=0 pytest tests/golden tests/runtime tests/compiler
+
+bench:            ## start-up times and tokens per second, for BENCHMARKS.md
+	python -P tools/bench/startup.py
+	llmc bench small
+
+schema:           ## write the JSON Schema that editors read
+	llmc schema -o specs/schema.json

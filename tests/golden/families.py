@@ -1,0 +1,202 @@
+"""The table: one record for each family and variant that must equal transformers, in awkward sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+VOCAB = 97
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A tiny model in both worlds: `config` and `model` are classes of transformers, `spec` and `params` are ours."""
+
+    name: str
+    spec: str
+    config: str
+    model: str
+    kwargs: Mapping[str, object]
+    params: Mapping[str, object]
+    """What `config.json` says as params of the spec: loading by spec and loading the folder must agree."""
+    eps: str
+    """The param with the epsilon of the norms."""
+    is_sharded: bool = False
+    seed: int = 0
+    embedding_std: float = 0.3
+    """Small enough that a wrong epsilon shows."""
+    bias_std: float = 0.3
+    """Small enough that greedy text varies. Seed, sizes and prompts are chosen so that it does: see test_greedy."""
+
+    @property
+    def window(self) -> int | None:
+        value = self.params.get("sliding_window")
+        return value if isinstance(value, int) else None
+
+    @property
+    def is_tied(self) -> bool:
+        return bool(self.params.get("tie_word_embeddings"))
+
+    @property
+    def num_layers(self) -> int:
+        value = self.params["num_layers"]
+        assert isinstance(value, int)
+        return value
+
+
+def _gpt2(name: str, **changes: object) -> Family:
+    params: dict[str, object] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "num_heads": 3, "num_layers": 2, "intermediate_size": 76, "max_seq_len": 101,
+        "activation": "gelu_tanh", "layer_norm_eps": 2e-3, "tie_word_embeddings": True, "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False, "embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0,
+        **changes,
+    }  # fmt: skip
+    spelled = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}[str(params["activation"])]
+    kwargs = {
+        "vocab_size": VOCAB, "n_embd": params["hidden_size"], "n_head": params["num_heads"], "n_layer": params["num_layers"],
+        "n_inner": params["intermediate_size"], "n_positions": params["max_seq_len"], "activation_function": spelled,
+        "layer_norm_epsilon": params["layer_norm_eps"], "tie_word_embeddings": params["tie_word_embeddings"],
+        "scale_attn_weights": params["scale_attn_weights"],
+        "scale_attn_by_inverse_layer_idx": params["scale_attn_by_inverse_layer_idx"],
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    }  # fmt: skip
+    return Family(
+        name=name, spec="gpt2", config="GPT2Config", model="GPT2LMHeadModel", kwargs=kwargs, params=params,
+        eps="layer_norm_eps", is_sharded=name == "gpt2_three_layers", seed=3, embedding_std=0.6, bias_std=0.1,
+    )  # fmt: skip
+
+
+_LLAMA_KEYS = {
+    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
+    "max_seq_len": "max_position_embeddings",
+}  # fmt: skip
+_ROPE_KEYS = {
+    "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
+    "rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor",
+    "rope_original_max_seq_len": "original_max_position_embeddings",
+    "rope_short_factor": "short_factor", "rope_long_factor": "long_factor", "partial_rotary_factor": "partial_rotary_factor",
+}  # fmt: skip
+
+
+def _like_llama(params: Mapping[str, object]) -> dict[str, object]:
+    """The keys of transformers for params of the Llama kind."""
+    kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
+    rope: dict[str, object] = {"rope_type": "default"}
+    for name, value in params.items():
+        if name in _ROPE_KEYS:
+            rope[_ROPE_KEYS[name]] = value
+        else:
+            kwargs[_LLAMA_KEYS.get(name, name)] = value
+    return {**kwargs, "rope_parameters": rope}
+
+
+def _llama(name: str, *, model: str = "Llama", **changes: object) -> Family:
+    params: dict[str, object] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+        "head_dim": 14, "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3, "attention_dropout": 0.0,
+        "tie_word_embeddings": False, **changes,
+    }  # fmt: skip
+    return Family(
+        name=name, spec=model.lower(), config=f"{model}Config", model=f"{model}ForCausalLM", kwargs=_like_llama(params),
+        params=params, eps="rms_norm_eps", is_sharded=name in ("llama_biases", "mistral_window"),
+    )  # fmt: skip
+
+
+def _phi(name: str, **changes: object) -> Family:
+    params: dict[str, object] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+        "max_seq_len": 101, "rope_theta": 337.0, "partial_rotary_factor": 0.4, "layer_norm_eps": 2e-3,
+        "activation": "gelu_tanh", "embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0,
+        "tie_word_embeddings": False, **changes,
+    }  # fmt: skip
+    spelled = {
+        "activation": "hidden_act", "layer_norm_eps": "layer_norm_eps", "embedding_dropout": "embd_pdrop",
+        "residual_dropout": "resid_pdrop",
+    }  # fmt: skip
+    kwargs = {spelled.get(key, key): value for key, value in _like_llama(params).items()}
+    kwargs["hidden_act"] = {"gelu_tanh": "gelu_new", "gelu": "gelu"}[str(params["activation"])]
+    return Family(
+        name=name, spec="phi", config="PhiConfig", model="PhiForCausalLM", kwargs=kwargs, params=params,
+        eps="layer_norm_eps", is_sharded=name == "phi_partial", seed=41 if name == "phi_tied" else 0, bias_std=0.1,
+    )  # fmt: skip
+
+
+def _phi3(name: str, **changes: object) -> Family:
+    params: dict[str, object] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+        "max_seq_len": 101, "rope_theta": 337.0, "partial_rotary_factor": 1.0, "rms_norm_eps": 2e-3,
+        "attention_dropout": 0.0, "residual_dropout": 0.0, "tie_word_embeddings": False, "sliding_window": None, **changes,
+    }  # fmt: skip
+    kwargs = _like_llama({key: value for key, value in params.items() if key != "rope_original_max_seq_len"})
+    kwargs["resid_pdrop"] = kwargs.pop("residual_dropout")
+    if "rope_original_max_seq_len" in params:
+        kwargs["original_max_position_embeddings"] = params["rope_original_max_seq_len"]
+    return Family(
+        name=name, spec="phi3", config="Phi3Config", model="Phi3ForCausalLM", kwargs=kwargs, params=params,
+        eps="rms_norm_eps", is_sharded=name == "phi3_window",
+    )  # fmt: skip
+
+
+SHORT_FACTORS = [1.0, 1.05, 1.1, 1.2, 1.3]
+LONG_FACTORS = [1.0, 1.7, 2.9, 3.3, 4.1]
+LLAMA3 = {
+    "rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0,
+    "rope_original_max_seq_len": 64,
+}  # fmt: skip
+
+CAUSAL: tuple[Family, ...] = (
+    _gpt2("gpt2_three_layers", num_layers=3),
+    _gpt2("gpt2_untied", activation="gelu", tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True),
+    _gpt2("gpt2_one_layer", num_layers=1, num_heads=5, activation="relu", scale_attn_weights=False),
+    _llama("llama_biases", attention_bias=True, mlp_bias=True),
+    _llama("llama_tied_llama3", num_layers=3, tie_word_embeddings=True, **LLAMA3),
+    _llama("llama_one_layer", num_layers=1, rope_scaling="linear", rope_factor=2.5, attention_bias=True),
+    _llama("mistral_window", model="Mistral", sliding_window=5),
+    _llama("mistral_tied", model="Mistral", num_layers=3, num_heads=9, head_dim=6, sliding_window=9, tie_word_embeddings=True),
+    _phi("phi_partial"),
+    _phi("phi_tied", num_layers=3, activation="gelu", partial_rotary_factor=0.6, tie_word_embeddings=True),
+    _phi3("phi3_window", sliding_window=6, partial_rotary_factor=0.8),
+    _phi3(
+        "phi3_longrope", num_layers=3, tie_word_embeddings=True, rope_scaling="longrope", rope_original_max_seq_len=90,
+        rope_short_factor=SHORT_FACTORS, rope_long_factor=LONG_FACTORS,
+    ),
+)  # fmt: skip
+
+
+def _bert(name: str, spec: str, model: str, *, tied: bool | None = None, **changes: object) -> Family:
+    params: dict[str, object] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 3, "max_seq_len": 41,
+        "type_vocab_size": 3, "activation": "gelu", "layer_norm_eps": 2e-3, "hidden_dropout": 0.0, "attention_dropout": 0.0,
+        **changes,
+    }  # fmt: skip
+    spelled = {
+        **_LLAMA_KEYS, "hidden_dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob",
+        "activation": "hidden_act",
+    }  # fmt: skip
+    kwargs = {spelled.get(key, key): value for key, value in params.items()}
+    kwargs["hidden_act"] = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}[str(params["activation"])]
+    if tied is not None:
+        kwargs["tie_word_embeddings"] = params["tie_word_embeddings"] = tied
+    return Family(
+        name=name, spec=spec, config="BertConfig", model=model, kwargs=kwargs, params=params, eps="layer_norm_eps",
+        is_sharded=name == "bert_three_layers",
+    )  # fmt: skip
+
+
+ENCODERS: tuple[Family, ...] = (
+    _bert("bert", "bert", "BertModel"),
+    _bert("bert_three_layers", "bert", "BertModel", num_layers=3, num_heads=5, activation="gelu_tanh"),
+    _bert("bert_mlm", "bert_mlm", "BertForMaskedLM", tied=True),
+    _bert("bert_mlm_untied", "bert_mlm", "BertForMaskedLM", tied=False, num_layers=1, activation="relu"),
+    _bert("bert_classifier", "bert_classifier", "BertForSequenceClassification", num_labels=5, classifier_dropout=0.0),
+)
+FAMILIES = (*CAUSAL, *ENCODERS)
+each_causal = pytest.mark.parametrize("golden", CAUSAL, ids=lambda family: family.name, indirect=True)
+each_encoder = pytest.mark.parametrize("golden", ENCODERS, ids=lambda family: family.name, indirect=True)
+
+
+def by_name(name: str) -> Family:
+    """The record of a name."""
+    return next(family for family in FAMILIES if family.name == name)

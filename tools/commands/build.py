@@ -1,0 +1,173 @@
+"""`llmc build`: a spec becomes a folder with the resolved spec, the readable program and the plan."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ..phase_log import PhaseLog
+from ..targets import locate
+from ..terminal import bytes_text, count, table, write_json
+
+if TYPE_CHECKING:
+    from ...compiler.ops.declaration import Value
+    from ...compiler.program import Program
+    from ...runtime.artifact import Artifact
+
+
+@click.command("build")
+@spec_argument()
+@click.option("-o", "--output", metavar="DIR", help="Default: build/<name>.")
+@set_option
+@click.option("--weights", metavar="DIR", help="Folder with safetensors; checked against the spec and remembered.")
+@device_option
+@dtype_option
+@click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="Pack the weights.")
+@click.option("--verify", is_flag=True, help="Run the program before and after every pass and compare the numbers.")
+@click.option("--strict-kernels", is_flag=True, help="Refuse attention or a norm that falls back to its reference.")
+@json_option
+def command(
+    spec: str,
+    output: str | None,
+    settings: tuple[tuple[str, Value], ...],
+    weights: str | None,
+    device: str,
+    dtype: str | None,
+    quantize: str | None,
+    verify: bool,
+    strict_kernels: bool,
+    as_json: bool,
+) -> None:
+    """Compile a spec. Needs no weights, and reads none unless --weights is given."""
+    phases = PhaseLog(is_quiet=as_json)
+    from ...specs.diagnostics import fail
+
+    if quantize is not None:
+        raise fail("E0901", f"--quantize {quantize} is not available in this version", help="build without --quantize")
+    phases.load("compiler", ".compiler.pipeline")
+    with phases.time("locate"):
+        found = locate(spec, as_params(settings))
+    from ...compiler.pipeline import read
+
+    resolved, model = read(found.spec, found.params, on_phase=phases)
+    phases.load("torch", "torch")
+    phases.load("kernels", ".compiler.program", ".runtime.artifact", *((".runtime.weights",) if weights else ()))
+    from ...compiler.program import compile_model
+
+    given = weights or (str(found.folder) if found.folder is not None and not found.is_built else None)
+    folder = None if given is None else Path(given)
+    chosen = dtype
+    if folder is not None:
+        with phases.time("weights"):
+            chosen = _check_weights(resolved, model, folder, dtype)
+    program = compile_model(resolved, model, device=device, dtype=chosen or "float32", on_phase=phases)
+    if strict_kernels:
+        from ..strict_kernels import require_kernels
+
+        with phases.time("strict kernels"):
+            require_kernels(program)
+    compared: list[str] = []
+    if verify:
+        from ..verify_program import verify_program
+
+        with phases.time("verify"):
+            compared = verify_program(program, weights=folder)
+    from ...runtime.artifact import write_artifact
+
+    with phases.time("emit"):
+        target = Path(output) if output is not None else Path("build") / program.spec.name
+        artifact = write_artifact(program, target, dtype=dtype, weights=folder)
+    phases.end()
+    _show(program, artifact, compared, phases, as_json)
+
+
+def _check_weights(resolved: object, model: object, folder: Path, dtype: str | None) -> str:
+    """Match the folder's tensors with the spec's parameters, and return the dtype to compile for."""
+    from typing import cast
+
+    from ...compiler.ir import Model
+    from ...compiler.spec import Spec
+    from ...compiler.weight_map import weight_map
+    from ...runtime.checkpoint import open_checkpoint
+    from ...runtime.containment import require_folder
+    from ...runtime.weights import checkpoint_dtype, match_checkpoint
+
+    with open_checkpoint(require_folder(folder)) as checkpoint:
+        match_checkpoint(weight_map(cast("Spec", resolved), cast("Model", model)), checkpoint)
+        return dtype or str(checkpoint_dtype(checkpoint)).removeprefix("torch.")
+
+
+def _show(program: Program, artifact: Artifact, compared: list[str], phases: PhaseLog, as_json: bool) -> None:
+    from ...runtime.artifact import plan_values
+
+    sizes = program.plan
+    kernels = _kernels(program)
+    if as_json:
+        values = plan_values(program)
+        seconds = {name: round(time, 6) for name, time in phases.phases}
+        folder = artifact.folder.as_posix()
+        write_json({**values, "folder": folder, "hash": artifact.hash, "seconds": seconds, "verified": compared})
+        return
+    per_token = _state_per_token(program)
+    definitions = ", ".join(
+        f"{name} x{len(program.module.calls_of(name))}" if len(program.module.calls_of(name)) > 1 else name
+        for name in program.module.definitions
+    )
+    rows = [
+        ("parameters", count(sizes.parameters)),
+        (
+            "bytes",
+            ", ".join(f"{name} {bytes_text(sizes.parameters * size)}" for name, size in (("float32", 4), ("bfloat16", 2))),
+        ),
+        ("ops", f"{count(program.ops_before)} before fusion, {count(program.ops_after)} after"),
+        ("definitions", definitions),
+        ("state", f"{bytes_text(per_token)} per token, {bytes_text(sizes.state_bytes)} at {count(sizes.context)} tokens"),
+        *((f"kernels {phase}", text) for phase, text in kernels.items()),
+        *(("verified", line) for line in compared),
+        ("artifact", f"{artifact.folder.as_posix()}  sha256:{artifact.hash[:16]}"),
+    ]
+    print()
+    table([program.spec.name, ""], rows)
+    shown = shlex.quote(artifact.folder.as_posix())
+    follow = f"llmc generate {shown} -p 'Once upon a time'"
+    print(f"\nNext: {follow}{'' if _has_weights(artifact) else ' --weights DIR      (or --random)'}")
+    print(f"      llmc show {shown} --format text")
+
+
+def _has_weights(artifact: Artifact) -> bool:
+    import json
+
+    return json.loads((artifact.folder / "manifest.json").read_text())["weights"] is not None
+
+
+def _state_per_token(program: Program) -> float:
+    """Bytes that one more token of context adds, at short contexts."""
+    from ...compiler.plan import ITEMSIZE, state_bytes
+
+    size = ITEMSIZE[program.plan.dtype]
+    return sum(
+        state_bytes(state.spec, 1, 2, size) - state_bytes(state.spec, 1, 1, size) for state in program.plan.states
+    )
+
+
+def _kernels(program: Program) -> dict[str, str]:
+    """By phase, `attend_cached=sdpa x32`, counted over all calls; references last."""
+    found: dict[str, str] = {}
+    for phase, by_definition in program.kernels.items():
+        counted: Counter[tuple[str, str]] = Counter()
+        references = 0
+        for name, choices in by_definition.items():
+            calls = len(program.module.calls_of(name))
+            for choice in choices:
+                if choice.kernel == "reference":
+                    references += calls
+                else:
+                    counted[choice.op, choice.kernel] += calls
+        named = [f"{op}={kernel} x{number}" for (op, kernel), number in sorted(counted.items())]
+        found[phase] = ", ".join([*named, f"reference x{references}"])
+    return found

@@ -1,0 +1,95 @@
+"""`llmc explain`: why each kernel was chosen and the others refused, or what a code means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ..targets import locate
+from ..terminal import write_json
+
+if TYPE_CHECKING:
+    from ...compiler.ops.declaration import Value
+    from ...compiler.program import Program
+
+
+@click.command("explain")
+@spec_argument("subject")
+@click.argument("node", required=False)
+@device_option
+@dtype_option
+@set_option
+@json_option
+def command(
+    subject: str,
+    node: str | None,
+    device: str,
+    dtype: str | None,
+    settings: tuple[tuple[str, Value], ...],
+    as_json: bool,
+) -> None:
+    """Explain a code (E0203), or for a spec the kernel of every node with each refusal and its reason.
+
+    NODE narrows it to nodes whose path is or lies below it. --device cuda:sm_90 asks about a machine that is elsewhere.
+    """
+    if re.fullmatch(r"[EeWw]\d+", subject):
+        _explain_code(subject.upper(), as_json)
+        return
+    found = locate(subject, as_params(settings))
+    from ...compiler.pipeline import build
+
+    program = build(found.spec, found.params, device=device, dtype=dtype or "float32")
+    chosen = _choices(program, node)
+    if as_json:
+        write_json(chosen)
+        return
+    previous: object = None
+    for one in chosen:
+        if one["definition"] != previous:
+            print(f"{one['definition']}  x{one['calls']}")
+            previous = one["definition"]
+        phases = "" if one["phase"] == "both" else f" ({one['phase']})"
+        print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phases}  {one['place']}")
+        for name, reason in one["refused"]:  # type: ignore[attr-defined]
+            print(f"      {name}: {reason}")
+
+
+def _explain_code(code: str, as_json: bool) -> None:
+    from ...specs.codes import CODES
+    from ...specs.diagnostics import did_you_mean
+
+    if code not in CODES:
+        raise click.UsageError(f"there is no code {code}; {did_you_mean(code, CODES) or 'codes are E0101 and the like'}")
+    found = CODES[code]
+    if as_json:
+        write_json({"code": code, **asdict(found)})
+        return
+    print(f"{code}: {found.title}\n\n{found.explanation}".rstrip())
+
+
+def _choices(program: Program, node: str | None) -> list[dict[str, object]]:
+    """By definition, node and phase; phases that agree are one entry. Raises E0303 for a node that is nowhere."""
+    found: list[dict[str, object]] = []
+    paths: set[str] = set()
+    for name in program.module.definitions:
+        calls = program.module.calls_of(name)
+        by_phase = {phase: selections[name] for phase, selections in program.kernels.items()}
+        for same in zip(*by_phase.values(), strict=True):
+            absolute = [call.binding.absolute(same[0].path) for call in calls]
+            paths |= {same[0].path, *absolute}
+            if node is not None and not any(p == node or p.startswith(f"{node}.") for p in (same[0].path, *absolute)):
+                continue
+            entry = {"definition": name, "calls": len(calls)}
+            if all((c.kernel, c.refused) == (same[0].kernel, same[0].refused) for c in same):
+                found.append({**entry, "phase": "both", **asdict(same[0])})
+            else:
+                found += [{**entry, "phase": phase, **asdict(c)} for phase, c in zip(by_phase, same, strict=True)]
+    if node is not None and not found:
+        from ...specs.diagnostics import did_you_mean, fail
+
+        raise fail("E0303", f"the fused program has no node {node[:64]!r}", help=did_you_mean(node, paths))
+    return found

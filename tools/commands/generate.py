@@ -1,0 +1,213 @@
+"""`llmc generate`: continue a prompt, streaming, with the speed told at the end."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ..terminal import bytes_text, log, write_json
+
+if TYPE_CHECKING:
+    from ...compiler.ops.declaration import Value
+    from ...runtime.generate import Generation, Stream
+    from ...runtime.model import LanguageModel
+
+DEFAULT_PROMPT = "In the beginning"
+
+
+@click.command("generate")
+@spec_argument("target", is_required=False)
+@click.option("--weights", metavar="DIR", help="Folder with safetensors and tokenizer.json.")
+@click.option("--random", "is_random", is_flag=True, help="Fill the parameters at random instead: for trying a spec out.")
+@click.option("-p", "--prompt", help="Text, or token ids such as 1,2,3 without a tokenizer; - reads stdin.")
+@click.option("-n", "--max-new-tokens", type=HumanInt(), help="Default: the spec's, else 100.")
+@click.option("--temperature", type=float, help="0 takes the likeliest token.")
+@click.option("--top-k", type=HumanInt(0), help="Only the k likeliest; 0: off.")
+@click.option("--top-p", type=float, help="Only the likeliest that together have probability p.")
+@click.option("--min-p", type=float, help="Only tokens at least p times as likely as the likeliest.")
+@click.option("--repetition-penalty", type=float, help="Above 1: what was said becomes less likely.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--stop", multiple=True, help="End before this text. Can be given again.")
+@click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
+@click.option("--logprobs", type=HumanInt(0), help="Print each token's log probability and the k likeliest.")
+@device_option
+@dtype_option
+@set_option
+@json_option
+def command(
+    target: str | None,
+    weights: str | None,
+    is_random: bool,
+    prompt: str | None,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float | None,
+    seed: int,
+    stop: tuple[str, ...],
+    no_stream: bool,
+    logprobs: int | None,
+    device: str,
+    dtype: str | None,
+    settings: tuple[tuple[str, Value], ...],
+    as_json: bool,
+) -> None:
+    """Continue a prompt. TARGET is a spec, a built folder or a Hugging Face folder; default: the small model that ships with llmc.
+
+    The text goes to stdout, the statistics to stderr.
+    """
+    if is_random and weights is not None:
+        raise click.UsageError("--random and --weights exclude each other")
+    text = _prompt(prompt)
+    chosen = _target(target, weights, is_random)
+    model = _load(chosen, weights, is_random, as_params(settings), device, dtype, seed)
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+        "stop": list(stop),
+        "logprobs": logprobs,
+    }
+    stream = cast("Stream", model.generate(_ids_or_text(model, text), stream=True, **options))
+    is_streaming = not (no_stream or as_json) and model.tokenizer is not None
+    for piece in stream:
+        if is_streaming:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    found = stream.generation
+    if as_json:
+        write_json(_values(found))
+        return
+    if is_streaming:
+        sys.stdout.write("\n")
+    else:
+        print(found.text if found.text is not None else ",".join(map(str, found.tokens)))
+    sys.stdout.flush()
+    _print_logprobs(model, found)
+    _print_statistics(found)
+
+
+def _prompt(given: str | None) -> str:
+    if given is None:
+        log(f"prompt: {DEFAULT_PROMPT!r} (-p gives another)")
+        return DEFAULT_PROMPT
+    return sys.stdin.read() if given == "-" else given
+
+
+def _target(target: str | None, weights: str | None, is_random: bool) -> str:
+    """The target, with a diagnostic where it has no weights and none were given."""
+    from ...runtime.load import MANIFEST
+    from ...specs.diagnostics import fail
+    from ...specs.packaged import packaged_folder
+
+    if target is None:
+        if weights is not None:
+            return weights
+        small = packaged_folder() / "models" / "small"
+        if (small / "config.json").is_file() or (small / MANIFEST).is_file():
+            return str(small)
+        raise fail(
+            "E0708",
+            "the small model that ships with llmc is not installed here",
+            help="name a TARGET: a Hugging Face folder, or a spec with --weights DIR or --random",
+        )
+    if weights is not None or is_random:
+        return target
+    folder = Path(target) if "\0" not in target else Path()
+    if not folder.is_dir():
+        raise fail("E0708", f"{target} has no weights", help="give --weights DIR, or --random to try the spec out")
+    if (folder / MANIFEST).is_file():
+        from ...runtime.containment import read_json_object
+
+        if read_json_object(folder / MANIFEST, 1 << 20).get("weights") is None:
+            raise fail("E0708", f"{target} was built without weights", help="give --weights DIR, or --random")
+    return target
+
+
+def _load(
+    target: str,
+    weights: str | None,
+    is_random: bool,
+    params: object,
+    device: str,
+    dtype: str | None,
+    seed: int,
+) -> LanguageModel:
+    from ..targets import locate
+    from ..torch_device import require_device
+
+    require_device(device)
+    from ...runtime.load import load
+
+    given = cast("dict[str, Value]", params)
+    if is_random:
+        found = locate(target, given)
+        return load(found.spec, params=found.params, device=device, dtype=dtype, seed=seed)
+    return load(target, weights=weights, params=given, device=device, dtype=dtype, seed=seed)
+
+
+def _ids_or_text(model: LanguageModel, text: str) -> str | list[int]:
+    """Token ids where the model has no tokenizer and the prompt is a list of them."""
+    if model.tokenizer is None and re.fullmatch(r"\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*", text):
+        return [int(part) for part in text.split(",")]
+    return text
+
+
+def _values(found: Generation) -> dict[str, object]:
+    return {
+        "text": found.text,
+        "tokens": found.tokens,
+        "finish_reason": found.finish_reason,
+        "prompt_tokens": found.prompt_tokens,
+        "seed": found.seed,
+        "seconds": {"first_token": found.first_token_seconds, "total": found.total_seconds},
+        "logprobs": found.logprobs,
+        "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def _print_logprobs(model: LanguageModel, found: Generation) -> None:
+    for (token, logprob), *likeliest in found.logprobs or ():
+        others = "  ".join(f"{_piece(model, other)} {value:.3f}" for other, value in likeliest)
+        log(f"{_piece(model, token):<16} {logprob:8.3f}   {others}")
+
+
+def _piece(model: LanguageModel, token: int) -> str:
+    return str(token) if model.tokenizer is None else ascii(model.tokenizer.decode([token]))
+
+
+def _print_statistics(found: Generation) -> None:
+    """What every runner tells at the end. The first new token comes out of the prompt's pass."""
+    prefill = found.prompt_tokens / found.first_token_seconds if found.first_token_seconds else 0.0
+    steps, seconds = len(found.tokens) - 1, found.total_seconds - found.first_token_seconds
+    speed = f"{steps / seconds:,.1f} tokens/s" if steps > 0 and seconds > 0 else "-"
+    log("")
+    log(f"prompt        {found.prompt_tokens} tokens, {prefill:,.1f} tokens/s")
+    log(f"generated     {len(found.tokens)} tokens, {speed}")
+    log(f"first token   {found.first_token_seconds:.3f} s")
+    log(f"peak memory   {bytes_text(_peak_memory())}")
+    log(f"seed          {found.seed}")
+    log(f"finished by   {found.finish_reason}")
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU where one is used, else of the process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

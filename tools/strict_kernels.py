@@ -1,0 +1,29 @@
+"""`llmc build --strict-kernels`: attention and norms must not fall back to a reference where a kernel exists."""
+
+from __future__ import annotations
+
+from ..compiler.program import Program
+from ..kernels.registry import kernels_for
+from ..specs.diagnostics import Diagnostic, LlmcError, Note
+
+
+def require_kernels(program: Program) -> None:
+    """Raises LlmcError E0604 for each such node, with every kernel's reason."""
+    found: dict[tuple[str, str], Diagnostic] = {}
+    for phase, by_definition in program.kernels.items():
+        for name, choices in by_definition.items():
+            spans = {site.path: site.span for _, site in program.module.definitions[name].sites()}
+            for choice in choices:
+                is_meant = "norm" in choice.op or choice.op.startswith("attend") or "attention" in choice.op
+                if not is_meant or choice.kernel != "reference" or not kernels_for(choice.op):
+                    continue
+                notes = tuple(Note(text=f"{kernel}: {reason}") for kernel, reason in choice.refused)
+                found[name, choice.path] = Diagnostic(
+                    code="E0604",
+                    message=f"{choice.path} ({choice.op}) falls back to the reference in {phase}",
+                    span=spans.get(choice.path),
+                    notes=notes,
+                    help="change what the kernel refuses, or build without --strict-kernels",
+                )
+    if found:
+        raise LlmcError(list(found.values()))

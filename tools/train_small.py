@@ -1,0 +1,163 @@
+"""Trains the small model that ships with llmc: `python -P -m llmc.tools.train_small --out specs/models/small`.
+
+The weights are a function of text, seed, steps, threads and torch's build, as long as the minutes do not run out first.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+import torch
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from ..runtime.atomic import atomic_file, write_atomically
+from ..runtime.load import load, manifest_text
+from ..runtime.model import LanguageModel
+from ..runtime.tokenizer import load_tokenizer
+from .bits_per_byte import bits_per_byte, encode_documents, text_bytes, xz_bits_per_byte
+from .king_james import TextError, read_corpus
+from .pretrain import Measurement, Pretraining, Recipe
+
+SPEC = "small"
+RECIPE = Recipe(steps=4000)
+PAD, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+CONTEXT, STRIDE = 512, 128
+EXCERPT = 2
+REPORT_STEPS, MEASURE_STEPS, SAVE_SECONDS = 50, 250, 60.0
+
+
+def train_tokenizer(documents: Sequence[str], vocab_size: int) -> RustTokenizer:
+    """Byte-level BPE, so that any text is encoded without loss; `<s>` is put before a text."""
+    tokenizer = RustTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    bos = (BOS, SPECIAL_TOKENS.index(BOS))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[bos])
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, tokenizer: RustTokenizer, max_seq_len: int) -> None:
+    """tokenizer.json, and what Hugging Face's classes want beside it."""
+    config = {
+        "add_bos_token": True,
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "pad_token": PAD,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_seq_len,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "tokenizer.json", tokenizer.to_str())
+    write_atomically(folder / "tokenizer_config.json", manifest_text(config))
+    write_atomically(folder / "generation_config.json", manifest_text(ids))
+
+
+def curve_text(curve: Sequence[Measurement]) -> str:
+    """The loss curve as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(Measurement.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in curve)
+    return text.getvalue()
+
+
+def save_state(run: Pretraining, file: Path) -> None:
+    with atomic_file(file) as stream:
+        torch.save(run.state(), stream)
+
+
+@click.command()
+@click.option("--text", type=click.Path(path_type=Path), help="A text file instead of Debian's King James Bible.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--steps", default=RECIPE.steps, show_default=True, help="Steps of the whole run.")
+@click.option("--minutes", default=RECIPE.minutes, show_default=True, help="Training ends by then, with fewer steps.")
+@click.option("--threads", default=os.cpu_count() or 1, show_default=True, help="CPU threads.")
+@click.option("--seed", default=RECIPE.seed, show_default=True, help="Of the fresh weights and the order of the text.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Keep the state here, and go on from it.")
+def main(
+    text: Path | None, out: Path, steps: int, minutes: float, threads: int, seed: int, checkpoint: Path | None
+) -> None:
+    """Train the small model, and write its folder with its loss curve and its bits per byte on held-out text."""
+    began = time.perf_counter()
+    torch.set_num_threads(threads)
+    try:
+        corpus = read_corpus(text)
+    except TextError as error:
+        raise click.ClickException(str(error)) from None
+    model = load(SPEC, seed=seed)
+    write_tokenizer(out, train_tokenizer(corpus.training, vocab_size(model)), CONTEXT)
+    tokenizer = load_tokenizer(out)
+    stream = encode_documents(tokenizer, corpus.training)
+    size = len(text_bytes(corpus.training))
+    recipe = replace(RECIPE, steps=steps, minutes=minutes, seed=seed)
+    run = Pretraining(model, stream, recipe, bytes_per_token=size / len(stream))
+    click.echo(f"{sum(p.numel() for p in model.parameters()):,} parameters; {size:,} bytes are {len(stream):,} tokens")
+    if checkpoint is not None and checkpoint.is_file():
+        run.restore(torch.load(checkpoint, weights_only=True))
+        click.echo(f"goes on from step {run.step} of {checkpoint}")
+
+    saved = time.monotonic()
+    while run.progress < 1:
+        loss = run.advance()
+        if run.step % REPORT_STEPS == 0:
+            click.echo(
+                f"step {run.step:5d}  loss {loss:.4f}  bits/byte {run.to_bits_per_byte(loss):.4f}  "
+                f"{run.tokens / run.seconds:6.0f} tokens/s  {run.seconds / 60:5.1f} min"
+            )
+        if run.step % MEASURE_STEPS == 0 or run.progress >= 1:
+            quick = bits_per_byte(model.eval(), tokenizer, corpus.held_out, context=256, stride=256)
+            click.echo(f"step {run.step:5d}  held out {run.measure(quick).held_out_bits_per_byte:.4f} bits/byte")
+        if checkpoint is not None and (time.monotonic() - saved > SAVE_SECONDS or run.progress >= 1):
+            save_state(run, checkpoint)
+            saved = time.monotonic()
+
+    model.half().eval().save(out)
+    write_atomically(out / "loss_curve.csv", curve_text(run.curve))
+    write_atomically(out / "heldout.txt", text_bytes(corpus.held_out[-EXCERPT:]))
+    shipped = load(out)
+    data = text_bytes(corpus.held_out)
+    results = {
+        "held_out_bytes": len(data),
+        "held_out_bits_per_byte": bits_per_byte(shipped, tokenizer, corpus.held_out, context=CONTEXT, stride=STRIDE),
+        "xz_bits_per_byte": xz_bits_per_byte(data),
+        "context": CONTEXT,
+        "stride": STRIDE,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": asdict(recipe),
+        "steps": run.step,
+        "tokens": run.tokens,
+        "training_minutes": run.seconds / 60,
+        "wall_minutes": (time.perf_counter() - began) / 60,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    write_atomically(out / "results.json", manifest_text(results))
+    click.echo(manifest_text(results))
+
+
+def vocab_size(model: LanguageModel) -> int:
+    """How many rows the spec's embedding has."""
+    size = model.program.spec.environment["vocab_size"]
+    assert isinstance(size, int)
+    return size
+
+
+if __name__ == "__main__":
+    main()
