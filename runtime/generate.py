@@ -187,12 +187,13 @@ class _Run:
         sampler: Sampler | None = None
         longest = max(len(prompt) for prompt in self.prompts)
         cache = model.new_cache(len(self.prompts), max_seq_len=longest + self.limit)
+        executor = model.executor()
         tokens, mask = _pad(self.prompts, model.device)
         name = model.program.model.inputs[0].name
         while True:
             with torch.inference_mode():
                 values = {**model.default_inputs(tokens), name: tokens}
-                outputs = model.run_program(values, cache, mask, last_token_only=True)
+                outputs = model.run_program(values, cache, mask, executor=executor, last_token_only=True)
                 logits = outputs["logits"][:, -1].float()
             if sampler is None:
                 sampler = Sampler(_sampling(options), logits.shape[-1])

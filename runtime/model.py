@@ -96,9 +96,11 @@ class LanguageModel(nn.Module):
         cache: Cache,
         attention_mask: Tensor | None,
         *,
+        executor: Executor | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """One pass of the fused Program over tokens that continue `cache`."""
+        """One pass of the fused Program over tokens that continue `cache`; a given `executor` is taken to be fresh."""
+        executor = executor or self.executor()
         tokens = values[self.program.model.inputs[0].name]
         if len(tokens) != cache.batch_size:
             raise fail("E0803", f"the cache was made for {cache.batch_size} rows, but there are {len(tokens)}")
@@ -108,7 +110,7 @@ class LanguageModel(nn.Module):
         position = torch.where(position >= 0, position + cache.lengths[:, None], -1)
         ambient = {"position": position, "lengths": cache.lengths}
         phase = "decode" if tokens.shape[1] == 1 else "prefill"
-        outputs = self.executor().run(phase, values, ambient, cache.states, last_token_only=last_token_only)
+        outputs = executor.run(phase, values, ambient, cache.states, last_token_only=last_token_only)
         cache.advance(new)
         return outputs
 

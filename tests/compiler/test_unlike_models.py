@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -45,8 +46,8 @@ TINY: Mapping[str, Mapping[str, Value]] = {
         "num_groups": 2, "layer_types": [LINEAR, "hybrid", "hybrid", LINEAR, "hybrid", "hybrid", "hybrid"],
     },
     "gemma3n": {
-        "vocab_size": 96, "hidden_size": 32, "num_layers": 12, "intermediate_size": [48] * 12, "num_heads": 4,
-        "num_kv_heads": 2, "head_dim": 8, "num_kv_shared_layers": 5, "laurel_rank": 4, "per_layer_vocab_size": 80,
+        "vocab_size": 96, "hidden_size": 32, "num_layers": 12, "intermediate_size": cast("list[Value]", [48] * 12),
+        "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "num_kv_shared_layers": 5, "laurel_rank": 4, "per_layer_vocab_size": 80,
         "per_layer_size": 4, "max_seq_len": 64, "sliding_window": 16,
     },
 }  # fmt: skip
@@ -102,6 +103,13 @@ def twin_config(spec: Spec) -> transformers.PreTrainedConfig:
     return architecture.config_class(**values)
 
 
+def twin(spec: Spec) -> Any:
+    """The transformers model of the spec's config, without storage."""
+    assert spec.config is not None
+    with torch.device("meta"):
+        return getattr(transformers, config_map(spec.config).architectures[0])(twin_config(spec))
+
+
 def saved_shapes(config: transformers.PreTrainedConfig, spec: Spec, folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of what transformers itself saves, read from the file's header."""
     assert spec.config is not None
@@ -136,7 +144,7 @@ def test_spec_is_legal_and_its_costs_are_known(name: str) -> None:
     assert spec.config is not None
     assert spec.weights is not None
     assert list(model.outputs) == ["logits"]
-    head = int(spec.params["vocab_size"].value) * int(spec.params["hidden_size"].value)  # type: ignore[arg-type]
+    head = cast("int", spec.params["vocab_size"].value) * cast("int", spec.params["hidden_size"].value)
     assert flops(model, {"B": 1, "T": 1, "S": 64, "S_encoder": 64}) > 2 * head
     assert len(packaged_path(name).read_text().splitlines()) <= (200 if name == "gemma3n" else 160)
 
@@ -161,12 +169,11 @@ def test_config_reads_back_what_transformers_writes(name: str) -> None:
 @pytest.mark.parametrize("name", TWINS)
 def test_default_has_as_many_parameters_as_in_transformers(name: str) -> None:
     spec, model = read(name)
-    architecture = getattr(transformers, config_map(spec.config).architectures[0])  # type: ignore[arg-type]
-    with torch.device("meta"):
-        twin = architecture(twin_config(spec))
-    tied = {path for path, owner in (twin.all_tied_weights_keys or {}).items() if path != owner}
-    theirs = sum(t.numel() for path, t in twin.state_dict().items() if path not in tied)
-    assert sum(map(prod, checkpoint_shapes(spec, model).values())) == theirs
+    theirs = twin(spec)
+    owners = cast("dict[str, str]", theirs.all_tied_weights_keys or {})
+    tied = {path for path, owner in owners.items() if path != owner}
+    count = sum(t.numel() for path, t in theirs.state_dict().items() if path not in tied)
+    assert sum(map(prod, checkpoint_shapes(spec, model).values())) == count
 
 
 @pytest.mark.parametrize(("name", "expected"), COUNTS.items())
@@ -198,9 +205,8 @@ def test_deepseek_is_a_dense_and_a_moe_layer(dense: int, definitions: int) -> No
 def test_the_yarn_scale_of_deepseek_is_that_of_transformers() -> None:
     spec, model = read("deepseek_v3")
     (attend,) = [n for n in model.definitions["layer"].definition.nodes if n.op.name == "latent_attention"]
-    with torch.device("meta"):
-        twin = transformers.DeepseekV3ForCausalLM(twin_config(read("deepseek_v3", {"num_layers": 1})[0]))
-    assert attend.fields.float("scale") == pytest.approx(twin.model.layers[0].self_attn.scaling)
+    theirs = cast("float", twin(read("deepseek_v3", {"num_layers": 1})[0]).model.layers[0].self_attn.scaling)
+    assert abs(attend.fields.float("scale") - theirs) < 1e-12
     assert spec.params["rope_scaling"].value == "yarn"
 
 

@@ -1,0 +1,71 @@
+"""The goldens are not blind: each mistake, in either view of the model, fails the same check that the right model passes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import llmc
+import pytest
+import torch
+
+from .comparison import NotGolden
+from .conftest import Goldens
+from .families import CAUSAL, Family
+from .mutations import Mutation, edited, mutations
+from .reference import Golden
+from .running import RUNS, Run, require_golden
+
+CASES = [(family, mutation) for family in CAUSAL for mutation in mutations(family)]
+INERT = ("attention.self.key.bias",)
+"""Added to every key alike, it shifts all scores of a query by the same amount, which softmax does not see."""
+
+
+def mutant_spec(family: Family, mutation: Mutation, folder: Path) -> Path:
+    """A file that extends the family's spec by the mistake."""
+    document = {"llmc": 1, "name": "mutant", "extends": family.spec, **mutation.overlay}
+    path = folder / "mutant.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(("family", "mutation"), CASES, ids=[f"{f.name}-{m.name}" for f, m in CASES])
+def test_a_mutant_is_not_golden(
+    goldens: Goldens, tmp_path: Path, family: Family, mutation: Mutation, run: Run
+) -> None:
+    golden = goldens(family)
+    spec = mutant_spec(family, mutation, tmp_path)
+    mutant = llmc.load(spec, weights=golden.folder, params={**family.params, **mutation.params})
+    edited(mutant, mutation.edit)
+    with pytest.raises(NotGolden):
+        require_golden(golden, run(mutant, golden.tokens, **golden.inputs))
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_a_spec_that_only_extends_is_golden(golden: Golden, tmp_path: Path, run: Run) -> None:
+    """So that the mutants fail for their mistake and not for the way they are made."""
+    family = golden.family
+    spec = mutant_spec(family, Mutation(name="none"), tmp_path)
+    require_golden(golden, run(llmc.load(spec, weights=golden.folder, params=dict(family.params)), golden.tokens, **golden.inputs))
+
+
+def test_every_tensor_matters(golden: Golden) -> None:
+    """The rows of any one tensor moved on by one fail the check; moved back, it passes again in both views."""
+    model = llmc.load(golden.folder)
+    for path, parameter in model.named_parameters():
+        original = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(original.roll(1, dims=0))
+        for name, run in RUNS.items():
+            outputs = run(model, golden.tokens, **golden.inputs)
+            if path.endswith(INERT):
+                require_golden(golden, outputs)
+                continue
+            with pytest.raises(NotGolden):
+                require_golden(golden, outputs)
+                pytest.fail(f"{name} does not see {path}")
+        with torch.no_grad():
+            parameter.copy_(original)
+    for run in RUNS.values():
+        require_golden(golden, run(model, golden.tokens, **golden.inputs))
