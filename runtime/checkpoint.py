@@ -60,6 +60,8 @@ class Entry:
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
+    file_name: str
+    """As the folder calls the file, which may be a link into a cache."""
 
 
 class _Mapped(Protocol):
@@ -87,7 +89,7 @@ class Checkpoint:
     @property
     def layout(self) -> Mapping[str, str]:
         """Tensor name to file name, in the form that `write_checkpoint` takes."""
-        return MappingProxyType({name: entry.file.name for name, entry in self.entries.items()})
+        return MappingProxyType({name: entry.file_name for name, entry in self.entries.items()})
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from the file without a copy (private pages: writing to it never reaches the file)."""
@@ -136,7 +138,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     single = find_inside(root, SINGLE_FILE)
     if single is not None:
         header = read_header(single)
-        return Checkpoint(folder=root, entries=_entries(single, header), metadata=header.metadata)
+        return Checkpoint(folder=root, entries=_entries(single, SINGLE_FILE, header), metadata=header.metadata)
     index = find_inside(root, INDEX_FILE)
     if index is None:
         raise _no_checkpoint(root)
@@ -145,15 +147,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     _require_agreement(index, weight_map, headers)
     entries: dict[str, Entry] = {}
     metadata: dict[str, str] = {}
-    for path, header in headers.values():
-        entries.update(_entries(path, header))
+    for file, (path, header) in headers.items():
+        entries.update(_entries(path, file, header))
         metadata.update(header.metadata)
     return Checkpoint(folder=root, entries={name: entries[name] for name in weight_map}, metadata=metadata)
 
 
-def _entries(path: Path, header: SafetensorsHeader) -> dict[str, Entry]:
+def _entries(path: Path, file: str, header: SafetensorsHeader) -> dict[str, Entry]:
     return {
-        tensor.name: Entry(name=tensor.name, shape=tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], file=path)
+        tensor.name: Entry(
+            name=tensor.name, shape=tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], file=path, file_name=file
+        )
         for tensor in header.tensors
     }
 

@@ -41,7 +41,7 @@ def find_inside(folder: Path, name: str) -> Path | None:
         return None
     except (OSError, RuntimeError, ValueError) as error:
         raise fail("E0750", f"{shown(name)} of {folder} cannot be opened: {error}") from error
-    if not path.is_relative_to(root):
+    if not path.is_relative_to(root) and not _is_hub_blob(root, path):
         raise fail(
             "E0750",
             f"{shown(name)} of {folder} is a link that leaves the folder, to {path}",
@@ -50,6 +50,12 @@ def find_inside(folder: Path, name: str) -> Path | None:
     if not stat.S_ISREG(mode):
         raise fail("E0750", f"{shown(name)} of {folder} is not a regular file")
     return path
+
+
+def _is_hub_blob(root: Path, path: Path) -> bool:
+    """The one link that may leave: `models--X/snapshots/R/NAME` of a hub cache to a file of `models--X/blobs` itself."""
+    model = root.parent.parent
+    return root.parent.name == "snapshots" and model.name.startswith("models--") and path.parent == model / "blobs"
 
 
 def require_folder(folder: Path) -> Path:

@@ -39,8 +39,9 @@ def save(model: LanguageModel, folder: Path) -> None:
         raise fail("E0714", f"{spec.name} has no config: section, so it cannot be written as a Hugging Face folder")
     folder.mkdir(parents=True, exist_ok=True)
     original: Mapping[str, object] = _special_ids(spec)
-    if model.source is not None and find_inside(model.source, "config.json") is not None:
-        original = read_json_object(model.source / "config.json", 4 << 20)
+    source = None if model.source is None else find_inside(model.source, "config.json")
+    if source is not None:
+        original = read_json_object(source, 4 << 20)
     extra = {key: original[key] for key in CARRIED_KEYS if key in original}
     dtype = str(model.dtype).removeprefix("torch.")
     config = config_from_params(config_map(spec.config), spec.environment, {**extra, "dtype": dtype})
@@ -50,8 +51,9 @@ def save(model: LanguageModel, folder: Path) -> None:
     write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
     write_atomically(folder / "config.json", manifest_text(config))
     for name in COPIED:
-        if model.source is not None and find_inside(model.source, name) is not None:
-            write_atomically(folder / name, read_bytes(model.source / name, 64 << 20))
+        file = None if model.source is None else find_inside(model.source, name)
+        if file is not None:
+            write_atomically(folder / name, read_bytes(file, 64 << 20))
 
 
 def _special_ids(spec: Spec) -> dict[str, object]:

@@ -157,7 +157,7 @@ def _misfits(found: Iterable[Recipe], checkpoint: Checkpoint) -> list[Diagnostic
                 problems.append(
                     Diagnostic(
                         code="E0705",
-                        message=f"{name} is {list(entry.shape)} in {entry.file.name}, the spec expects {list(wanted)}",
+                        message=f"{name} is {list(entry.shape)} in {entry.file_name}, the spec expects {list(wanted)}",
                         help="it is transposed: see the op's layout field"
                         if flipped
                         else "check the params against config.json",
@@ -167,7 +167,7 @@ def _misfits(found: Iterable[Recipe], checkpoint: Checkpoint) -> list[Diagnostic
                 problems.append(
                     Diagnostic(
                         code="E0706",
-                        message=f"{name} is {str(entry.dtype).removeprefix('torch.')} in {entry.file.name}, "
+                        message=f"{name} is {str(entry.dtype).removeprefix('torch.')} in {entry.file_name}, "
                         "but weights are floating-point numbers of 16 bits or more",
                         help="quantised checkpoints need a dequantiser that this version does not have",
                     )

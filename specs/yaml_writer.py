@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from .source import Plain, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar
+from .source import Plain, Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar
 
 MAX_WIDTH = 116
 
@@ -25,13 +25,23 @@ def write_yaml(root: YamlMap) -> str:
     return "\n".join(_block(root, 0)) + "\n"
 
 
+def write_plain(values: Mapping[str, object]) -> str:
+    """The text of a map of ordinary dicts, lists and scalars."""
+    nowhere = Span(file="", line=0, column=0, end_column=0)
+    root = to_node(values, nowhere)
+    assert isinstance(root, YamlMap)
+    return write_yaml(root)
+
+
 def with_params(root: YamlMap, values: Mapping[str, object]) -> YamlMap:
     """The spec with other values in its `params:`; names that it does not have are left out."""
     params = root.get("params")
     if not values or not isinstance(params, YamlMap):
         return root
     entries = {
-        key: entry if key not in values else YamlEntry(key=key, key_span=entry.key_span, value=_node(values[key], entry))
+        key: YamlEntry(key=key, key_span=entry.key_span, value=to_node(values[key], entry.value.span))
+        if key in values
+        else entry
         for key, entry in params.entries.items()
     }
     changed = YamlMap(entries=entries, span=params.span)
@@ -40,16 +50,16 @@ def with_params(root: YamlMap, values: Mapping[str, object]) -> YamlMap:
     return YamlMap(entries={**root.entries, "params": replaced}, span=root.span)
 
 
-def _node(value: object, place: YamlEntry) -> YamlNode:
-    span = place.value.span
+def to_node(value: object, span: Span) -> YamlNode:
+    """Ordinary dicts, lists and scalars as a tree whose nodes all stand at one place."""
     match value:
         case Mapping():
             entries = {
-                str(key): YamlEntry(key=str(key), key_span=span, value=_node(item, place)) for key, item in value.items()
+                str(key): YamlEntry(key=str(key), key_span=span, value=to_node(item, span)) for key, item in value.items()
             }
             return YamlMap(entries=entries, span=span)
         case list() | tuple():
-            return YamlList(items=tuple(_node(item, place) for item in value), span=span)
+            return YamlList(items=tuple(to_node(item, span) for item in value), span=span)
         case None | bool() | int() | float() | str():
             return YamlScalar(value=value, span=span)
         case _:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ def _random_model(program: Program) -> LanguageModel:
     with torch.no_grad():
         initialise(parameters, owned, 0)
         for path in sorted(owned):
-            generator = torch.Generator().manual_seed(len(path))
+            generator = torch.Generator().manual_seed(crc32(path.encode()))
             noise = torch.randn(parameters[path].shape, generator=generator, dtype=torch.float64)
             parameters[path].add_((0.02 * noise).to(parameters[path].dtype))
     return model.eval()

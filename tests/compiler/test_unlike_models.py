@@ -47,8 +47,8 @@ TINY: Mapping[str, Mapping[str, Value]] = {
     },
     "gemma3n": {
         "vocab_size": 96, "hidden_size": 32, "num_layers": 12, "intermediate_size": cast("list[Value]", [48] * 12),
-        "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "num_kv_shared_layers": 5, "laurel_rank": 4, "per_layer_vocab_size": 80,
-        "per_layer_size": 4, "max_seq_len": 64, "sliding_window": 16,
+        "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "num_kv_shared_layers": 5, "laurel_rank": 4,
+        "per_layer_vocab_size": 80, "per_layer_size": 4, "max_seq_len": 64, "sliding_window": 16,
     },
 }  # fmt: skip
 

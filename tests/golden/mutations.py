@@ -51,12 +51,17 @@ def _attention(**nodes: object) -> dict[str, object]:
 
 
 def _scale(family: Family, factor: float) -> str:
-    return str(factor) if family.params.get("scale_attn_weights") is False else f"{factor} / sqrt(head_dim)"
+    scaled = f"{factor} / sqrt(head_dim)"
+    return f"{scaled} if scale_attn_weights else {factor}" if family.spec == "gpt2" else scaled
 
 
 def _windows(family: Family) -> Iterator[Mutation]:
     if family.window is None:
-        yield Mutation(name="window_one_short_of_all", overlay=_attention(attend={"window": TOKENS - 1}))
+        name = "window_one_short_of_all"
+        if "sliding_window" in family.params:
+            yield Mutation(name=name, params={"sliding_window": TOKENS - 1})
+        else:
+            yield Mutation(name=name, overlay=_attention(attend={"window": TOKENS - 1}))
         return
     for change in (-1, 1):
         yield Mutation(name=f"window{change:+}", params={"sliding_window": family.window + change})
@@ -65,7 +70,7 @@ def _windows(family: Family) -> Iterator[Mutation]:
 
 def _positions(family: Family) -> Iterator[Mutation]:
     if family.spec == "gpt2":
-        yield Mutation(name="positions_from_1", overlay={"graph": {"nodes": {"transformer.wpe": {"offset": 1}}}})
+        yield Mutation(name="positions_from_1", edit=_roll_positions)
         return
     both = ("q_rope", "k_rope")
     yield Mutation(name="rope_pairs_interleaved", overlay=_attention(**{n: {"layout": "interleaved"} for n in both}))
@@ -144,6 +149,11 @@ def _roll_kv_heads(model: LanguageModel) -> None:
             size = heads * head_dim
             for part in (parameter[-2 * size : -size], parameter[-size:]):
                 part.copy_(part.clone().roll(head_dim, dims=0))
+
+
+def _roll_positions(model: LanguageModel) -> None:
+    positions = model.get_parameter("transformer.wpe.weight")
+    positions.copy_(positions.clone().roll(-1, dims=0))
 
 
 def edited(model: LanguageModel, edit: Callable[[LanguageModel], None] | None) -> None:

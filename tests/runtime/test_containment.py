@@ -133,3 +133,19 @@ def test_json_bounds(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(LlmcError, match="not UTF-8"):
         read_text(path, 10)
+
+
+def test_a_hub_cache_may_link_to_its_own_blobs_only(tmp_path: Path) -> None:
+    model = tmp_path / "models--org--name"
+    snapshot, blobs = model / "snapshots" / "abc", model / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "0123").write_text("{}")
+    (tmp_path / "secret").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/0123")
+    (snapshot / "evil.json").symlink_to("../../../secret")
+    (snapshot / "refs.json").symlink_to(model / "blobs" / ".." / ".." / "secret")
+    assert inside(snapshot, "config.json") == (blobs / "0123").resolve()
+    for name in ("evil.json", "refs.json"):
+        with pytest.raises(LlmcError):
+            inside(snapshot, name)

@@ -34,7 +34,7 @@ def command(
 ) -> None:
     """Explain a code (E0203), or for a spec the kernel of every node with each refusal and its reason.
 
-    NODE narrows it to nodes whose path is or lies below it. --device cuda:sm_90 asks about a machine that is elsewhere.
+    NODE narrows it to nodes whose path contains it (`layers.3.mlp`). --device cuda:sm_90 asks about a machine that is elsewhere.
     """
     if re.fullmatch(r"[EeWw]\d+", subject):
         _explain_code(subject.upper(), as_json)
@@ -81,7 +81,7 @@ def _choices(program: Program, node: str | None) -> list[dict[str, object]]:
         for same in zip(*by_phase.values(), strict=True):
             absolute = [call.binding.absolute(same[0].path) for call in calls]
             paths |= {same[0].path, *absolute}
-            if node is not None and not any(p == node or p.startswith(f"{node}.") for p in (same[0].path, *absolute)):
+            if node is not None and not any(f".{node}." in f".{path}." for path in (same[0].path, *absolute)):
                 continue
             entry = {"definition": name, "calls": len(calls)}
             if all((c.kernel, c.refused) == (same[0].kernel, same[0].refused) for c in same):
