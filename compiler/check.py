@@ -228,6 +228,8 @@ def _translate(error: ValidationError, root: YamlNode, what: str, earlier: list[
 def _unknown_key(entry: YamlEntry, where: str, allowed: list[str], holder: YamlMap) -> list[Diagnostic]:
     if isinstance(entry.value, YamlMap) and "nodes" in allowed and {"op", "block"} & entry.value.entries.keys():
         remedy = "a node stands under nodes:"
+    elif entry.key.count(")") > entry.key.count("("):
+        remedy = "a comma ends a value inside { }: put the expression before it between quotes"
     elif entry.key in _MEANT and _MEANT[entry.key] in allowed and _MEANT[entry.key] not in holder.entries:
         remedy = f'did you mean "{_MEANT[entry.key]}"?'
     else:

@@ -114,7 +114,7 @@ def _definition(program: Program, name: str, lowered: Lowered, names: Names, pla
 
 def _target(node: fx.Node, site: Site, values: dict[fx.Node, str], names: Names) -> str:
     """What the op's result is assigned to: a name, or one for each output that is read."""
-    if len(site.types) == 1 and not site.op.has_state_operand:
+    if len(site.types) == 1:
         values[node] = names.new(site.path)
         return values[node]
     parts = dict.fromkeys(range(len(site.types)), "_")

@@ -28,7 +28,7 @@ from .wiring import Binds, Bound, Reader, UnknownValueError
 SHARED = "shared"
 """What the field `cache` holds in a definition; the path that an instance reads is in its binding."""
 
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 """Nodes and uses of blocks in the whole model, where every layer is written out."""
 
 MAX_REPEAT = 10_000
@@ -47,6 +47,8 @@ class Expander:
         self.used_overrides: set[Span] = set()
         self.used_own: set[Span] = set()
         self.visited: set[Span] = set()
+        self.miswired: set[str] = set()
+        """Blocks with a mistake: what nothing reads in them may follow from it."""
         self.found: list[Diagnostic] = []
 
     def scope(self, block: BlockSpec) -> Scope:
@@ -97,6 +99,8 @@ class Expander:
                 if self.num_nodes > MAX_NODES or len(self.found) > MAX_MISTAKES:
                     raise
                 self.report(error)
+                self.visited.discard(node.span)
+                self.miswired.add(block.name)
             except UnknownValueError:
                 pass
         outputs: dict[str, Bound] = {}
@@ -106,6 +110,7 @@ class Expander:
                 outputs[port] = reader.read(reference)
             except LlmcError as error:
                 self.report(error)
+                self.miswired.add(block.name)
             except UnknownValueError:
                 pass
         return outputs
@@ -153,6 +158,7 @@ class Expander:
             pass
         if found:
             self.report(LlmcError(found))
+            self.miswired.add(reader.block.name)
         if found or wired is None:
             raise UnknownValueError
         path = join(context.path, node.name)
@@ -203,6 +209,7 @@ class Expander:
             return reader.wire_block(node, block, environment)
         except LlmcError as error:
             self.report(error)
+            self.miswired.add(reader.block.name)
             return {port.text: None for port in block.inputs}
 
     def _repeat_unrolled(self, node: NodeSpec, count: int, reader: Reader, outer: Context, body: Body) -> Binds:
@@ -362,6 +369,8 @@ def expand(spec: Spec) -> Expansion:
         outputs = expander.expand_block(spec.graph, inputs, context, top)
     except UnknownValueError:
         pass
+    scopes = [scope for name, scope in expander.scopes.items() if scope is not None and name not in expander.miswired]
+    expander.found += [diagnostic for scope in scopes for diagnostic in scope.unread]
     expander.found += unreached_overrides(spec, expander.used_overrides, expander.visited)
     expander.found += unreached_own(spec, expander.used_own, expander.visited)
     if expander.found:

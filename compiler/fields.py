@@ -33,7 +33,7 @@ KIND_NAMES: Mapping[FieldKind, str] = {
 
 def evaluate_scalar(node: YamlScalar, environment: Environment, *, is_text: bool) -> Value:
     """The value of one scalar. Text is an expression unless `is_text`; `${…}` is one in both."""
-    if not isinstance(node.value, str):
+    if not isinstance(node.value, str) or (is_text and "${" not in node.value):
         return node.value
     known = cast("Mapping[str, ExpressionValue]", environment)
     template = parse_template(node.value, node.span)
@@ -91,9 +91,13 @@ def evaluate_field(field: Field, node: YamlNode, environment: Environment) -> Va
         raise fail(
             "E0204", f"{field.name} cannot be {show_value(typed)}", node.span, help=choice_help(str(typed), field.choices)
         )
-    if field.minimum is not None and any(number < field.minimum for number in _numbers(typed)):
-        message = f"{field.name} must be at least {field.minimum:g}, not {show_value(typed)}"
-        raise fail("E0205", message, node.span, help=f"{field.name}: {field.doc}")
+    low = [number for number in _numbers(typed) if field.minimum is not None and number < field.minimum]
+    if low:
+        span = node.span
+        if isinstance(node, YamlList) and isinstance(typed, list):
+            span = node.items[typed.index(low[0])].span
+        message = f"{field.name} must be at least {field.minimum:g}, not {show_value(low[0])}"
+        raise fail("E0205", message, span, help=f"{field.name}: {field.doc}")
     if any(math.isnan(number) for number in _numbers(typed)):
         raise fail("E0205", f"{field.name} cannot be nan", node.span, help="write a number, or .inf for no bound")
     if field.kind == "int_map":

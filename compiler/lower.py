@@ -6,6 +6,7 @@ parameters or behave differently in training are calls of modules, at the paths 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 from torch import fx
@@ -177,6 +178,7 @@ class _Inference(_Lowering):
             inputs={**{port: value for port, value in inputs.items() if port not in written}, **read},
             parameters=parameters,
             span=node.span,
+            scalars=self.scalars_of(node),
         )
 
 
@@ -213,8 +215,6 @@ class _Training(_Lowering):
         call.meta["type"] = next(iter(types.values()))
         if len(types) == 1:
             return {next(iter(types)): call}
-        import operator
-
         return {port: self.graph.call_function(operator.getitem, (call, i)) for i, port in enumerate(types)}
 
 

@@ -143,7 +143,10 @@ def insert_op(
     state: fx.Node | None = None,
     training: bool = False,
 ) -> dict[str, fx.Node]:
-    """Append one op as a call of its reference; returns its outputs by port. The caller sets the insertion point."""
+    """Append one op as a call of its reference; returns its outputs by port, with a `state` the state's successor as well.
+
+    The caller sets the insertion point.
+    """
     operands: dict[str, Operand] = {}
     known: dict[str, TensorType] = {}
     for port, value in inputs.items():
@@ -154,13 +157,17 @@ def insert_op(
     operands.update(parameters)
     for name in op.operands:
         value = fields.values.get(name)
-        if value != op.field_index[name].default:
-            operands[name] = (scalars or {}).get(name, cast("Operand", value))
+        if scalars is not None and name in scalars:
+            operands[name] = scalars[name]
+        elif value != op.field_index[name].default:
+            operands[name] = cast("Operand", value)
     if op.reads_training:
         operands["training"] = training
     if state is not None:
         operands["state"] = state
-    types = op.infer(fields, known)
+    types = dict(op.infer(fields, known))
+    if state is not None:
+        types.setdefault("state", TensorType(shape=()))
     node = graph.create_node(
         "call_function",
         resolve_reference(op.reference),
@@ -168,7 +175,7 @@ def insert_op(
         name=identifier(path),
     )
     node.meta["site"] = Site(path=path, op=op, fields=fields, types=types, span=span)
-    if len(types) == 1 and not op.has_state_operand:
+    if len(types) == 1:
         node.meta["type"] = next(iter(types.values()))
         return {next(iter(types)): node}
     node.meta["type"] = TensorType(shape=())

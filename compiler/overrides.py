@@ -46,8 +46,10 @@ def overridden(node: NodeSpec, overrides: tuple[Override, ...], used: set[Span])
 
     Adds the overrides that it took to `used`. Raises LlmcError E0201 where one names no field of the op.
     """
-    entries = dict(node.source.entries)
     environments: dict[str, Environment] = {}
+    if not overrides:
+        return node.source, environments
+    entries = dict(node.source.entries)
     known = node.op.field_index if node.op is not None else {}
     for override in overrides:
         owner, _, field_name = override.path.rpartition(".")

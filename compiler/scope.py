@@ -1,25 +1,18 @@
-"""One block's nodes as a graph: order, cycles, dangling references and nodes that nobody reads."""
+"""One block's nodes as a graph: their order, cycles, and what nobody reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import networkx as nx
 
-from ..specs.diagnostics import Diagnostic, Note, did_you_mean, gathered, quoted
+from ..specs.diagnostics import Diagnostic, Note, gathered, quoted
 from ..specs.expressions import parse_template
 from ..specs.source import plain
-from .ir import AMBIENT
-from .names import AMBIENT_NAMES
 from .ops.declaration import Value
 from .reads import texts_in
 from .spec import BlockSpec, NodeSpec, Text
-
-RESERVED_AMBIENT = AMBIENT_NAMES - AMBIENT.keys()
-"""Names that are kept for tensors which no graph can read yet."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
@@ -27,30 +20,29 @@ class Scope:
 
     block: BlockSpec
     order: tuple[str, ...]
+    unread: tuple[Diagnostic, ...]
+    """E0503 and E0504: nodes and inputs that nothing reads. They follow from other mistakes where the block has such."""
 
 
 def analyse(block: BlockSpec, environment: Mapping[str, Value]) -> Scope:
     """Order the block's nodes by what they read; `environment` holds the params, whose texts references may name.
 
-    Raises LlmcError with every E0303 (a name that is not there), E0501 (a cycle) and E0503 (a node that nobody reads).
+    Raises LlmcError with every E0501, a cycle. What is not there (E0303) is told by who reads it.
     """
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_nodes_from(block.nodes)
-    visible = {*block.nodes, *(port.text for port in block.inputs), *AMBIENT}
-    found: list[Diagnostic] = []
     read: set[str] = set()
     reads = [(name, reference) for name, node in block.nodes.items() for reference in _read_by(node)]
     for name, reference in (*reads, *((None, output) for output in block.outputs.values())):
         for target in _possible_targets(reference, block, environment):
             read.add(target)
-            if target not in visible:
-                found.append(_unknown(reference, target, visible - {name}))
-                read.update(get_close_matches(target, visible, n=1))  # what was meant is not dead
-            elif target in block.nodes and name is not None:
+            if target in block.nodes and name is not None:
                 graph.add_edge(target, name)
-    found += _cycles(graph, block)
-    found += [_dead(node) for name, node in block.nodes.items() if name not in read]
-    found += [
+    cycles = _cycles(graph, block)
+    if cycles:
+        raise gathered(cycles)
+    unread = [_dead(node) for name, node in block.nodes.items() if name not in read]
+    unread += [
         Diagnostic(
             code="E0504",
             message=f"nothing reads the input {port.text!r} of {block.name}",
@@ -60,10 +52,9 @@ def analyse(block: BlockSpec, environment: Mapping[str, Value]) -> Scope:
         for port in block.inputs
         if port.text not in read
     ]
-    if found:
-        raise gathered(found)
     position = {name: index for index, name in enumerate(block.nodes)}
-    return Scope(block=block, order=tuple(nx.lexicographical_topological_sort(graph, key=position.__getitem__)))
+    order = nx.lexicographical_topological_sort(graph, key=position.__getitem__)
+    return Scope(block=block, order=tuple(order), unread=tuple(unread))
 
 
 def base_name(reference: str) -> str:
@@ -94,14 +85,6 @@ def _possible_targets(reference: Text, block: BlockSpec, environment: Mapping[st
         for name in names
         if name in named or any(f"'{name}" in text or f'"{name}' in text for text in (reference.text, *texts))
     )
-
-
-def _unknown(reference: Text, target: str, visible: set[str]) -> Diagnostic:
-    if target in RESERVED_AMBIENT:
-        remedy = "a graph cannot read it: padding and blocks are known by position"
-    else:
-        remedy = did_you_mean(target, visible - AMBIENT.keys()) or "a block sees its inputs and its own nodes"
-    return Diagnostic(code="E0303", message=f"there is no {quoted(target)} here", span=reference.span, help=remedy)
 
 
 def _cycles(graph: nx.DiGraph[str], block: BlockSpec) -> list[Diagnostic]:

@@ -46,7 +46,7 @@ def _states_have_one_owner(lowered: Lowered) -> Iterator[str]:
 
 def _outputs_keep_their_types(lowered: Lowered) -> Iterator[str]:
     for node, site in lowered.sites():
-        single = len(site.types) == 1 and not site.op.has_state_operand
+        single = len(site.types) == 1
         if single and node.meta["type"] != site.type:
             yield f"{node.name} is {node.meta['type']}, its op says {site.type}"
 

@@ -142,6 +142,7 @@ def _ties(
                 "E0702",
                 f"{path} is {list(known[path].shape)} but {owner} is {list(known[owner].shape)}, so they cannot be tied",
                 item.span,
+                help="tie tensors of one shape",
             )
         ties[path] = owner
     return ties

@@ -10,6 +10,7 @@ from ..specs.diagnostics import LlmcError, Note, did_you_mean, fail, quoted
 from ..specs.source import Span, YamlScalar
 from .fields import Environment, evaluate_scalar, show_value
 from .ir import AMBIENT, AMBIENT_NODE, INPUT, Ref
+from .names import AMBIENT_NAMES
 from .ops.declaration import Op, Port
 from .spec import BlockSpec, NodeSpec, Text
 
@@ -37,7 +38,7 @@ class Reader:
 
     def read(self, reference: Text, environment: Environment | None = None) -> Ref | tuple[Ref, ...]:
         """The value that a reference names. Raises LlmcError, or UnknownValueError below a mistake."""
-        name, port = self._target(reference, environment)
+        name, port, reference = self._target(reference, environment)
         outputs = self._outputs(name, reference)
         if not port and (len(outputs) == 1 or "out" in outputs):
             found = outputs["out"] if "out" in outputs else next(iter(outputs.values()))
@@ -61,8 +62,8 @@ class Reader:
             raise UnknownValueError
         return found
 
-    def _target(self, reference: Text, environment: Environment | None) -> tuple[str, str]:
-        """Node and port that a reference names, removed nodes replaced by their `else:`."""
+    def _target(self, reference: Text, environment: Environment | None) -> tuple[str, str, Text]:
+        """Node and port that a reference names, and where; removed nodes are replaced by their `else:`."""
         passed: list[str] = []
         while True:
             scalar = YamlScalar(value=reference.text, span=reference.span)
@@ -74,7 +75,7 @@ class Reader:
             if colon and not port:
                 raise fail("E0304", f"{quoted(text)} names no output", reference.span, help="write NODE or NODE:OUTPUT")
             if name not in self.removed:
-                return name, port
+                return name, port, reference
             removed = self.removed[name]
             if removed.orelse is None:
                 raise fail(
@@ -107,12 +108,11 @@ class Reader:
                 reference.span,
                 help="name nodes as quoted text in an expression, so that their order can be seen",
             )
-        raise fail(
-            "E0303",
-            f"there is no {quoted(name)} here",
-            reference.span,
-            help=did_you_mean(name, {*self.values, *self.inputs}) or "a block sees its inputs and its own nodes",
-        )
+        if name in AMBIENT_NAMES:
+            remedy = "no node can read it: which tokens are padding is known by position"
+        else:
+            remedy = did_you_mean(name, {*self.block.nodes, *self.inputs}) or "a block sees its inputs and its own nodes"
+        raise fail("E0303", f"there is no {quoted(name)} here", reference.span, help=remedy)
 
     def wire(self, node: NodeSpec, op: Op, *, given: tuple[str, ...] = ()) -> Wired:
         """The inputs of an op node by port, without those that are `given` from elsewhere."""

@@ -117,7 +117,8 @@ def _inside(file: _File, relative: str) -> Path:
     if not is_inside:
         raise _outside(relative, file)
     if not path.exists():
-        raise fail("E0132", f"there is no file {quoted(_display(path))}", file.extends_span)
+        remedy = "put it beside this file, or extend a packaged spec by its name"
+        raise fail("E0132", f"there is no file {quoted(_display(path))}", file.extends_span, help=remedy)
     return path
 
 

@@ -241,7 +241,11 @@ def _evaluate_chain(tree: Chain, environment: Mapping[str, Value]) -> Value:
 def _look_up(tree: Name, environment: Mapping[str, Value]) -> Value:
     value = environment.get(tree.name)
     if value is None and tree.name not in environment:
-        remedy = did_you_mean(tree.name, environment) or "define it under `params:`"
+        if tree.name.lower() in ("yes", "no", "on", "off"):
+            remedy = "write true or false"
+        else:
+            near = did_you_mean(tree.name, environment) or ""
+            remedy = near if near.startswith("did") else f"define it under params:, or write '{tree.name}' if it is text"
         message = f"the name {quoted(tree.name)} is not known here"
         raise ExpressionError("E0412", message, tree.start, tree.end, remedy)
     if type(value) is int and not -MAX_INT < value < MAX_INT:
@@ -264,7 +268,8 @@ def _as_text(value: Value, part: Expression) -> str:
 
 
 def _placed(fault: ExpressionError, text: str, span: Span) -> LlmcError:
-    return fail(fault.code, fault.message, _within(span, text, fault.start, fault.end), help=fault.help)
+    remedy = fault.help or _REMEDIES.get(fault.code)
+    return fail(fault.code, fault.message, _within(span, text, fault.start, fault.end), help=remedy)
 
 
 def _within(span: Span, text: str, start: int, end: int) -> Span:
@@ -275,5 +280,18 @@ def _within(span: Span, text: str, start: int, end: int) -> Span:
     column = span.column + quotes // 2
     return Span(file=span.file, line=span.line, column=column + start, end_column=column + max(end, start + 1))
 
+
+_REMEDIES = {
+    "E0401": "an expression has names, numbers, 'text', + - * / // %, comparisons, and, or, not, if else, [ ] and ( )",
+    "E0402": "write it like num_heads * head_dim",
+    "E0411": "`llmc explain E0410` names the functions, e.g. round_up(value, multiple)",
+    "E0413": "numbers go with numbers and text with text; true and false are no numbers",
+    "E0414": "give the divisor another value",
+    "E0415": "make the list longer, or use index % len(list)",
+    "E0416": "use smaller numbers",
+    "E0417": "use a shorter one",
+    "E0418": "give the function a value that it has a result for",
+}
+"""What to do about a mistake that says no more of itself."""
 
 _COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in", "not in"})

@@ -28,7 +28,9 @@ _SYNTAX_HELP = {
     "cannot start any token": "put text that starts with this character between quotes",
     "did not find expected key": "align this line with the other keys of its map",
     "did not find expected '-' indicator": "align this line with the other items of its list",
+    "unknown escape character": "write \\\\ for a backslash, or use single quotes",
 }
+_OTHERWISE = "put text that holds special characters between quotes, and indent by spaces"
 
 
 def point(file: str, line: int, column: int) -> Span:
@@ -65,7 +67,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> LlmcErro
     notes: list[Note] = []
     if error.context and error.context_mark:
         notes.append(Note(text=error.context, span=at(file, error.context_mark)))
-    remedy = next((remedy for part, remedy in _SYNTAX_HELP.items() if part in problem), None)
+    remedy = next((remedy for part, remedy in _SYNTAX_HELP.items() if part in problem), _OTHERWISE)
     return fail("E0107", f"this is not valid YAML: {problem}", at(file, mark), notes=notes, help=remedy)
 
 

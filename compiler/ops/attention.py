@@ -127,7 +127,6 @@ def _append(name: str, sizes: tuple[str, ...]) -> Op:
         infer=_infer_append,
         operands=sizes,
         ambient=("position", "lengths"),
-        has_state_operand=True,
         is_internal=True,
         is_tokenwise=False,
         reference=f"cache:{name}",

@@ -33,7 +33,9 @@ class TensorType:
 
     @property
     def features(self) -> Dim:
-        """The last axis."""
+        """The last axis. Raises `ShapeProblem` where there is none."""
+        if not self.shape:
+            raise ShapeProblem("a value without axes has no features", help="give it a shape of at least one axis")
         return self.shape[-1]
 
     def with_features(self, features: int) -> TensorType:
@@ -185,8 +187,6 @@ class Op:
     """The internal op that reads keys and values back from a cache; empty: the reference takes and returns its state."""
     cached_ports: tuple[str, ...] = ()
     """Inputs that `cache: PATH` takes from the node at PATH instead of from the spec."""
-    has_state_operand: bool = False
-    """The reference takes `state` and gives its successor, as the output port `state`."""
     is_internal: bool = False
     is_tokenwise: bool = True
     """Row t of every output depends on row t of the inputs only: such a node may run on the last token alone."""

@@ -81,7 +81,7 @@ RESHAPE = Op(
     ports=(Port(name="x", doc="[...]"),),
     fields=(
         Field(name="keep", kind="int", doc="Leading axes that stay: 2 for batch and tokens", default=2, minimum=0),
-        Field(name="shape", kind="int_list", doc="The axes after them", is_required=True),
+        Field(name="shape", kind="int_list", doc="The axes after them", is_required=True, minimum=1),
     ),
     infer=_infer_reshape,
     operands=("keep", "shape"),

@@ -48,6 +48,8 @@ CONCAT = Op(
 
 def _infer_pool(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     x = inputs["x"]
+    if len(x.shape) != 3:
+        raise ShapeProblem(f"only [B, T, M] can be pooled, but x is {x}", "x")
     return {"out": TensorType(shape=(x.shape[0], x.shape[-1]), dtype=x.dtype)}
 
 

@@ -27,7 +27,7 @@ PARAMETER = Op(
     summary="A free learned tensor, e.g. A_log, attention sinks, lambda vectors, meta tokens",
     ports=(),
     fields=(
-        Field(name="shape", kind="int_list", doc="Its shape", is_required=True),
+        Field(name="shape", kind="int_list", doc="Its shape", is_required=True, minimum=1),
         Field(
             name="init",
             kind="str",

@@ -146,9 +146,8 @@ def test_context_is_never_exceeded(golden: Golden, model: LanguageModel) -> None
     assert len(model.generate([1] * 98, ignore_eos=True).tokens) == 3
 
 
+@each_encoder
 def test_encoder_context(golden: Golden, model: LanguageModel) -> None:
-    if model.program.states:
-        pytest.skip("not an encoder")
     with pytest.raises(LlmcError) as error, torch.no_grad():
         model(torch.zeros(1, 42, dtype=torch.int64))
     assert code_of(error) == "E0801"

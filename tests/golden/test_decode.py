@@ -8,10 +8,12 @@ import torch
 from llmc.runtime.model import LanguageModel
 
 from .conftest import Goldens
-from .families import VOCAB, by_name, each_causal
+from .families import CAUSAL, VOCAB, by_name, each_causal
 from .reference import BATCH, TOKENS, Golden
 from .running import require_golden, run_chunks, run_modules, run_program
 
+STEADY = [family for family in CAUSAL if family.params.get("rope_scaling") != "longrope"]
+"""Families whose frequencies do not depend on the length."""
 CHUNKS = {
     "token_by_token": [1] * TOKENS,
     "prompt_then_tokens": [11] + [1] * (TOKENS - 11),
@@ -27,11 +29,9 @@ def test_chunks_equal_the_whole(golden: Golden, model: LanguageModel, sizes: lis
     require_golden(golden, {"logits": run_chunks(model, golden.tokens, sizes)})
 
 
-@each_causal
+@pytest.mark.parametrize("golden", STEADY, ids=lambda family: family.name, indirect=True)
 def test_to_the_end_of_the_context(golden: Golden, model: LanguageModel) -> None:
     """The last position that the context allows, after a ring has gone round several times."""
-    if golden.family.name == "phi3_longrope":
-        pytest.skip("the frequencies change on the way: test_longrope_past_the_original_context")
     length = model.max_seq_len
     assert length is not None
     tokens = torch.randint(0, VOCAB, (1, length))

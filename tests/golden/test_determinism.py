@@ -13,7 +13,7 @@ from .running import RUNS, Run, named
 
 PROMPT = [3, 14, 15, 92, 65, 35, 89, 79]
 SAMPLED = {"temperature": 1.3, "top_k": 40, "top_p": 0.95, "ignore_eos": True}
-NEW = 24
+NEW = 16
 
 
 def sample(model: LanguageModel, seed: int) -> list[int]:
@@ -42,7 +42,7 @@ def test_a_hundred_times(golden: Golden, model: LanguageModel) -> None:
 
 
 @each_causal
-@pytest.mark.parametrize("others", [1, 2, 6])
+@pytest.mark.parametrize("others", [1, 4])
 def test_other_rows_change_no_token(golden: Golden, model: LanguageModel, others: int) -> None:
     strangers = [torch.randint(0, VOCAB, (1 + 5 * i,)).tolist() for i in range(others)]
     alone = sample(model, 3)

@@ -102,7 +102,12 @@ def command(
 def _state_rows(sizes: Plan) -> list[tuple[str, str]]:
     """States of one kind and size together, then their sum."""
     counted = Counter((state.spec.kind, state.bytes) for state in sizes.states)
-    rows = [("state", f"{number} x {kind} of {bytes_text(size)}") for (kind, size), number in counted.items()]
+    from ...kernels.states import STATES
+
+    rows = [
+        ("state", f"{number} x {kind}" + (f" of {bytes_text(size)}" if kind in STATES else ", of a size not known in this version"))
+        for (kind, size), number in counted.items()
+    ]
     return [*rows, ("state in all", f"{bytes_text(sizes.state_bytes)} for {sizes.batch} x {count(sizes.context)} tokens")]
 
 
