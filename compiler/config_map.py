@@ -165,8 +165,8 @@ def _look_up(config: Json, key: str) -> tuple[bool, object]:
     for part in key.split("."):
         if not isinstance(found, Mapping) or part not in found:
             return False, None
-        found = cast("Json", found)[part]
-    return True, found
+        found = found[part]  # pyright: ignore[reportUnknownVariableType]
+    return True, cast("object", found)
 
 
 def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: Json) -> dict[str, object]:

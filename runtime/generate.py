@@ -74,9 +74,9 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
         name = sorted(unknown)[0]
         raise fail("E0807", f"generate has no option {name!r}", help=did_you_mean(name, Options.__dataclass_fields__))
     chosen = _with_defaults(model, Options(**options))  # type: ignore[arg-type]
-    listed = list(cast("Sequence[object]", prompt)) if isinstance(prompt, (list, tuple)) else None
-    is_batch = bool(listed) and not isinstance(listed[0], int)
-    prompts = [_encode(model, one, chosen) for one in (listed if listed is not None and is_batch else [prompt])]
+    several = _several(prompt)
+    is_batch = several is not None
+    prompts = [_encode(model, one, chosen) for one in (several or [prompt])]
     run = _Run(model, prompts, chosen)
     if chosen.stream:
         if is_batch:
@@ -85,6 +85,14 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     for _ in run.stream():
         pass
     return run.rows if is_batch else run.rows[0]
+
+
+def _several(prompt: object) -> list[object] | None:
+    """The prompts of a list of prompts; None for a single prompt, which may itself be a list of token ids."""
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        return None
+    listed = list(cast("Sequence[object]", prompt))
+    return None if isinstance(listed[0], int) else listed
 
 
 def _with_defaults(model: LanguageModel, options: Options) -> Options:
@@ -125,8 +133,11 @@ def _encode(model: LanguageModel, prompt: object, options: Options) -> list[int]
         ids = model.tokenizer.encode(prompt, add_special=options.add_special)
     elif isinstance(prompt, Tensor) and prompt.dim() == 1:
         ids = cast("list[int]", prompt.tolist())  # pyright: ignore[reportUnknownMemberType]
-    elif isinstance(prompt, (list, tuple)) and all(isinstance(t, int) for t in cast("Sequence[object]", prompt)):
-        ids = list(cast("Sequence[int]", prompt))
+    elif isinstance(prompt, (list, tuple)):
+        given = list(cast("Sequence[object]", prompt))
+        ids = [token for token in given if isinstance(token, int)]
+        if len(ids) != len(given):
+            raise fail("E0805", "a prompt of token ids holds something that is no integer")
     else:
         raise fail("E0805", f"a prompt is text, a list of token ids or a 1-D tensor, not {type(prompt).__name__}")
     model.check_ids(ids)

@@ -60,8 +60,8 @@ class TrainGraph:
         given: dict[str, object] = {**dict(zip(names, operands, strict=True)), **scalars}
         values: dict[fx.Node, object] = {}
         for node in self.nodes:
-            args = cast("tuple[Any, ...]", map_arg(node.args, values.__getitem__))
-            kwargs = cast("dict[str, Any]", map_arg(node.kwargs, values.__getitem__))
+            args = cast("tuple[Any, ...]", map_arg(node.args, lambda n: cast("Any", values[n])))
+            kwargs = cast("dict[str, Any]", map_arg(node.kwargs, lambda n: cast("Any", values[n])))
             match node.op:
                 case "placeholder":
                     values[node] = given[str(node.target)]

@@ -27,7 +27,7 @@ from .king_james import TextError, read_corpus
 from .pretrain import Measurement, Pretraining, Recipe
 
 SPEC = "small"
-RECIPE = Recipe(steps=4000)
+RECIPE = Recipe(steps=3000, learning_rate=4e-3)
 PAD, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
 CONTEXT, STRIDE = 512, 128
 EXCERPT = 2
