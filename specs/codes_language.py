@@ -213,4 +213,11 @@ SHAPES: Mapping[str, Code] = {
         wrong="llmc build my_spec.yaml --verify",
         right="LLMC_PASSES=0 llmc build my_spec.yaml",
     ),
+    "E0606": _code(
+        "kernel required",
+        "With `--strict-kernels`, attention and norms may not fall back to their reference where a kernel for the op exists. "
+        "The notes say why each kernel refused.",
+        wrong="llmc build mine.yaml --strict-kernels      # head_dim 60: no kernel serves it",
+        right="llmc build mine.yaml",
+    ),
 }

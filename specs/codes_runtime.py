@@ -139,6 +139,7 @@ CHECKPOINTS: Mapping[str, Code] = {
         "Files are written beside the old one and renamed, so the old file is still whole.",
         wrong="llmc build llama -o /full/disk",
         right="llmc build llama -o ./build/llama",
+        exit_status=4,
     ),
     "E0758": _code(
         "tensor that safetensors cannot hold",

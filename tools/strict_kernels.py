@@ -8,7 +8,7 @@ from ..specs.diagnostics import Diagnostic, LlmcError, Note
 
 
 def require_kernels(program: Program) -> None:
-    """Raises LlmcError E0604 for each such node, with every kernel's reason."""
+    """Raises LlmcError E0606 for each such node, with every kernel's reason."""
     found: dict[tuple[str, str], Diagnostic] = {}
     for phase, by_definition in program.kernels.items():
         for name, choices in by_definition.items():
@@ -19,7 +19,7 @@ def require_kernels(program: Program) -> None:
                     continue
                 notes = tuple(Note(text=f"{kernel}: {reason}") for kernel, reason in choice.refused)
                 found[name, choice.path] = Diagnostic(
-                    code="E0604",
+                    code="E0606",
                     message=f"{choice.path} ({choice.op}) falls back to the reference in {phase}",
                     span=spans.get(choice.path),
                     notes=notes,

@@ -34,4 +34,6 @@ def require_equal(name: str, ours: Tensor, expected: Tensor, exact: Tensor | Non
     error, own = rms(ours.double() - exact), rms(expected.double() - exact)
     allowed = RATIO * own + FLOOR * max(1.0, rms(exact))
     if not error <= allowed:
-        raise NotGolden(f"{name} is {error:.2e} from the float64 run, the reference {own:.2e}; {allowed:.2e} is allowed")
+        raise NotGolden(
+            f"{name} is {error:.2e} from the float64 run, the reference {own:.2e}; {allowed:.2e} is allowed"
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import llmc
 import pytest
 import torch
 import transformers
+
+import llmc
 from llmc.runtime.model import LanguageModel
 
 from .families import FAMILIES, Family

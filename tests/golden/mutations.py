@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from llmc.runtime.model import LanguageModel
 from torch import Tensor
+
+from llmc.runtime.model import LanguageModel
 
 from .families import Family
 from .reference import TOKENS

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
-from llmc.runtime.model import LanguageModel
 from torch import Tensor
+
+from llmc.runtime.model import LanguageModel
 
 from .comparison import require_equal
 from .reference import Golden

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmc.runtime.model import LanguageModel
 from torch import Tensor
+
+from llmc.runtime.model import LanguageModel
 
 from .comparison import tolerance
 from .families import VOCAB, each_causal

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
 import transformers
+from torch import nn
+
+import llmc
 from llmc.runtime.model import LanguageModel
 from llmc.specs.diagnostics import LlmcError
-from torch import nn
 
 from .comparison import tolerance
 from .conftest import Goldens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from llmc.compiler.plan import plan
 from llmc.kernels.states.kv_window import ROLLBACK_SLACK
 from llmc.runtime.cache import Cache
@@ -61,7 +62,9 @@ def test_rollback_equals_recomputation(golden: Golden, model: LanguageModel, tak
     feed(model, cache, first)
     cache.rollback(taken)
     assert cache.length == 37 - taken
-    continued = torch.cat([feed(model, cache, other[:, :3]), feed(model, cache, other[:, 3:4]), feed(model, cache, other[:, 4:])], dim=1)
+    continued = torch.cat(
+        [feed(model, cache, other[:, :3]), feed(model, cache, other[:, 3:4]), feed(model, cache, other[:, 4:])], dim=1
+    )
     expected = golden.ask(torch.cat([first[:, : 37 - taken], other], dim=1))["logits"]
     assert cache.length == 37 + 6
     assert (continued - expected[:, 37 - taken :]).abs().max() < tolerance(expected)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import llmc
 import pytest
 import torch
+
+import llmc
 from llmc.runtime.model import LanguageModel
 
 from .conftest import Goldens

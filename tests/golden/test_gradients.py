@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import llmc
 import torch
-from llmc.runtime.model import LanguageModel
-from llmc.runtime.weights import export_parameters
 from torch import Tensor
 from torch.nn import functional
+
+import llmc
+from llmc.runtime.model import LanguageModel
+from llmc.runtime.weights import export_parameters
 
 from .comparison import rms
 from .reference import Golden, outputs_of
@@ -51,9 +52,7 @@ def reference_gradients(golden: Golden) -> tuple[float, dict[str, Tensor]]:
     loss = loss_of(outputs_of(answer, golden.family.spec), golden.tokens)
     loss.backward()
     reference.eval()
-    gradients = {
-        name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None
-    }
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
     reference.zero_grad()
     return float(loss), gradients
 

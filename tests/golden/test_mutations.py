@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
+
+import llmc
 
 from .comparison import NotGolden
 from .conftest import Goldens
@@ -31,9 +32,7 @@ def mutant_spec(family: Family, mutation: Mutation, folder: Path) -> Path:
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize(("family", "mutation"), CASES, ids=[f"{f.name}-{m.name}" for f, m in CASES])
-def test_a_mutant_is_not_golden(
-    goldens: Goldens, tmp_path: Path, family: Family, mutation: Mutation, run: Run
-) -> None:
+def test_a_mutant_is_not_golden(goldens: Goldens, tmp_path: Path, family: Family, mutation: Mutation, run: Run) -> None:
     golden = goldens(family)
     spec = mutant_spec(family, mutation, tmp_path)
     mutant = llmc.load(spec, weights=golden.folder, params={**family.params, **mutation.params})
@@ -47,7 +46,9 @@ def test_a_spec_that_only_extends_is_golden(golden: Golden, tmp_path: Path, run:
     """So that the mutants fail for their mistake and not for the way they are made."""
     family = golden.family
     spec = mutant_spec(family, Mutation(name="none"), tmp_path)
-    require_golden(golden, run(llmc.load(spec, weights=golden.folder, params=dict(family.params)), golden.tokens, **golden.inputs))
+    require_golden(
+        golden, run(llmc.load(spec, weights=golden.folder, params=dict(family.params)), golden.tokens, **golden.inputs)
+    )
 
 
 def test_every_tensor_matters(golden: Golden) -> None:

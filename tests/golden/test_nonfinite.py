@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
+from safetensors.torch import save_file
+
+import llmc
 from llmc.runtime.cache import Cache
 from llmc.runtime.checkpoint import open_checkpoint
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.weights import match_checkpoint, read_parameters
 from llmc.specs.diagnostics import LlmcError
-from safetensors.torch import save_file
 
 from .families import each_causal
 from .reference import Golden

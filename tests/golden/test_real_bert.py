@@ -6,13 +6,14 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
 import transformers
-from llmc.runtime.model import LanguageModel
 from torch import Tensor
 from torch.nn import functional
+
+import llmc
+from llmc.runtime.model import LanguageModel
 
 from .comparison import TOLERANCE, rms
 from .running import RUNS, Run, run_modules, run_program

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import llmc
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+import llmc
 
 from .reference import Golden, outputs_of
 from .running import named, require_golden, run_modules, run_program

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import llmc
 from llmc.runtime.checkpoint import open_checkpoint
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.weights import match_checkpoint
 from llmc.specs.diagnostics import Diagnostic, LlmcError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from .conftest import Goldens
 from .families import FAMILIES, by_name
@@ -170,7 +171,9 @@ def test_another_size_of_model(golden: Golden, model: LanguageModel) -> None:
         if family.num_layers + change == 0:
             continue
         with pytest.raises(LlmcError) as found:
-            llmc.load(family.spec, weights=golden.folder, params={**family.params, "num_layers": family.num_layers + change})
+            llmc.load(
+                family.spec, weights=golden.folder, params={**family.params, "num_layers": family.num_layers + change}
+            )
         assert {d.code for d in found.value.diagnostics} == {code}
 
 

@@ -106,7 +106,7 @@ def test_check_says_ok() -> None:
     result = run("check", TINY, "llama2_7b")
     assert result.exit_code == 0
     assert result.stdout == (
-        "ok  tiny  3 definitions  15,144 parameters\nok  llama2_7b  3 definitions  6,738,415,616 parameters\n"
+        "ok  tiny  3 definitions  17,208 parameters\nok  llama2_7b  3 definitions  6,738,415,616 parameters\n"
     )
 
 
@@ -123,8 +123,8 @@ def test_check_as_json(tmp_path: Path) -> None:
     assert result.exit_code == 1
     wrong, right = json.loads(result.stdout)
     assert wrong["ok"] is False
-    assert wrong["diagnostics"][0]["line"] == 17
-    assert right["parameters"] == 15144
+    assert wrong["diagnostics"][0]["line"] == 15
+    assert right["parameters"] == 17208
 
 
 def test_set_is_yaml() -> None:
@@ -277,7 +277,7 @@ def test_show_table() -> None:
     text = run("show", TINY).stdout
     assert "layer  model.layers.{0-2} x3" in text
     assert "    q_proj" in text and "tiny.yaml:10" in text
-    assert "15,144 (tied and shared tensors once)" in text
+    assert "17,208 (tied and shared tensors once)" in text
 
 
 def test_show_text_is_python() -> None:
@@ -286,7 +286,7 @@ def test_show_text_is_python() -> None:
 
 def test_show_json() -> None:
     found = cast("dict[str, object]", values("show", TINY))
-    assert found["parameters"] == 15144
+    assert found["parameters"] == 17208
     assert [part["name"] for part in cast("list[dict[str, object]]", found["parts"])] == ["entry", "layer", "exit"]
 
 
@@ -392,7 +392,7 @@ def test_builds_are_byte_identical(tmp_path: Path) -> None:
 
 def test_build_as_json(tmp_path: Path) -> None:
     found = cast("dict[str, object]", values("build", TINY, "-o", tmp_path / "out"))
-    assert found["parameters"] == 15144
+    assert found["parameters"] == 17208
     assert "import torch" in cast("dict[str, float]", found["seconds"])
 
 
@@ -425,7 +425,7 @@ def test_strict_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LLMC_KERNELS", "0")
     result = run("build", TINY, "-o", tmp_path / "b", "--strict-kernels")
     assert result.exit_code == 1
-    assert "E0604" in result.stderr and "kernels are switched off" in result.stderr
+    assert "E0606" in result.stderr and "kernels are switched off" in result.stderr
 
 
 # --- with weights ------------------------------------------------------------------------------------------------

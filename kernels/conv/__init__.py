@@ -1,0 +1,1 @@
+"""Depthwise causal convolution over the last few tokens."""

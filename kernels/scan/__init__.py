@@ -1,0 +1,1 @@
+"""Linear recurrences over a matrix of state per head."""

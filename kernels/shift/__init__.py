@@ -1,0 +1,1 @@
+"""Each token reads the one before it."""

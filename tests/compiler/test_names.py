@@ -1,0 +1,124 @@
+"""Names from a spec never become code: hostile ones are refused, and RESERVED is what torch's modules really have."""
+
+from __future__ import annotations
+
+import keyword
+
+import pytest
+import torch
+
+from llmc.compiler.check import check_structure
+from llmc.compiler.names import MAX_LENGTH, RESERVED, check_name
+from llmc.compiler.pipeline import read
+from llmc.specs.diagnostics import LlmcError
+from llmc.specs.document import load_document
+from llmc.specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar
+
+SPAN = Span(file="x.yaml", line=1, column=1, end_column=2)
+
+OURS = frozenset("generate new_cache save".split())
+"""Methods of llmc's own model, beside torch's."""
+
+OTHER_VERSIONS = frozenset(("ipu", "mtia", "xpu"))
+"""Attributes that only some versions of torch have."""
+
+INJECTIONS = (
+    'q", print("x") or "q', "q'); import os; os.system('echo", "__import__('os')", "x = 1", "x\nimport os", "x;y", "x#y",
+    'a"""b', "a'''b", "{x}", "{0.__class__}", "%s", "$(id)", "`id`", "<script>", "../x", "/etc/passwd", "C:\\x", "x\0y",
+    "x\ty", "x\ry", " x", "x ", "x y", "", ".", "..", "a..b", ".a", "a.", "-", "--help", "-x", "1x", "0", "12", "a-b",
+    "a+b", "a*b", "a/b", "a,b", "a:b", "a=b", "a!b", "a?b", "a@b", "a&b", "a|b", "a^b", "a~b", "a<b", "a>b", "a(b", "a)b",
+    "a[b", "a]b", "a{b", "a}b", "a\\b", "a'b", 'a"b', "a`b", "${x}", "$x", "#include", "//", "/*", "*/", "a%b",
+    "layer\N{RIGHT-TO-LEFT OVERRIDE}x", "x\N{ZERO WIDTH SPACE}", "\N{CYRILLIC SMALL LETTER A}ttend", "naïve", "ﬁeld",
+    "x\N{FULLWIDTH FULL STOP}y", "x\N{ONE DOT LEADER}y", "变量", "x\u2028y", "x\u0085y", "\N{MATHEMATICAL BOLD SMALL X}",
+    "\N{DIGIT ONE}\N{ARABIC-INDIC DIGIT ONE}", "e\N{COMBINING ACUTE ACCENT}", "😀", "\x1b[31mred", "\x7f", "\ufeffx",
+    "a" * (MAX_LENGTH + 1), "a" * 10_000, "a." * 5_000, "_" * 65, "x" * 64 + "\n", "x\n",
+)  # fmt: skip
+DUNDERS = ("__class__", "__dict__", "__init__", "__getattr__", "__del__", "__import__", "__builtins__", "__", "___")
+HOSTILE = (*INJECTIONS, *DUNDERS, *keyword.kwlist)
+"""Refused everywhere: of a node, a block, a port and a param."""
+
+AS_PATHS = (*sorted(RESERVED), "a.forward", "forward.a", "layers.0.to", "a.__class__", "a.if", "a.b c", "1.a", "a.1234567")
+"""Refused of a node, whose name is a path of modules."""
+
+
+def test_there_are_two_hundred() -> None:
+    assert len({*HOSTILE, *AS_PATHS}) >= 200
+
+
+@pytest.mark.parametrize("is_path", [True, False])
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:40])
+def test_hostile_name_is_refused(name: str, is_path: bool) -> None:
+    problem = check_name(name, "a node", SPAN, is_path=is_path)
+    assert problem is not None
+    assert problem.code == "E0301"
+    assert problem.message.isprintable()
+    assert len(problem.message) < 300
+
+
+@pytest.mark.parametrize("name", AS_PATHS)
+def test_hostile_path_is_refused(name: str) -> None:
+    assert check_name(name, "a node", SPAN, is_path=True) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["q_proj", "model.layers", "h.0.mlp", "A_log", "_x", "a.123456.b", "attn.c_attn", "LayerNorm", "x" * 64]
+)
+def test_names_of_checkpoints_are_allowed(name: str) -> None:
+    assert check_name(name, "a node", SPAN, is_path=True) is None
+
+
+@pytest.mark.parametrize("where", ["node", "block", "port", "param", "output", "local param"])
+def test_hostile_name_is_refused_in_a_spec(where: str) -> None:
+    """Written into the positioned tree, since YAML itself refuses some of them."""
+    root = load_document("llama_tiny").root
+    for name in ('q", print("x") or "q', "x\nimport os", "__class__", "lambda", "变量", "a" * 65):
+        found = check_structure(_with_name(root, where, name))
+        assert "E0301" in {diagnostic.code for diagnostic in found}, (where, name)
+
+
+@pytest.mark.parametrize("name", ["a b", 'q", print("x") or "q', "__class__", "forward.x y", "class"])
+def test_evaluated_share_is_a_name(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("share") / "x.yaml"
+    text = "llmc: 1\nname: x\nextends: llama_tiny\nparams: {owner: a}\ngraph: {nodes: {model.layers: {share: '${owner}'}}}\n"
+    path.write_text(text)
+    with pytest.raises(LlmcError) as caught:
+        read(path, {"owner": name})
+    assert {diagnostic.code for diagnostic in caught.value.diagnostics} == {"E0301"}
+
+
+def test_reserved_names_are_the_attributes_of_modules() -> None:
+    """Annotated attributes of the classes and those of an instance count too."""
+    public: set[str] = set()
+    for module in (torch.nn.Module(), torch.nn.ModuleList()):
+        public |= {name for name in dir(module) if not name.startswith("_")}
+        for kind in type(module).__mro__:
+            public |= {name for name in getattr(kind, "__annotations__", {}) if not name.startswith("_")}
+    assert public <= RESERVED
+    assert RESERVED - public - OURS <= OTHER_VERSIONS
+
+
+def _with_name(root: YamlMap, where: str, name: str) -> YamlMap:
+    node = YamlMap(entries={}, span=SPAN)
+    match where:
+        case "node":
+            return _put(root, ("graph", "nodes", name), node)
+        case "block":
+            return _put(root, ("blocks", name), node)
+        case "port":
+            return _put(root, ("blocks", "mlp", "in"), YamlList(items=(YamlScalar(value=name, span=SPAN),), span=SPAN))
+        case "param":
+            return _put(root, ("params", name), YamlScalar(value=1, span=SPAN))
+        case "local param":
+            return _put(root, ("blocks", "mlp", "params"), _put(node, (name,), YamlScalar(value=1, span=SPAN)))
+        case _:
+            return _put(root, ("graph", "out", name), YamlScalar(value="lm_head", span=SPAN))
+
+
+def _put(holder: YamlMap, path: tuple[str, ...], value: YamlNode) -> YamlMap:
+    first, *rest = path
+    if rest:
+        inner = holder.get(first)
+        assert isinstance(inner, YamlMap)
+        value = _put(inner, tuple(rest), value)
+    entry = YamlEntry(key=first, key_span=SPAN, value=value)
+    return YamlMap(entries={**holder.entries, first: entry}, span=holder.span)
