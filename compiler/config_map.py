@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -108,7 +109,7 @@ def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str,
                     continue
                 params[entry.param] = entry.values[spelled]
             else:
-                params[entry.param] = cast("Value", value)
+                params[entry.param] = _untagged(cast("Value", value))
     for key, value in mapping.fixed.items():
         used.add(key)
         found, given = _look_up(config, key)
@@ -132,6 +133,29 @@ def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str,
     if problems:
         raise LlmcError(problems)
     return params
+
+
+_FLOAT = "__float__"
+_TAGGED_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
+"""How a config.json spells what JSON has no number for: `{"__float__": "Infinity"}`."""
+
+
+def _untagged(value: Value) -> Value:
+    """The value with tagged floats, alone or in a list, as floats."""
+    if isinstance(value, list):
+        return [_untagged(item) for item in value]
+    if isinstance(value, dict) and value.keys() == {_FLOAT}:
+        return _TAGGED_FLOATS.get(str(value[_FLOAT]), value)
+    return value
+
+
+def _tagged(value: object) -> object:
+    """The inverse of `_untagged`."""
+    if isinstance(value, list):
+        return [_tagged(item) for item in cast("list[object]", value)]
+    if isinstance(value, float) and math.isinf(value):
+        return {_FLOAT: "Infinity" if value > 0 else "-Infinity"}
+    return value
 
 
 def _spelling(value: object) -> str:
@@ -183,7 +207,7 @@ def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: J
             value = next((theirs for theirs, ours in entry.values.items() if ours == value), None)
             value = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
         if value is not None:
-            _put(config, entry.keys[0].split("."), value)
+            _put(config, entry.keys[0].split("."), _tagged(value))
     for key, value in mapping.fixed.items():
         if value is not None:
             _put(config, key.split("."), value)

@@ -1,8 +1,8 @@
 """Prints the fused program as one readable Python module. It is for reading: nothing executes it.
 
-One function per definition, one line per op, each followed by its place in the spec, its path there, its type and the kernel
-that runs it. Names are identifiers, values go through `literal`, comments are one printable line: text from a spec cannot
-become code.
+One function per definition, one line per op, each followed by its place in the spec, its path there, its type and the
+kernel that runs it. Names are identifiers, values go through `literal`, comments are one printable line: text from a
+spec cannot become code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import keyword
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from torch import fx
 
@@ -66,7 +67,7 @@ class Names:
 
 
 class Places:
-    """Places as the artifact names them: packaged specs as `specs/NAME.yaml`, others from the folder of the spec that was built."""
+    """Places as the artifact names them: packaged specs as `specs/NAME.yaml`, others from the built spec's folder."""
 
     def __init__(self, program: Program) -> None:
         document = program.spec.document
@@ -120,13 +121,14 @@ def _target(node: fx.Node, site: Site, values: dict[fx.Node, str], names: Names)
     parts = dict.fromkeys(range(len(site.types)), "_")
     for item in node.users:
         index = item.args[1]
-        assert item.target is operator.getitem and isinstance(index, int)
+        assert item.target is operator.getitem
+        assert isinstance(index, int)
         parts[index] = values[item] = names.new(f"{_stem(site.path)}_{list(site.types)[index]}")
     return ", ".join(parts.values())
 
 
 def _stem(path: str) -> str:
-    """What the outputs of a node are named after: a split's are siblings of what it splits, an append's belong to its reader."""
+    """What a node's outputs are named after: a split's are siblings of what it splits, an append's are its reader's."""
     parent, _, last = path.rpartition(".")
     return parent if last == "append" else parent.rpartition(".")[0] if last == "split" else path
 
@@ -198,8 +200,8 @@ def _kernels(program: Program, definition: str) -> dict[str, str]:
 def _argument(value: object, values: Mapping[fx.Node, str]) -> str:
     if isinstance(value, fx.Node):
         return values[value]
-    if isinstance(value, (list, tuple)) and any(isinstance(item, fx.Node) for item in value):
-        return f"[{', '.join(_argument(item, values) for item in value)}]"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_argument(item, values) for item in cast('Sequence[object]', value))}]"
     return literal(value)
 
 
@@ -213,9 +215,10 @@ def literal(value: object) -> str:
         case str():
             return ascii(value)
         case list() | tuple():
-            return f"[{', '.join(literal(item) for item in value)}]"
+            return f"[{', '.join(literal(item) for item in cast('Sequence[object]', value))}]"
         case Mapping():
-            return "{" + ", ".join(f"{literal(str(key))}: {literal(item)}" for key, item in value.items()) + "}"
+            items = cast("Mapping[str, object]", value).items()
+            return "{" + ", ".join(f"{literal(str(key))}: {literal(item)}" for key, item in items) + "}"
         case _:
             raise TypeError(f"{type(value).__name__} is no literal of a spec")
 

@@ -1,7 +1,8 @@
-"""Prints the calls of a program: the last function of an emitted module. Consecutive instances of one definition are a loop."""
+"""Prints the calls of a program: the last function of an emitted module. Instances in a row are a loop."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ class _Calls:
         signature = ", ".join([*(self.variables[name] for name in inputs), *self.ambient.values(), "bound"])
         lines = [
             f"def program({signature}):",
-            '    """All calls in order. `bound(prefix)` gives an instance its parameters, states and scalars by name."""',
+            '    """All calls in order. `bound(prefix)` gives an instance its parameters, states and scalars."""',
         ]
         start = 0
         for end in self._runs():
@@ -52,7 +53,7 @@ class _Calls:
         return [*lines, f"    return {{{outputs}}}"]
 
     def _runs(self) -> Iterator[int]:
-        """Where each run of calls ends: instances that differ in the number of their prefix only and hand on their outputs."""
+        """Where each run ends: calls whose prefixes differ in a number, each reading what the one before gives."""
         calls = self.module.calls
         end = 0
         while end < len(calls):
@@ -133,7 +134,9 @@ class _Calls:
 def _carried(first: Call, second: Call) -> dict[str, str]:
     """Input port -> the output port of the instance before that feeds it."""
     produced = {name: out for out, name in first.outputs.items()}
-    return {port: produced[value] for port, value in second.inputs.items() if isinstance(value, str) and value in produced}
+    return {
+        port: produced[value] for port, value in second.inputs.items() if isinstance(value, str) and value in produced
+    }
 
 
 def _pattern(calls: Sequence[Call]) -> tuple[str, list[int]] | None:
@@ -149,7 +152,7 @@ def _pattern(calls: Sequence[Call]) -> tuple[str, list[int]] | None:
                 break
             numbers.append(int(middle))
         if len(numbers) == len(prefixes):
-            steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+            steps = {after - before for before, after in itertools.pairwise(numbers)}
             if len(steps) <= 1 and steps != {0} and "{" not in head + tail and all(step > 0 for step in steps):
                 return f"{head}{{i}}{tail}", numbers
     return None

@@ -22,7 +22,7 @@ from .reads import layer_dependent_blocks, node_names
 from .scope import Scope, analyse
 from .shared_caches import connect_caches
 from .spec import BlockSpec, NodeSpec, Spec
-from .uses import Context, block_of, is_own, join, unreached_own, use_context
+from .uses import Context, Seen, block_of, is_own, join, unreached_own, use_context
 from .wiring import Binds, Bound, Reader, UnknownValueError
 
 SHARED = "shared"
@@ -41,12 +41,9 @@ class Expander:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.scopes: dict[str, Scope | None] = {}
-        self.uses: dict[str, int] = {}
+        self.seen = Seen()
         self.depending = layer_dependent_blocks(spec)
         self.num_nodes = 0
-        self.used_overrides: set[Span] = set()
-        self.used_own: set[Span] = set()
-        self.visited: set[Span] = set()
         self.miswired: set[str] = set()
         """Blocks with a mistake: what nothing reads in them may follow from it."""
         self.found: list[Diagnostic] = []
@@ -99,7 +96,7 @@ class Expander:
                 if self.num_nodes > MAX_NODES or len(self.found) > MAX_MISTAKES:
                     raise
                 self.report(error)
-                self.visited.discard(node.span)
+                self.seen.visited.discard(node.span)
                 self.miswired.add(block.name)
             except UnknownValueError:
                 pass
@@ -137,7 +134,7 @@ class Expander:
                 self.found += [d for d in error.diagnostics if "E0401" <= d.code <= "E0412"]
 
     def _expand_op(self, node: NodeSpec, op: Op, reader: Reader, context: Context, body: Body) -> Binds:
-        written, environments = overridden(node, context.overrides, self.used_overrides)
+        written, environments = overridden(node, context.overrides, self.seen.overrides)
         values: dict[str, Value] = {}
         found: list[Diagnostic] = []
         for declared in op.fields:
@@ -166,7 +163,7 @@ class Expander:
         if isinstance(cache, str):
             body.caches[path] = cache
             values["cache"] = SHARED
-        if context.share is not None and not is_own(node.name, context, self.used_own):
+        if context.share is not None and not is_own(node.name, context, self.seen.own):
             body.shared[path] = join(context.share, node.name)
         body.items.append(
             Node(
@@ -178,7 +175,7 @@ class Expander:
     # --- uses of blocks ------------------------------------------------------------------------------------------
 
     def _expand_use(self, node: NodeSpec, reader: Reader, context: Context, body: Body) -> Binds:
-        self.visited.add(node.span)
+        self.seen.visited.add(node.span)
         repeat = node.get("repeat")
         if repeat is None:
             return self._expand_once(node, reader, context, body, name=node.name, environment=context.environment)
@@ -193,7 +190,7 @@ class Expander:
     def _use_context(
         self, node: NodeSpec, outer: Context, name: str, environment: Environment
     ) -> tuple[BlockSpec, Context]:
-        return use_context(self.spec, node, outer, name, environment, self.uses, self.used_own)
+        return use_context(self.spec, node, outer, name, environment, self.seen)
 
     def _expand_once(
         self, node: NodeSpec, reader: Reader, outer: Context, body: Body, *, name: str, environment: Environment
@@ -369,10 +366,11 @@ def expand(spec: Spec) -> Expansion:
         outputs = expander.expand_block(spec.graph, inputs, context, top)
     except UnknownValueError:
         pass
+    seen = expander.seen
     scopes = [scope for name, scope in expander.scopes.items() if scope is not None and name not in expander.miswired]
     expander.found += [diagnostic for scope in scopes for diagnostic in scope.unread]
-    expander.found += unreached_overrides(spec, expander.used_overrides, expander.visited)
-    expander.found += unreached_own(spec, expander.used_own, expander.visited)
+    expander.found += unreached_overrides(spec, seen.overrides, seen.held, seen.visited)
+    expander.found += unreached_own(spec, seen.own, seen.visited)
     if expander.found:
         raise gathered(expander.found)
     connect_caches(top)

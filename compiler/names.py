@@ -22,9 +22,12 @@ RESERVED = frozenset(
     "register_forward_hook register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook "
     "register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter "
     "register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory "
-    "state_dict to to_empty train training type xpu zero_grad generate new_cache save".split()
+    "state_dict to to_empty train training type xpu zero_grad "
+    # of llmc's own modules
+    "check_ids default_inputs device dtype executor folder_eos_ids generate graph layout lookup max_seq_len "
+    "named_owned_parameters new_cache program run_program save scalars source tokenizer".split()
 )
-"""Names that a path may not use as a part: they are attributes of every module."""
+"""Names that a path may not use as a part: they are attributes of torch's modules, or of llmc's."""
 
 AMBIENT_NAMES = frozenset(("position", "lengths", "attention_mask", "block_table"))
 """Tensors that every block can read by name."""
@@ -62,7 +65,7 @@ def _reason(name: str, *, is_path: bool, max_length: int) -> str | None:
         if part.startswith("__"):
             return f"{part!r} begins with two underscores"
         if is_path and part in RESERVED:
-            return f"{part!r} is an attribute of every torch module"
+            return f"{part!r} is an attribute of modules"
     if parts[0].isdigit():
         return "it begins with a digit"
     return None

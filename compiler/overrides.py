@@ -22,8 +22,8 @@ class Override:
     """Of the use that wrote it: its params, and `layer` of its repeat."""
 
 
-def active_overrides(node: NodeSpec, environment: Environment) -> Iterator[Override]:
-    """Those of a use whose `at:` holds in this layer."""
+def active_overrides(node: NodeSpec, environment: Environment, held: set[Span]) -> Iterator[Override]:
+    """Those of a use whose `at:` holds in this layer. Adds them to `held`."""
     for item in _items(node):
         at, values = item.entries["at"].value, item.get("set")
         holds = evaluate_node(at, environment, is_text=False)
@@ -31,6 +31,7 @@ def active_overrides(node: NodeSpec, environment: Environment) -> Iterator[Overr
             remedy = "write a comparison, e.g. layer % 4 == 3"
             raise fail("E0207", f"at must be true or false, not {show_value(holds)}", at.span, help=remedy)
         for key, entry in values.entries.items() if holds and isinstance(values, YamlMap) else ():
+            held.add(entry.key_span)
             yield Override(path=key, value=entry.value, span=entry.key_span, environment=environment)
 
 
@@ -64,8 +65,12 @@ def overridden(node: NodeSpec, overrides: tuple[Override, ...], used: set[Span])
     return replace(node.source, entries=entries), environments
 
 
-def unreached_overrides(spec: Spec, used: set[Span], visited: set[Span]) -> Iterator[Diagnostic]:
-    """The overrides of every use that was visited, but that came to no node in any layer."""
+def unreached_overrides(spec: Spec, used: set[Span], held: set[Span], visited: set[Span]) -> Iterator[Diagnostic]:
+    """The overrides of every use that was visited, but that came to no node in any layer.
+
+    Where params were set from outside there may be fewer layers than the spec is written for, so that `at:` never holds.
+    """
+    is_as_written = all(param.origin == "spec" for param in spec.params.values())
     for block in (*spec.blocks.values(), spec.graph):
         for node in block.nodes.values():
             if node.span not in visited:
@@ -73,13 +78,15 @@ def unreached_overrides(spec: Spec, used: set[Span], visited: set[Span]) -> Iter
             for item in _items(node):
                 values = item.get("set")
                 for entry in values.entries.values() if isinstance(values, YamlMap) else ():
-                    if entry.key_span not in used:
-                        yield Diagnostic(
-                            code="E0508",
-                            message=f"the override {quoted(entry.key)} reaches no node in any layer",
-                            span=entry.key_span,
-                            help="write the node's path inside the block and the field, e.g. self_attn.attend.window",
-                        )
+                    if entry.key_span in used or not (is_as_written or entry.key_span in held):
+                        continue
+                    if entry.key_span in held:
+                        message = f"the override {quoted(entry.key)} reaches no node in any layer"
+                        remedy = "write the node's path inside the block and the field, e.g. self_attn.attend.window"
+                    else:
+                        message = f"the override {quoted(entry.key)} is for no layer: at: never holds"
+                        remedy = "layers count from 0 to num_layers - 1"
+                    yield Diagnostic(code="E0508", message=message, span=entry.key_span, help=remedy)
 
 
 def _items(node: NodeSpec) -> Iterator[YamlMap]:

@@ -43,9 +43,9 @@ def read(
         found = check_structure(document.root)
         if found:
             raise LlmcError(found)
-    with phase("resolve", on_phase):
-        spec = resolve(document, params or {}, origin)
     try:
+        with phase("resolve", on_phase):
+            spec = resolve(document, params or {}, origin)
         with phase("expand", on_phase):
             expansion = expand(spec)
         with phase("infer", on_phase):
@@ -55,18 +55,17 @@ def read(
                 raise LlmcError(unused)
             weight_map(spec, model)
     except LlmcError as error:
-        raise _with_provenance(error, spec) from None
+        raise _with_provenance(error, params or {}, origin) from None
     return spec, model
 
 
-def _with_provenance(error: LlmcError, spec: Spec) -> LlmcError:
-    """The error with a note, on its first mistake, of the params that were set from outside of the spec."""
-    given = [param for param in spec.params.values() if param.origin == "override"]
-    if not given:
-        return error
-    listed = ", ".join(f"{param.name} = {show_value(param.value)}" for param in given[:8])
-    note = Note(text=f"from {given[0].given_by}: {listed}{', …' if len(given) > 8 else ''}", span=given[0].span)
+def _with_provenance(error: LlmcError, params: Mapping[str, Value], origin: str) -> LlmcError:
+    """The error with a note, on its first mistake, of what was set from outside of the spec."""
     first, *others = error.diagnostics
+    if not params or origin in first.message:
+        return error
+    listed = [f"{name[:64]} = {show_value(value)}" for name, value in params.items()]
+    note = Note(text=f"from {origin}: {', '.join(listed[:6])}{', …' if len(listed) > 6 else ''}")
     return LlmcError([replace(first, notes=(*first.notes, note)), *others])
 
 

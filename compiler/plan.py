@@ -28,6 +28,10 @@ class Plan:
 
     parameters: int
     weight_bytes: int
+    active_parameters: int
+    """Those that one token reads: all, but of the experts only as many as it is sent to."""
+    packed_weight_bytes: int
+    """Bytes of the weights where those that can be packed (ternary ones) are."""
     decode_flops: float
     """Of one decoded token of every row, at a full context."""
     prefill_flops: float
@@ -42,7 +46,8 @@ class Plan:
 def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int, dtype: str = "float32") -> Plan:
     """Add up every call. `ties` maps a parameter path to the path that owns its tensor."""
     itemsize = ITEMSIZE[dtype]
-    counted = {path: prod(spec.shape) for path, spec in parameters(model).items() if path not in ties}
+    owned = {path: spec for path, spec in parameters(model).items() if path not in ties}
+    counted = {path: prod(spec.shape) for path, spec in owned.items()}
     decode = {"B": batch, "T": 1, "S": context}
     prefill = {"B": batch, "T": context, "S": context}
     extra = {symbol for port in model.inputs for symbol in port.type.shape if isinstance(symbol, str)}
@@ -55,6 +60,8 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
     return Plan(
         parameters=sum(counted.values()),
         weight_bytes=sum(counted.values()) * itemsize,
+        active_parameters=sum(_active(spec) for spec in owned.values()),
+        packed_weight_bytes=sum(_packed_bytes(spec, itemsize) for spec in owned.values()),
         decode_flops=flops(model, decode),
         prefill_flops=flops(model, prefill),
         state_bytes=sum(state.bytes for state in states),
@@ -63,6 +70,15 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
         context=context,
         dtype=dtype,
     )
+
+
+def _active(spec: ParameterSpec) -> int:
+    count = prod(spec.shape)
+    return count if spec.reads_rows is None else count // spec.shape[0] * spec.reads_rows
+
+
+def _packed_bytes(spec: ParameterSpec, itemsize: int) -> int:
+    return prod(spec.shape) * itemsize if spec.packed_bytes is None else spec.packed_bytes
 
 
 def parameters(model: Model) -> dict[str, ParameterSpec]:

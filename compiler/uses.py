@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean, fail, quoted
 from ..specs.source import Span, YamlList, YamlMap, YamlScalar
@@ -35,29 +35,43 @@ class Context:
     is_top: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an expansion has come across: whatever is written but not seen at its end reached nothing."""
+
+    visited: set[Span] = field(default_factory=set[Span])
+    """Uses of blocks."""
+    uses: dict[str, int] = field(default_factory=dict[str, int])
+    """Of each share."""
+    own: set[Span] = field(default_factory=set[Span])
+    held: set[Span] = field(default_factory=set[Span])
+    """Overrides whose `at:` held in some layer."""
+    overrides: set[Span] = field(default_factory=set[Span])
+    """Those that came to a node."""
+
+
 def use_context(
     spec: Spec,
     node: NodeSpec,
     outer: Context,
     name: str,
     environment: Environment,
-    uses: dict[str, int],
-    used_own: set[Span],
+    seen: Seen,
 ) -> tuple[BlockSpec, Context]:
-    """The block that a use names, and the context it expands in. Counts the use of a share in `uses`."""
+    """The block that a use names, and the context it expands in. Notes what it saw in `seen`."""
     block = block_of(spec, node, environment, outer)
     share, own = outer.share, outer.own
     local = dict(environment)
     if share is not None:
         share = join(share, name)
-        own = _own_inside(own, name, used_own)
+        own = _own_inside(own, name, seen.own)
     share_node, own_node = node.get("share"), node.get("own")
     if isinstance(share_node, YamlScalar):
         share = _share_name(share_node, environment)
         items = own_node.items if isinstance(own_node, YamlList) else ()
         own = tuple(Text(text=str(i.value), span=i.span) for i in items if isinstance(i, YamlScalar))
-        local["use"] = uses.get(share, 0)
-        uses[share] = uses.get(share, 0) + 1
+        local["use"] = seen.uses.get(share, 0)
+        seen.uses[share] = seen.uses.get(share, 0) + 1
     local.update(_arguments(node, block, local))
     return block, Context(
         environment=local,
@@ -65,7 +79,7 @@ def use_context(
         absolute=join(outer.absolute, name),
         share=share,
         own=own,
-        overrides=(*passed_on(outer.overrides, node.name), *active_overrides(node, local)),
+        overrides=(*passed_on(outer.overrides, node.name), *active_overrides(node, local, seen.held)),
         trail=(*outer.trail, node.span),
         inside=(*outer.inside, block.name),
         is_top=outer.is_top,

@@ -11,6 +11,12 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         name="sdpa", op="attend_cached", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
     ),
+    Kernel(
+        name="absorbed",
+        op="latent_attend_cached",
+        implementation="latent_attention.absorbed:latent_attend_cached",
+        serves="latent_attention.absorbed:serves",
+    ),
     Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
     Kernel(
         name="torch", op="add_rms_norm", implementation="norm.fused:add_rms_norm", serves="norm.fused:serves_rms_norm"

@@ -1,7 +1,7 @@
 """The folder that `llmc build` writes: manifest, resolved spec, readable program, plan. Nothing in it is ever executed.
 
-Each file is replaced whole, the manifest last, and nothing in them depends on when or where they were written: the same spec,
-params and version of llmc give the same bytes.
+Each file is replaced whole, the manifest last, and nothing in them depends on when or where they were written: the same
+spec, params and version of llmc give the same bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def write_artifact(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise fail("E0757", f"cannot make the folder {folder}: {error.strerror}", help="name another with -o") from error
+        raise fail(
+            "E0757", f"cannot make the folder {folder}: {error.strerror}", help="name another with -o"
+        ) from error
     for name, text in files.items():
         write_atomically(folder / name, text)
     return Artifact(folder=folder, hash=total)

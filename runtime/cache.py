@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,8 +16,29 @@ from ..specs.diagnostics import fail
 from .execute import State
 
 
+UNBOUNDED = 2**62
+"""The `max_seq_len` of a cache whose size does not depend on it."""
+
+
+def has_constant_size(specs: Mapping[str, StateSpec]) -> bool:
+    """Whether none of these states grows with the tokens, so that a cache needs no limit."""
+    return bool(specs) and all(STATES[spec.kind].rollback == "snapshot" for spec in specs.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Snapshot:
+    """The states that tokens cannot be cut from, as they were before a call."""
+
+    lengths: list[int]
+    states: Mapping[str, State]
+
+
 class Cache:
-    """States for `batch_size` rows of at most `max_seq_len` tokens. Pass it to the model, which appends."""
+    """States for `batch_size` rows of at most `max_seq_len` tokens. Pass it to the model, which appends.
+
+    States that grow with the tokens can be cut. Those of constant size (recurrent matrices, convolution tails) only go
+    back to where a call began, for the last `snapshots` calls, each of which costs a copy of them; and to nothing.
+    """
 
     def __init__(
         self,
@@ -25,6 +48,7 @@ class Cache:
         max_seq_len: int,
         dtype: torch.dtype,
         device: torch.device,
+        snapshots: int = 0,
     ) -> None:
         self.specs = dict(specs)
         self.batch_size, self.max_seq_len = batch_size, max_seq_len
@@ -36,6 +60,8 @@ class Cache:
         self.kept: dict[str, Tensor] = {}
         """Values of `once` inputs, computed at the first call."""
         self._reached = [0] * batch_size
+        self._constant = [path for path, spec in specs.items() if STATES[spec.kind].rollback == "snapshot"]
+        self._snapshots: deque[_Snapshot] = deque(maxlen=snapshots)
 
     @property
     def length(self) -> int:
@@ -44,8 +70,9 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """Bytes that are allocated."""
-        return sum(buffer.nbytes for state in self.states.values() for buffer in state)
+        """Bytes that are allocated, kept snapshots included."""
+        kept = [*self.states.values(), *(state for snapshot in self._snapshots for state in snapshot.states.values())]
+        return sum(buffer.nbytes for state in kept for buffer in state)
 
     def reserve(self, new: Tensor) -> None:
         """Check that `new [B]` more tokens fit each row. Raises E0801 before anything is computed."""
@@ -56,6 +83,9 @@ class Cache:
                 f"{needed} tokens do not fit the context of {self.max_seq_len}",
                 help="shorten the prompt, ask for fewer new tokens, or make the cache with a larger max_seq_len",
             )
+        if self._constant and self._snapshots.maxlen:
+            kept = {path: tuple(buffer.clone() for buffer in self.states[path]) for path in self._constant}
+            self._snapshots.append(_Snapshot(lengths=self._row_lengths(), states=kept))
 
     def advance(self, new: Tensor) -> None:
         """Count `new [B]` tokens that were appended."""
@@ -76,4 +106,43 @@ class Cache:
                 reason = kind.refuse_rollback(spec.sizes, self.max_seq_len, reached, length - n)
                 if reason is not None:
                     raise fail("E0802", f"{path} cannot take back {n} tokens: {reason}")
+        if self._constant and n > 0:
+            self._restore(n)
         self.lengths = self.lengths - n
+
+    def reset(self) -> None:
+        """Forget everything: the cache is as new."""
+        self.lengths = torch.zeros_like(self.lengths)
+        self._reached = [0] * self.batch_size
+        self.kept.clear()
+        self._snapshots.clear()
+        for path in self._constant:
+            _clear(self.states[path])
+
+    def _restore(self, n: int) -> None:
+        """Put the states of constant size back to what they were `n` tokens ago. Raises E0802 where nobody kept that."""
+        wanted = [length - n for length in self._row_lengths()]
+        if not any(wanted):
+            self._snapshots.clear()
+            for path in self._constant:
+                _clear(self.states[path])
+            return
+        depth = next((i for i, kept in enumerate(reversed(self._snapshots)) if kept.lengths == wanted), None)
+        if depth is None:
+            path = self._constant[0]
+            raise fail(
+                "E0802",
+                f"{path} cannot take back {n} tokens: a {self.specs[path].kind} state goes back to where one of the "
+                f"last {self._snapshots.maxlen} calls began, or to nothing",
+                help="make the cache with snapshots=N, and give tokens that may be taken back in calls of their own",
+            )
+        for _ in range(depth):
+            self._snapshots.pop()
+        for path, state in self._snapshots.pop().states.items():
+            for buffer, kept in zip(self.states[path], state, strict=True):
+                buffer.copy_(kept)
+
+
+def _clear(state: State) -> None:
+    for buffer in state:
+        buffer.zero_()

@@ -16,6 +16,7 @@ from ..kernels.embedding.reference import embedding
 from ..kernels.linear.reference import linear
 from ..kernels.norm.reference import layer_norm, rms_norm
 from ..kernels.registry import resolve_reference
+from ..kernels.ternary.reference import ternary_linear
 
 
 class Linear(nn.Linear):
@@ -24,6 +25,18 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input `[..., I]` -> `[..., O]`."""
         return linear(x=input, weight=self.weight, bias=self.bias)
+
+
+class TernaryLinear(nn.Linear):
+    """Weight `[O, I]` and optional bias `[O]` as trained; the forward rounds weights and activations."""
+
+    def __init__(self, width: int, features: int, *, bias: bool, activation_bits: int | None) -> None:
+        super().__init__(width, features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
+        self.activation_bits = activation_bits
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input `[..., I]` -> `[..., O]`."""
+        return ternary_linear(x=input, weight=self.weight, bias=self.bias, activation_bits=self.activation_bits)
 
 
 class Embedding(nn.Embedding):
@@ -92,6 +105,9 @@ def make_leaf(op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> nn.Mo
         case "linear":
             out, width = shapes["weight"]
             return Linear(width, out, bias="bias" in shapes)
+        case "ternary_linear":
+            out, width = shapes["weight"]
+            return TernaryLinear(width, out, bias="bias" in shapes, activation_bits=fields.opt_int("activation_bits"))
         case "embedding":
             return Embedding(*shapes["weight"], offset=fields.int("offset"), scale=fields.float("scale"))
         case "layer_norm" if "weight" in shapes and fields.opt_int("head_dim") is None:

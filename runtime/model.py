@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..compiler.program import Program
 from ..specs.diagnostics import did_you_mean, fail
-from .cache import Cache
+from .cache import UNBOUNDED, Cache, has_constant_size
 from .execute import Executor
 from .outputs import Outputs, unwrap
 from .storage import Signature, bind_parameters, signature
@@ -189,16 +189,27 @@ class LanguageModel(nn.Module):
             self._executor = (signature(self), Executor(self.program, bound))
         return self._executor[1]
 
-    def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None) -> Cache:
-        """An empty cache for `batch_size` rows of at most `max_seq_len` tokens (default: the spec's longest context)."""
+    def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:
+        """An empty cache for `batch_size` rows of at most `max_seq_len` tokens (default: the spec's longest context, or no limit
+        where no state grows with the tokens).
+
+        `snapshots` is the number of calls that states of constant size keep a copy of, so that they can be taken back.
+        """
         limit = self.max_seq_len
         length = max_seq_len if max_seq_len is not None else limit
+        if length is None and has_constant_size(self.program.states):
+            length = UNBOUNDED
         if length is None or length < 1 or batch_size < 1:
             raise fail("E0803", f"a cache needs at least one row and one token, not {batch_size} and {length}")
         if limit is not None and length > limit:
             raise fail("E0801", f"a cache of {length} tokens is longer than the model's context of {limit}")
         return Cache(
-            self.program.states, batch_size=batch_size, max_seq_len=length, dtype=self.dtype, device=self.device
+            self.program.states,
+            batch_size=batch_size,
+            max_seq_len=length,
+            dtype=self.dtype,
+            device=self.device,
+            snapshots=snapshots,
         )
 
     # --- text ----------------------------------------------------------------------------------------------------

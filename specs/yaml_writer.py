@@ -1,6 +1,7 @@
 """Writes a positioned tree back as YAML 1.2 that reads as equal values: how a build folder holds its resolved spec.
 
-A map or list that fits one line is written in flow style, as specs are by hand; longer ones are blocks. Comments are lost.
+A map or list that fits one line is written in flow style, as specs are by hand; longer ones are blocks. Comments are
+not kept.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from .source import Plain, Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar
 
@@ -55,11 +57,12 @@ def to_node(value: object, span: Span) -> YamlNode:
     match value:
         case Mapping():
             entries = {
-                str(key): YamlEntry(key=str(key), key_span=span, value=to_node(item, span)) for key, item in value.items()
+                key: YamlEntry(key=key, key_span=span, value=to_node(item, span))
+                for key, item in cast("Mapping[str, object]", value).items()
             }
             return YamlMap(entries=entries, span=span)
         case list() | tuple():
-            return YamlList(items=tuple(to_node(item, span) for item in value), span=span)
+            return YamlList(items=tuple(to_node(item, span) for item in cast("Sequence[object]", value)), span=span)
         case None | bool() | int() | float() | str():
             return YamlScalar(value=value, span=span)
         case _:

@@ -41,8 +41,8 @@ def bits_per_byte(
 ) -> float:
     """Bits per byte of a lossless code for `text_bytes(documents)`, all bytes counted.
 
-    A window of `context` tokens slides by `stride`; every token is predicted once, from at least `context - stride` tokens before it
-    (fewer only at the beginning of the text). `<s>` follows from `</s>` and costs nothing.
+    A window of `context` tokens slides by `stride`. Every token is predicted once, from at least `context - stride`
+    tokens before it (fewer only at the beginning of the text). `<s>` follows from `</s>` and costs nothing.
     """
     ids = encode_documents(tokenizer, documents)
     data = text_bytes(documents)

@@ -1,4 +1,4 @@
-"""The command line. Each command is one file of `commands/`, imported when it is asked for, so that `--help` is quick."""
+"""The command line. Each command is one file of `commands/`, imported when it is asked for: `--help` stays quick."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "explain": ("explain", "Why each kernel was chosen, or what a code such as E0203 means."),
     "plan": ("plan", "Parameters, FLOPs, bytes, whether it fits, predicted speed."),
     "generate": ("generate", "Continue a prompt."),
+    "verify": ("verify", "Compare with transformers node by node."),
     "import": ("import_config", "Make a spec of a Hugging Face folder's config.json."),
     "bench": ("bench", "Measure prefill and decode speed."),
     "schema": ("schema", "Print the JSON Schema of the spec language."),
@@ -70,8 +71,8 @@ class Commands(click.Group):
 def cli() -> None:
     """llmc: a declarative compiler for language models. One YAML file is the architecture.
 
-    SPEC is a YAML file or the name of a packaged spec (`llmc list`). Results go to stdout, progress to stderr; every command
-    takes --json. Exit status: 0 ok, 1 diagnostics, 2 usage, 3 environment, 4 resources.
+    SPEC is a YAML file or the name of a packaged spec (`llmc list`). Results go to stdout, progress to stderr; every
+    command takes --json. Exit status: 0 ok, 1 diagnostics, 2 usage, 3 environment, 4 resources.
     """
 
 

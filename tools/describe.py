@@ -1,4 +1,4 @@
-"""A spec as data for every form of `llmc show`: its parts in order, each with its nodes, types, sizes and YAML lines."""
+"""A spec as data for every form of `llmc show`: its parts in order, with their nodes, types, sizes and YAML lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ITEMSIZE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRow:
-    """One node of a definition. FLOPs are those of one decoded token at a full context; bytes those of one row in float32."""
+    """One node of a definition. FLOPs are of one decoded token at a full context; bytes are of one row in float32."""
 
     path: str
     op: str
@@ -82,7 +82,9 @@ def describe(spec: Spec, model: Model) -> Description:
         Part(
             name=name,
             instances=tuple(prefixes),
-            nodes=tuple(_row(model.definitions[name], node, sizes, context) for node in model.definitions[name].definition.nodes),
+            nodes=tuple(
+                _row(model.definitions[name], node, sizes, context) for node in model.definitions[name].definition.nodes
+            ),
             outputs={port: str(ref) for port, ref in model.definitions[name].definition.outputs.items()},
         )
         for name, prefixes in instances.items()

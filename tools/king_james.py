@@ -26,7 +26,7 @@ class TextError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Documents of running prose without line breaks; `held_out` is contiguous in the source and no part of `training`."""
+    """Documents of running prose without line breaks; `held_out` is one stretch of the source, not in `training`."""
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
@@ -64,7 +64,7 @@ def prose(lines: Iterable[str]) -> str:
 
 
 def split_chapters(text: str, held_out: tuple[str, ...] = HELD_OUT) -> Corpus:
-    """Whole books are held out: Acts and Romans, 4.4 % of the text, a narrative and a letter that no other book repeats."""
+    """Acts and Romans are held out, 4.4 % of the text: a narrative and a letter that no other book repeats."""
     all_chapters = chapters(text)
     books = {book for book, _ in all_chapters}
     if missing := set(held_out) - books:

@@ -17,7 +17,7 @@ _HUMAN = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)([kKmMgG]?)")
 _FACTORS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
-class HumanInt(click.ParamType):
+class HumanInt(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A whole number of at least `minimum`; `4k` is 4096."""
 
     name = "N"
@@ -29,7 +29,9 @@ class HumanInt(click.ParamType):
         if isinstance(value, int):
             return value
         found = _HUMAN.fullmatch(str(value).strip())
-        number = float(found[1].replace("_", "")) * _FACTORS[found[2].lower()] if found and len(str(value)) < 20 else 0.5
+        number = (
+            float(found[1].replace("_", "")) * _FACTORS[found[2].lower()] if found and len(str(value)) < 20 else 0.5
+        )
         if number != int(number):
             self.fail(f"{value!r} is not a whole number; write e.g. 512, 4k or 1M", param, ctx)
         if number < self.minimum:
@@ -37,14 +39,12 @@ class HumanInt(click.ParamType):
         return int(number)
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """`k=v`, the value as YAML reads it."""
 
     name = "K=V"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Value]:
-        if isinstance(value, tuple):
-            return value
         name, equals, text = str(value).partition("=")
         if not equals or not name.strip() or "\n" in text:
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
@@ -62,7 +62,7 @@ class Setting(click.ParamType):
         return name.strip(), cast("Value", plain(found.entries["value"].value))
 
 
-class Device(click.ParamType):
+class Device(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """`cpu`, `cuda`, `cuda:0` or `cuda:sm_90`."""
 
     name = "cpu|cuda"

@@ -20,7 +20,7 @@ from ..runtime.model import LanguageModel
 class Recipe:
     """How to train. Lengths are tokens, shares are of the whole run.
 
-    A run sees short windows first and, for its last `long_share`, windows of the whole context, with as many tokens a step.
+    A run sees short windows first and, for its last `long_share`, whole contexts, with as many tokens a step.
     """
 
     steps: int
@@ -44,11 +44,15 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One row of the loss curve. `loss` is the mean over the steps since the row before, in nats per token."""
+    """One row of the loss curve. `loss` is the mean over the steps since the row before, in nats per token.
+
+    `seconds` are those on the wall, which a busy machine stretches, `cpu_seconds` those computed, of all threads.
+    """
 
     step: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     learning_rate: float
     loss: float
     bits_per_byte: float
@@ -68,7 +72,7 @@ class Pretraining:
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
         self.step = self.tokens = 0
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.curve: list[Measurement] = []
         self.losses: list[float] = []
 
@@ -79,7 +83,8 @@ class Pretraining:
 
     def advance(self) -> float:
         """One step. Gives the loss before it, in nats per token."""
-        started, recipe, progress = time.perf_counter(), self.recipe, self.progress
+        recipe, progress = self.recipe, self.progress
+        started, cpu_started = time.perf_counter(), time.process_time()
         length = recipe.short_length if progress < 1 - recipe.long_share else recipe.long_length
         rows = max(recipe.batch_tokens // length, 1)
         windows = cut_windows(self.stream, step=self.step, rows=rows, length=length, seed=recipe.seed)
@@ -88,13 +93,14 @@ class Pretraining:
         logits = cast("Tensor", self.model.train()(windows[:, :-1]))
         loss = functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         self.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_gradient_norm)
-        self.optimiser.step()
+        self.optimiser.step()  # pyright: ignore[reportUnknownMemberType]
         self.losses.append(loss.item())
         self.step += 1
         self.tokens += rows * length
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu_started
         return self.losses[-1]
 
     def to_bits_per_byte(self, loss: float) -> float:
@@ -107,6 +113,7 @@ class Pretraining:
             step=self.step,
             tokens=self.tokens,
             seconds=round(self.seconds, 1),
+            cpu_seconds=round(self.cpu_seconds, 1),
             learning_rate=round(learning_rate(self.recipe, self.progress), 7),
             loss=round(loss, 4),
             bits_per_byte=round(self.to_bits_per_byte(loss), 4),
@@ -121,7 +128,7 @@ class Pretraining:
         return {
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "counts": (self.step, self.tokens, self.seconds),
+            "counts": (self.step, self.tokens, self.seconds, self.cpu_seconds),
             "losses": self.losses,
             "curve": [asdict(row) for row in self.curve],
         }
@@ -129,7 +136,7 @@ class Pretraining:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.tokens, self.seconds = state["counts"]
+        self.step, self.tokens, self.seconds, self.cpu_seconds = state["counts"]
         self.losses = list(state["losses"])
         self.curve = [Measurement(**row) for row in state["curve"]]
 
@@ -144,7 +151,7 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
 
 
 def cut_windows(stream: Tensor, *, step: int, rows: int, length: int, seed: int) -> Tensor:
-    """The windows of a step, `[rows, length + 1]`. Each epoch cuts the stream at another offset and shuffles the cuts."""
+    """The windows of a step, `[rows, length + 1]`. Each epoch cuts the stream at another offset, in another order."""
     per_epoch = (len(stream) - 1 - length) // length
     windows: list[Tensor] = []
     for index in range(step * rows, (step + 1) * rows):
@@ -159,4 +166,5 @@ def cut_windows(stream: Tensor, *, step: int, rows: int, length: int, seed: int)
 def _cuts(seed: int, count: int, length: int) -> tuple[int, list[int]]:
     generator = torch.Generator().manual_seed(seed)
     offset = int(torch.randint(length, (), generator=generator))
-    return offset, cast("list[int]", torch.randperm(count, generator=generator).tolist())
+    order = torch.randperm(count, generator=generator)
+    return offset, cast("list[int]", order.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -1,7 +1,7 @@
 """Predicts speed from two numbers of a machine: bytes it reads per second, and operations it does per second.
 
-A decoded token reads every parameter that it uses and the state once; a prompt is bound by its operations. A prediction is the
-larger of both times: what is left to overheads is not in it, so real speeds are lower.
+A decoded token reads every parameter that it uses and the state once; a prompt is bound by its operations. A prediction
+is the larger of both times: what is lost to overheads is not in it, so real speeds are lower.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def predict(model: Model, ties: Mapping[str, str], plan: Plan, machine: Machine)
 
 
 def unread_parameters(model: Model, ties: Mapping[str, str], batch: int) -> int:
-    """Parameters that one decoded token of `batch` rows does not touch: other rows of tables, experts that are not chosen.
+    """Parameters that a decoded token of `batch` rows does not touch: other rows of tables, experts not chosen.
 
     A table that is also the output matrix is read as that.
     """

@@ -62,7 +62,5 @@ def _node(node: NodeRow) -> str:
 
 def print_differences(left: Description, right: Description) -> None:
     """Side by side; `-` where a side has nothing."""
-    rows = [
-        (change.kind, change.name, change.left or "-", change.right or "-") for change in differences(left, right)
-    ]
+    rows = [(change.kind, change.name, change.left or "-", change.right or "-") for change in differences(left, right)]
     table(("", "", left.name, right.name), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from ..specs.diagnostics import printable
@@ -29,12 +30,13 @@ def dot(found: Description) -> str:
         ids = _ids(index, part)
         lines += [f"  subgraph cluster_{index} {{", f"    label={_quoted(_title(part))};"]
         lines += [
-            f"    {ids[node.path]} [label={_quoted(node.path + chr(10) + node.op + ' ' + node.type)}];" for node in part.nodes
+            f"    {ids[node.path]} [label={_quoted(node.path + chr(10) + node.op + ' ' + node.type)}];"
+            for node in part.nodes
         ]
         lines += [f"    {start} -> {end};" for start, end in _edges(part, ids)]
         lines.append("  }")
     joints = [(index, part) for index, part in enumerate(found.parts) if part.nodes]
-    for (a, before), (b, after) in zip(joints, joints[1:], strict=False):
+    for (a, before), (b, after) in itertools.pairwise(joints):
         last, first = _ids(a, before)[before.nodes[-1].path], _ids(b, after)[after.nodes[0].path]
         lines.append(f"  {last} -> {first} [ltail=cluster_{a}, lhead=cluster_{b}];")
     return "\n".join([*lines, "}"]) + "\n"
@@ -58,8 +60,10 @@ def _edges(part: Part, ids: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _mermaid(text: str) -> str:
-    return "".join(c if c.isalnum() or c in " ._-,[]{}x" else f"#{ord(c)};" for c in text).replace("[", "#91;").replace(
-        "]", "#93;"
+    return (
+        "".join(c if c.isalnum() or c in " ._-,[]{}x" else f"#{ord(c)};" for c in text)
+        .replace("[", "#91;")
+        .replace("]", "#93;")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from ..specs.diagnostics import printable
@@ -26,8 +26,7 @@ def print_table(found: Description) -> None:
     print(f"state        {bytes_text(found.state_bytes)} for one row of {count(found.context)} tokens in float32")
 
 
-def _ports(ports: object) -> str:
-    assert isinstance(ports, dict)
+def _ports(ports: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {found}" for name, found in ports.items())
 
 

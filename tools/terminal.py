@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
@@ -42,9 +42,9 @@ def finite(value: object) -> object:
         case float() if not math.isfinite(value):
             return str(value)
         case Mapping():
-            return {str(key): finite(item) for key, item in value.items()}
+            return {str(key): finite(item) for key, item in cast("Mapping[object, object]", value).items()}
         case list() | tuple():
-            return [finite(item) for item in value]
+            return [finite(item) for item in cast("Sequence[object]", value)]
         case _:
             return value
 

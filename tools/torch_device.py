@@ -12,6 +12,8 @@ def require_device(device: str) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise fail("E0902", f"--device {device}: torch {torch.__version__} sees no GPU here", help="run with --device cpu")
+        raise fail(
+            "E0902", f"--device {device}: torch {torch.__version__} sees no GPU here", help="run with --device cpu"
+        )
     if ":sm_" in device:
         raise fail("E0902", f"--device {device} names an architecture, not a device", help="run with --device cuda")

@@ -21,7 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from ..runtime.atomic import atomic_file, write_atomically
 from ..runtime.load import load, manifest_text
 from ..runtime.model import LanguageModel
-from ..runtime.tokenizer import load_tokenizer
+from ..runtime.tokenizer import Tokenizer, load_tokenizer
 from .bits_per_byte import bits_per_byte, encode_documents, text_bytes, xz_bits_per_byte
 from .king_james import TextError, read_corpus
 from .pretrain import Measurement, Pretraining, Recipe
@@ -78,9 +78,50 @@ def curve_text(curve: Sequence[Measurement]) -> str:
     return text.getvalue()
 
 
-def save_state(run: Pretraining, file: Path) -> None:
-    with atomic_file(file) as stream:
-        torch.save(run.state(), stream)
+def train(run: Pretraining, tokenizer: Tokenizer, held_out: Sequence[str], checkpoint: Path | None) -> None:
+    """Go on to the end of the run, with lines of progress, rows of the loss curve and a checkpoint now and then."""
+    saved = time.monotonic()
+    while run.progress < 1:
+        loss = run.advance()
+        is_over = run.progress >= 1
+        if run.step % REPORT_STEPS == 0 or is_over:
+            click.echo(
+                f"step {run.step:5d}  loss {loss:.4f}  bits/byte {run.to_bits_per_byte(loss):.4f}  "
+                f"{run.tokens / run.seconds:6.0f} tokens/s  {run.seconds / 60:5.1f} min"
+            )
+        if run.step % MEASURE_STEPS == 0 or is_over:
+            quick = bits_per_byte(run.model.eval(), tokenizer, held_out, context=256, stride=256)
+            click.echo(f"step {run.step:5d}  held out {run.measure(quick).held_out_bits_per_byte:.4f} bits/byte")
+        if checkpoint is not None and (time.monotonic() - saved > SAVE_SECONDS or is_over):
+            with atomic_file(checkpoint) as stream:
+                torch.save(run.state(), stream)
+            saved = time.monotonic()
+
+
+def write_folder(folder: Path, run: Pretraining, held_out: Sequence[str]) -> dict[str, object]:
+    """Write weights in float16, loss curve, an excerpt of the held-out text and results.json. Gives the results."""
+    run.model.half().eval().save(folder)
+    write_atomically(folder / "loss_curve.csv", curve_text(run.curve))
+    middle = len(held_out) // 2
+    write_atomically(folder / "heldout.txt", text_bytes(held_out[middle : middle + EXCERPT]))
+    shipped, tokenizer, data = load(folder), load_tokenizer(folder), text_bytes(held_out)
+    results: dict[str, object] = {
+        "held_out_bytes": len(data),
+        "held_out_bits_per_byte": bits_per_byte(shipped, tokenizer, held_out, context=CONTEXT, stride=STRIDE),
+        "xz_bits_per_byte": xz_bits_per_byte(data),
+        "context": CONTEXT,
+        "stride": STRIDE,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "recipe": asdict(run.recipe),
+        "steps": run.step,
+        "tokens": run.tokens,
+        "training_minutes": run.seconds / 60,
+        "training_cpu_minutes": run.cpu_seconds / 60,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    write_atomically(folder / "results.json", manifest_text(results))
+    return results
 
 
 @click.command()
@@ -95,7 +136,6 @@ def main(
     text: Path | None, out: Path, steps: int, minutes: float, threads: int, seed: int, checkpoint: Path | None
 ) -> None:
     """Train the small model, and write its folder with its loss curve and its bits per byte on held-out text."""
-    began = time.perf_counter()
     torch.set_num_threads(threads)
     try:
         corpus = read_corpus(text)
@@ -112,45 +152,8 @@ def main(
     if checkpoint is not None and checkpoint.is_file():
         run.restore(torch.load(checkpoint, weights_only=True))
         click.echo(f"goes on from step {run.step} of {checkpoint}")
-
-    saved = time.monotonic()
-    while run.progress < 1:
-        loss = run.advance()
-        if run.step % REPORT_STEPS == 0:
-            click.echo(
-                f"step {run.step:5d}  loss {loss:.4f}  bits/byte {run.to_bits_per_byte(loss):.4f}  "
-                f"{run.tokens / run.seconds:6.0f} tokens/s  {run.seconds / 60:5.1f} min"
-            )
-        if run.step % MEASURE_STEPS == 0 or run.progress >= 1:
-            quick = bits_per_byte(model.eval(), tokenizer, corpus.held_out, context=256, stride=256)
-            click.echo(f"step {run.step:5d}  held out {run.measure(quick).held_out_bits_per_byte:.4f} bits/byte")
-        if checkpoint is not None and (time.monotonic() - saved > SAVE_SECONDS or run.progress >= 1):
-            save_state(run, checkpoint)
-            saved = time.monotonic()
-
-    model.half().eval().save(out)
-    write_atomically(out / "loss_curve.csv", curve_text(run.curve))
-    middle = len(corpus.held_out) // 2
-    write_atomically(out / "heldout.txt", text_bytes(corpus.held_out[middle : middle + EXCERPT]))
-    shipped = load(out)
-    data = text_bytes(corpus.held_out)
-    results = {
-        "held_out_bytes": len(data),
-        "held_out_bits_per_byte": bits_per_byte(shipped, tokenizer, corpus.held_out, context=CONTEXT, stride=STRIDE),
-        "xz_bits_per_byte": xz_bits_per_byte(data),
-        "context": CONTEXT,
-        "stride": STRIDE,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": asdict(recipe),
-        "steps": run.step,
-        "tokens": run.tokens,
-        "training_minutes": run.seconds / 60,
-        "wall_minutes": (time.perf_counter() - began) / 60,
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-    write_atomically(out / "results.json", manifest_text(results))
-    click.echo(manifest_text(results))
+    train(run, tokenizer, corpus.held_out, checkpoint)
+    click.echo(manifest_text(write_folder(out, run, corpus.held_out)))
 
 
 def vocab_size(model: LanguageModel) -> int:

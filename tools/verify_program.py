@@ -109,11 +109,15 @@ def _run(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
     with torch.inference_mode():
         values = {**model.default_inputs(tokens), **_once(model, tokens), model.program.model.inputs[0].name: tokens}
         length = tokens.shape[1] + 1
-        cache = Cache(model.program.states, batch_size=len(tokens), max_seq_len=length, dtype=model.dtype, device="cpu")
+        cache = Cache(
+            model.program.states, batch_size=len(tokens), max_seq_len=length, dtype=model.dtype, device=model.device
+        )
         found = dict(model.run_program(values, cache, None))
         if model.program.states:
             step = {name: value[:, -1:] if value.shape == tokens.shape else value for name, value in values.items()}
-            found |= {f"{name} of the next token": value for name, value in model.run_program(step, cache, None).items()}
+            found |= {
+                f"{name} of the next token": value for name, value in model.run_program(step, cache, None).items()
+            }
         return found
 
 
@@ -141,7 +145,9 @@ def _with_weights(program: Program, weights: Path) -> str:
     actual = dict(zip(expected, found.values(), strict=False))
     bound = WHOLE_MODEL * TOLERANCE[getattr(torch, program.target.dtype)]
     ratio = _compare("fused program", {name: value.detach() for name, value in expected.items()}, actual, bound)
-    return f"fused program against the modules on {TOKENS} random tokens with the weights of {weights}: error {ratio:.1e}"
+    return (
+        f"fused program against the modules on {TOKENS} random tokens with the weights of {weights}: error {ratio:.1e}"
+    )
 
 
 def _compare(what: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], bound: float) -> float:

@@ -11,10 +11,10 @@ from .declaration import Op
 from .embedding import EMBEDDING
 from .features import MIX_STREAMS, RESHAPE, SLICE, SPLIT_HEADS, TILE
 from .group_norm import GROUP_NORM, L2_NORM
-from .latent_attention import LATENT_ATTENTION
+from .latent_attention import KV_LATENT_APPEND, LATENT_ATTEND_CACHED, LATENT_ATTENTION
 from .layout import CONCAT, POOL, SINUSOIDAL, SPLIT
 from .linear import LINEAR
-from .moe import EXPERTS, ROUTER
+from .moe import EXPERTS, ROUTER, ROUTER_LOSS
 from .norm import ADD_LAYER_NORM, ADD_RMS_NORM, LAYER_NORM, RMS_NORM
 from .parameter import PARAMETER
 from .pointwise import (
@@ -32,6 +32,7 @@ from .relative_bias import RELATIVE_BIAS
 from .rope import ROPE, ROPE_APPLY, ROPE_TABLE
 from .scan import SCAN
 from .shift import TOKEN_SHIFT
+from .ternary import TERNARY_LINEAR
 
 OPS: tuple[Op, ...] = (
     EMBEDDING,
@@ -58,6 +59,8 @@ OPS: tuple[Op, ...] = (
     TOKEN_SHIFT,
     ROUTER,
     EXPERTS,
+    ROUTER_LOSS,
+    TERNARY_LINEAR,
     GROUP_NORM,
     L2_NORM,
     SUB,
@@ -81,6 +84,8 @@ OPS: tuple[Op, ...] = (
     KV_FULL_APPEND,
     KV_WINDOW_APPEND,
     ATTEND_CACHED,
+    KV_LATENT_APPEND,
+    LATENT_ATTEND_CACHED,
     ZEROS_LIKE,
 )
 

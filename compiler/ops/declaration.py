@@ -91,6 +91,10 @@ class ParameterSpec:
     is_transposed: bool = False
     """The checkpoint stores the two axes the other way round (Conv1D layout)."""
     dtype: DType = "float"
+    reads_rows: int | None = None
+    """So many entries of the first axis are read for one token; None: all. Experts."""
+    packed_bytes: int | None = None
+    """Bytes in the op's packed storage; None: it has none, and is stored in the model's dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

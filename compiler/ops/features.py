@@ -27,7 +27,7 @@ SPLIT_HEADS = Op(
     outputs_field="sizes",
     infer=_infer_split_heads,
     operands=("sizes",),
-    reference="pointwise:split_heads",
+    reference="layout:split_heads",
 )
 
 
@@ -48,7 +48,7 @@ SLICE = Op(
     ),
     infer=_infer_slice,
     operands=("start", "size"),
-    reference="pointwise:slice_features",
+    reference="layout:slice_features",
 )
 
 
@@ -63,7 +63,7 @@ TILE = Op(
     fields=(Field(name="times", kind="int", doc="How often", is_required=True, minimum=1),),
     infer=_infer_tile,
     operands=("times",),
-    reference="pointwise:tile",
+    reference="layout:tile",
 )
 
 
@@ -85,7 +85,7 @@ RESHAPE = Op(
     ),
     infer=_infer_reshape,
     operands=("keep", "shape"),
-    reference="pointwise:reshape",
+    reference="layout:reshape",
 )
 
 
@@ -117,5 +117,5 @@ MIX_STREAMS = Op(
     infer=_infer_mix,
     flops=_mix_flops,
     operands=("num_streams",),
-    reference="pointwise:mix_streams",
+    reference="layout:mix_streams",
 )

@@ -56,10 +56,10 @@ GROUP_NORM = Op(
 
 L2_NORM = Op(
     name="l2_norm",
-    summary="x / max(length of x, eps)",
+    summary="x / sqrt(sum of x^2 + eps): unit length",
     ports=(Port(name="x", doc="[..., M]"),),
     fields=(
-        Field(name="eps", kind="float", doc="Least length", default=1e-12, minimum=0),
+        Field(name="eps", kind="float", doc="Added to the squared length", default=1e-12, minimum=0),
         Field(
             name="head_dim",
             kind="int",

@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, Port, ShapeProblem, Sizes, TensorType, known
 from .pointwise import ACTIVATIONS
 
+_SCORE = Field(
+    name="score",
+    kind="str",
+    doc="From logits to scores",
+    default="softmax",
+    choices=("softmax", "sigmoid", "sqrtsoftplus"),
+)
 _NUM_EXPERTS = Field(name="num_experts", kind="int", doc="Number of experts", is_required=True, minimum=1)
 _INIT_STD = Field(name="init_std", kind="float", doc="Standard deviation of a fresh weight", default=0.02, minimum=0)
 
@@ -27,6 +34,7 @@ def _infer_router(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     return {
         "weights": TensorType(shape=(*tokens, chosen), dtype="float32"),
         "experts": TensorType(shape=(*tokens, chosen), dtype="int64"),
+        "logits": TensorType(shape=(*tokens, experts), dtype="float32"),
     }
 
 
@@ -53,13 +61,7 @@ ROUTER = Op(
     fields=(
         _NUM_EXPERTS,
         Field(name="top_k", kind="int", doc="Experts per token", is_required=True, minimum=1),
-        Field(
-            name="score",
-            kind="str",
-            doc="From logits to scores",
-            default="softmax",
-            choices=("softmax", "sigmoid", "sqrtsoftplus"),
-        ),
+        _SCORE,
         Field(
             name="score_over",
             kind="str",
@@ -87,7 +89,7 @@ ROUTER = Op(
         Field(name="bias", kind="bool", doc="Add a learned bias to the logits", default=False),
         _INIT_STD,
     ),
-    outputs=("weights", "experts"),
+    outputs=("weights", "experts", "logits"),
     infer=_infer_router,
     parameters=_router_parameters,
     flops=_router_flops,
@@ -106,14 +108,21 @@ def _infer_experts(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
 def _expert_parameters(fields: Fields, inputs: Inputs) -> tuple[ParameterSpec, ...]:
     experts, inner = fields.int("num_experts"), fields.int("intermediate_size")
     width = known(inputs["x"].features, "the input width", "x")
-    init = Init(kind="normal", value=fields.float("init_std"))
-    inward = ("gate_proj", "up_proj") if fields.bool("gated") else ("up_proj",)
-    found = [ParameterSpec(name=name, shape=(experts, inner, width), init=init) for name in inward]
-    found.append(ParameterSpec(name="down_proj", shape=(experts, width, inner), init=init))
+    read = min(experts, known(inputs["experts"].features, "the number of picks", "experts"))
+    init, zeros = Init(kind="normal", value=fields.float("init_std")), Init(kind="zeros")
+    inward = {"gate_proj": inner, "up_proj": inner} if fields.bool("gated") else {"up_proj": inner}
+    if fields.bool("gated") and fields.str("packing") != "separate":
+        inward = {"gate_up_proj": 2 * inner}
+    matrices = {**{name: (size, width) for name, size in inward.items()}, "down_proj": (width, inner)}
+    found: list[ParameterSpec] = []
+    for name, (out, size) in matrices.items():
+        shape = (experts, out, size) if fields.str("layout") == "out_in" else (experts, size, out)
+        found.append(ParameterSpec(name=name, shape=shape, init=init, reads_rows=read))
     if fields.bool("bias"):
-        zeros = Init(kind="zeros")
-        found += [ParameterSpec(name=f"{name}_bias", shape=(experts, inner), init=zeros) for name in inward]
-        found.append(ParameterSpec(name="down_proj_bias", shape=(experts, width), init=zeros))
+        found += [
+            ParameterSpec(name=f"{name}_bias", shape=(experts, out), init=zeros, reads_rows=read)
+            for name, (out, _) in matrices.items()
+        ]
     return tuple(found)
 
 
@@ -137,11 +146,64 @@ EXPERTS = Op(
         Field(name="activation", kind="str", doc="The nonlinearity", default="silu", choices=ACTIVATIONS),
         Field(name="gated", kind="bool", doc="activation(gate) * up, or activation(up)", default=True),
         Field(name="bias", kind="bool", doc="Add learned biases", default=False),
+        Field(
+            name="packing",
+            kind="str",
+            doc="Gate and up as two tensors, or as one gate_up_proj: in two halves, or row by row in turn",
+            default="separate",
+            choices=("separate", "halves", "interleaved"),
+        ),
+        Field(
+            name="layout",
+            kind="str",
+            doc="Axis order of each expert's weights in the checkpoint",
+            default="out_in",
+            choices=("out_in", "in_out"),
+        ),
+        Field(name="limit", kind="float", doc="gate at most, and up within, this", is_nullable=True, minimum=0),
+        Field(name="up_offset", kind="float", doc="activation(gate) * (up + this)", default=0.0),
+        Field(
+            name="weighs",
+            kind="str",
+            doc="What a pick's weight multiplies: an expert's output, or its input (Llama 4)",
+            default="output",
+            choices=("output", "input"),
+        ),
         _INIT_STD,
     ),
     infer=_infer_experts,
     parameters=_expert_parameters,
     flops=_experts_flops,
-    operands=("activation",),
+    operands=("activation", "packing", "layout", "limit", "up_offset", "weighs"),
     reference="moe:experts",
+)
+
+
+def _infer_loss(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
+    logits = [found for port, found in inputs.items() if port.partition(".")[0] == "logits"]
+    picks = [found for port, found in inputs.items() if port.partition(".")[0] == "experts"]
+    if len(logits) != len(picks):
+        raise ShapeProblem(f"{len(logits)} routers gave logits, but {len(picks)} gave experts", "experts")
+    for found in logits:
+        if found.shape != logits[0].shape:
+            raise ShapeProblem(f"logits are {logits[0]} in one layer and {found} in another", "logits")
+    one = TensorType(shape=(1,), dtype="float32")
+    experts = known(logits[0].features, "the number of experts", "logits")
+    return {"balance": one, "z": one, "utilisation": TensorType(shape=(len(logits), experts), dtype="float32")}
+
+
+ROUTER_LOSS = Op(
+    name="router_loss",
+    summary="How evenly routers use their experts: the load-balance and z losses, and each expert's share",
+    ports=(
+        Port(name="logits", doc="[B, T, E] of each layer", is_variadic=True),
+        Port(name="experts", doc="[B, T, K] of each layer", is_variadic=True),
+    ),
+    fields=(_SCORE,),
+    outputs=("balance", "z", "utilisation"),
+    infer=_infer_loss,
+    operands=("score",),
+    ambient=("position",),
+    is_tokenwise=False,
+    reference="moe:router_loss",
 )

@@ -68,12 +68,15 @@ MUL = Op(
 )
 SCALE = Op(
     name="scale",
-    summary="x * factor",
+    summary="x * factor + offset",
     ports=(Port(name="x", doc="[...]"),),
-    fields=(Field(name="factor", kind="float", doc="The multiplier", is_required=True, is_scalar=True),),
+    fields=(
+        Field(name="factor", kind="float", doc="The multiplier", is_required=True, is_scalar=True),
+        Field(name="offset", kind="float", doc="Added afterwards", default=0.0, is_scalar=True),
+    ),
     infer=same_as_input,
     flops=_one_flop,
-    operands=("factor",),
+    operands=("factor", "offset"),
     reference="pointwise:scale",
 )
 SOFTCAP = Op(

@@ -73,16 +73,29 @@ def add_layer_norm(
 
 
 def group_norm(
-    *, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, groups: int, eps: float
+    *,
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    num_groups: int,
+    eps: float,
+    centre: bool = True,
 ) -> Tensor:
-    """A layer norm over each of `groups` runs of features of each token (Wu and He 2018), rounded once.
+    """A norm over each of `num_groups` runs of features of each token (Wu and He 2018), rounded once.
 
-    x `[..., F]`, weight and bias `[F]` -> `[..., F]` of x's dtype. Tokens are never mixed.
+    x `[..., F]`, weight and bias `[F]` -> `[..., F]` of x's dtype. Tokens are never mixed. Without `centre` it is an RMS
+    norm: the mean stays.
     """
-    return layer_norm(x=x, weight=weight, bias=bias, eps=eps, head_dim=x.shape[-1] // groups)
+    size = x.shape[-1] // num_groups
+    if centre:
+        return layer_norm(x=x, weight=weight, bias=bias, eps=eps, head_dim=size)
+    groups = _by_head(_widened(x), size)
+    groups = (groups * torch.rsqrt(groups.pow(2).mean(-1, keepdim=True) + eps)).reshape(x.shape)
+    groups = groups if weight is None else groups * _widened(weight)
+    return (groups if bias is None else groups + _widened(bias)).to(x.dtype)
 
 
-def l2_norm(*, x: Tensor, eps: float, head_dim: int | None = None) -> Tensor:
+def l2_norm(*, x: Tensor, eps: float = 1e-12, head_dim: int | None = None) -> Tensor:
     """`x / sqrt(sum(x^2) + eps)` over the features, or over each head. x `[..., F]` -> the same shape and dtype."""
     heads = _by_head(_widened(x), head_dim)
     heads = heads * torch.rsqrt(heads.pow(2).sum(-1, keepdim=True) + eps)

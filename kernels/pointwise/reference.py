@@ -12,6 +12,7 @@ from torch.nn import functional
 ActivationKind: TypeAlias = Literal[
     "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "silu", "sigmoid", "tanh", "softplus", "exp", "identity"
 ]
+ReduceKind: TypeAlias = Literal["sum", "mean", "rms", "max"]
 PoolKind: TypeAlias = Literal["first", "last", "mean", "max"]
 
 
@@ -25,9 +26,61 @@ def mul(*, a: Tensor, b: Tensor) -> Tensor:
     return a * b
 
 
-def scale(*, x: Tensor, factor: float) -> Tensor:
-    """`x * factor`; the shape and dtype of x."""
-    return x * factor
+def sub(*, a: Tensor, b: Tensor) -> Tensor:
+    """`a - b`, broadcast."""
+    return a - b
+
+
+def div(*, a: Tensor, b: Tensor) -> Tensor:
+    """`a / b`, broadcast."""
+    return a / b
+
+
+def lerp(*, a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """`a + (b - a) * weight`; b and weight broadcast to a."""
+    return a + (b - a) * weight
+
+
+def clamp(*, x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    """x within the bounds that are given; the shape and dtype of x."""
+    return x if min is None and max is None else torch.clamp(x, min=min, max=max)
+
+
+def reduce(*, x: Tensor, kind: ReduceKind, head_dim: int | None = None, keep: bool = False) -> Tensor:
+    """One number per head of `head_dim` features (absent: all), in float32, rounded once.
+
+    x `[..., H*D]` -> `[..., H]`, or with `keep` `[..., H*D]`, where it stands at each feature of its head.
+    """
+    heads = x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], -1, head_dim or x.shape[-1])
+    match kind:
+        case "sum":
+            number = heads.sum(-1)
+        case "mean":
+            number = heads.mean(-1)
+        case "rms":
+            number = heads.square().mean(-1).sqrt()
+        case "max":
+            number = heads.amax(-1)
+        case _:
+            raise ValueError(f"no reduction is called {kind!r}")
+    return (number[..., None].expand_as(heads).reshape(x.shape) if keep else number).to(x.dtype)
+
+
+def topk_sparsity(*, x: Tensor, sparsity: float) -> Tensor:
+    """`relu(x - (mean + std * z))` with z the normal quantile of `sparsity` (Gemma 3n); sparsity 0 gives x itself.
+
+    x `[..., F]` -> the same shape and dtype. The standard deviation is that of the whole population.
+    """
+    if sparsity == 0.0:
+        return x
+    quantile = torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).item()
+    cutoff = x.mean(-1, keepdim=True) + x.std(-1, keepdim=True, correction=0) * quantile
+    return functional.relu(x - cutoff)
+
+
+def scale(*, x: Tensor, factor: float, offset: float = 0.0) -> Tensor:
+    """`x * factor + offset`; the shape and dtype of x."""
+    return x * factor + offset if offset else x * factor
 
 
 def softcap(*, x: Tensor, cap: float) -> Tensor:
@@ -88,9 +141,11 @@ def split(*, x: Tensor, sizes: Mapping[str, int] | Sequence[int]) -> tuple[Tenso
     return torch.split(x, list(widths), dim=-1)
 
 
-def concat(*, xs: Sequence[Tensor]) -> Tensor:
-    """Features side by side. xs of `[..., F_i]` -> `[..., sum(F_i)]`."""
-    return torch.cat(list(xs), dim=-1)
+def concat(*, xs: Sequence[Tensor], heads: int = 1) -> Tensor:
+    """Features side by side, or those of each of `heads` heads. xs of `[..., F_i]` -> `[..., sum(F_i)]`."""
+    if heads == 1:
+        return torch.cat(list(xs), dim=-1)
+    return torch.cat([x.unflatten(-1, (heads, -1)) for x in xs], dim=-1).flatten(-2)
 
 
 def select(*, x: Tensor, index: int, axis: int) -> Tensor:

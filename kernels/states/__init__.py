@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from .conv import CONV
 from .kv_full import KV_FULL
+from .kv_latent import KV_LATENT
 from .kv_window import KV_WINDOW
+from .matrix import MATRIX
 from .protocol import StateKind
+from .token_shift import TOKEN_SHIFT
 
-STATES: Mapping[str, StateKind] = MappingProxyType({kind.name: kind for kind in (KV_FULL, KV_WINDOW)})
+STATES: Mapping[str, StateKind] = MappingProxyType(
+    {kind.name: kind for kind in (KV_FULL, KV_WINDOW, KV_LATENT, CONV, MATRIX, TOKEN_SHIFT)}
+)

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SPEC = HERE / "emit" / "tiny.yaml"
 
 
-def emitted(spec: str | Path, params: Mapping[str, object] | None = None) -> str:
+def emitted(spec: str | Path, params: Mapping[str, int] | None = None) -> str:
     return emit(llmc.build(spec, params))
 
 
@@ -97,8 +97,10 @@ def test_what_is_no_literal_is_refused() -> None:
 @pytest.mark.parametrize("text", ["a\nimport os", 'x"""', "\x1b[31m", "\u202e", "a\\"])
 def test_comments_are_one_harmless_line(text: str) -> None:
     shown = comment(text)
-    assert shown.isascii() and shown.isprintable()
-    assert '"""' not in shown and "\\" not in shown
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert '"""' not in shown
+    assert "\\" not in shown
 
 
 def test_same_text_under_any_hash_seed() -> None:

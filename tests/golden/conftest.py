@@ -1,5 +1,6 @@
 """Each family is made once a session; tests that change a model load their own."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Callable

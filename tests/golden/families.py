@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pytest
 
-VOCAB = 97
+from llmc.compiler.ops.declaration import Value
+
+from .expert_families import EXPERTS
+from .family import VOCAB, Family
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A tiny model in both worlds: `config` and `model` are classes of transformers, `spec` and `params` are ours."""
-
-    name: str
-    spec: str
-    config: str
-    model: str
-    kwargs: Mapping[str, object]
-    params: Mapping[str, object]
-    """What `config.json` says as params of the spec: loading by spec and loading the folder must agree."""
-    eps: str
-    """The param with the epsilon of the norms."""
-    is_sharded: bool = False
-    seed: int = 0
-    embedding_std: float = 0.3
-    """Small enough that a wrong epsilon shows."""
-    bias_std: float = 0.3
-    """Small enough that greedy text varies. Seed, sizes and prompts are chosen so that it does: see test_greedy."""
-
-    @property
-    def window(self) -> int | None:
-        value = self.params.get("sliding_window")
-        return value if isinstance(value, int) else None
-
-    @property
-    def is_tied(self) -> bool:
-        return bool(self.params.get("tie_word_embeddings"))
-
-    @property
-    def num_layers(self) -> int:
-        value = self.params["num_layers"]
-        assert isinstance(value, int)
-        return value
-
-
-def _gpt2(name: str, **changes: object) -> Family:
-    params: dict[str, object] = {
-        "vocab_size": VOCAB, "hidden_size": 60, "num_heads": 3, "num_layers": 2, "intermediate_size": 76, "max_seq_len": 101,
+def _gpt2(name: str, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "num_heads": 3, "num_layers": 2,
+        "intermediate_size": 76, "max_seq_len": 101,
         "activation": "gelu_tanh", "layer_norm_eps": 2e-3, "tie_word_embeddings": True, "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False, "embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0,
+        "scale_attn_by_inverse_layer_idx": False, "embedding_dropout": 0.0,
+        "attention_dropout": 0.0, "residual_dropout": 0.0,
         **changes,
     }  # fmt: skip
     spelled = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}[str(params["activation"])]
     kwargs = {
-        "vocab_size": VOCAB, "n_embd": params["hidden_size"], "n_head": params["num_heads"], "n_layer": params["num_layers"],
+        "vocab_size": VOCAB, "n_embd": params["hidden_size"], "n_head": params["num_heads"],
+        "n_layer": params["num_layers"],
         "n_inner": params["intermediate_size"], "n_positions": params["max_seq_len"], "activation_function": spelled,
         "layer_norm_epsilon": params["layer_norm_eps"], "tie_word_embeddings": params["tie_word_embeddings"],
         "scale_attn_weights": params["scale_attn_weights"],
@@ -76,11 +45,12 @@ _ROPE_KEYS = {
     "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
     "rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor",
     "rope_original_max_seq_len": "original_max_position_embeddings",
-    "rope_short_factor": "short_factor", "rope_long_factor": "long_factor", "partial_rotary_factor": "partial_rotary_factor",
+    "rope_short_factor": "short_factor", "rope_long_factor": "long_factor",
+    "partial_rotary_factor": "partial_rotary_factor",
 }  # fmt: skip
 
 
-def _like_llama(params: Mapping[str, object]) -> dict[str, object]:
+def _like_llama(params: Mapping[str, Value]) -> dict[str, object]:
     """The keys of transformers for params of the Llama kind."""
     kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
     rope: dict[str, object] = {"rope_type": "default"}
@@ -92,9 +62,10 @@ def _like_llama(params: Mapping[str, object]) -> dict[str, object]:
     return {**kwargs, "rope_parameters": rope}
 
 
-def _llama(name: str, *, model: str = "Llama", **changes: object) -> Family:
-    params: dict[str, object] = {
-        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+def _llama(name: str, model: str = "Llama", /, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2,
+        "num_heads": 6, "num_kv_heads": 3,
         "head_dim": 14, "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3, "attention_dropout": 0.0,
         "tie_word_embeddings": False, **changes,
     }  # fmt: skip
@@ -104,9 +75,10 @@ def _llama(name: str, *, model: str = "Llama", **changes: object) -> Family:
     )  # fmt: skip
 
 
-def _phi(name: str, **changes: object) -> Family:
-    params: dict[str, object] = {
-        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+def _phi(name: str, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2,
+        "num_heads": 6, "num_kv_heads": 3,
         "max_seq_len": 101, "rope_theta": 337.0, "partial_rotary_factor": 0.4, "layer_norm_eps": 2e-3,
         "activation": "gelu_tanh", "embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0,
         "tie_word_embeddings": False, **changes,
@@ -123,11 +95,13 @@ def _phi(name: str, **changes: object) -> Family:
     )  # fmt: skip
 
 
-def _phi3(name: str, **changes: object) -> Family:
-    params: dict[str, object] = {
-        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+def _phi3(name: str, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2,
+        "num_heads": 6, "num_kv_heads": 3,
         "max_seq_len": 101, "rope_theta": 337.0, "partial_rotary_factor": 1.0, "rms_norm_eps": 2e-3,
-        "attention_dropout": 0.0, "residual_dropout": 0.0, "tie_word_embeddings": False, "sliding_window": None, **changes,
+        "attention_dropout": 0.0, "residual_dropout": 0.0, "tie_word_embeddings": False,
+        "sliding_window": None, **changes,
     }  # fmt: skip
     kwargs = _like_llama({key: value for key, value in params.items() if key != "rope_original_max_seq_len"})
     kwargs["resid_pdrop"] = kwargs.pop("residual_dropout")
@@ -139,9 +113,9 @@ def _phi3(name: str, **changes: object) -> Family:
     )  # fmt: skip
 
 
-SHORT_FACTORS = [1.0, 1.05, 1.1, 1.2, 1.3]
-LONG_FACTORS = [1.0, 1.7, 2.9, 3.3, 4.1]
-LLAMA3 = {
+SHORT_FACTORS: list[Value] = [1.0, 1.05, 1.1, 1.2, 1.3]
+LONG_FACTORS: list[Value] = [1.0, 1.7, 2.9, 3.3, 4.1]
+LLAMA3: Mapping[str, Value] = {
     "rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0,
     "rope_original_max_seq_len": 64,
 }  # fmt: skip
@@ -153,8 +127,10 @@ CAUSAL: tuple[Family, ...] = (
     _llama("llama_biases", attention_bias=True, mlp_bias=True),
     _llama("llama_tied_llama3", num_layers=3, tie_word_embeddings=True, **LLAMA3),
     _llama("llama_one_layer", num_layers=1, rope_scaling="linear", rope_factor=2.5, attention_bias=True),
-    _llama("mistral_window", model="Mistral", sliding_window=5),
-    _llama("mistral_tied", model="Mistral", num_layers=3, num_heads=9, head_dim=6, sliding_window=9, tie_word_embeddings=True),
+    _llama("mistral_window", "Mistral", sliding_window=5),
+    _llama(
+        "mistral_tied", "Mistral", num_layers=3, num_heads=9, head_dim=6, sliding_window=9, tie_word_embeddings=True,
+    ),
     _phi("phi_partial"),
     _phi("phi_tied", num_layers=3, activation="gelu", partial_rotary_factor=0.6, tie_word_embeddings=True),
     _phi3("phi3_window", sliding_window=6, partial_rotary_factor=0.8),
@@ -162,13 +138,16 @@ CAUSAL: tuple[Family, ...] = (
         "phi3_longrope", num_layers=3, tie_word_embeddings=True, rope_scaling="longrope", rope_original_max_seq_len=90,
         rope_short_factor=SHORT_FACTORS, rope_long_factor=LONG_FACTORS,
     ),
+    *EXPERTS,
 )  # fmt: skip
 
 
-def _bert(name: str, spec: str, model: str, *, tied: bool | None = None, **changes: object) -> Family:
-    params: dict[str, object] = {
-        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2, "num_heads": 3, "max_seq_len": 41,
-        "type_vocab_size": 3, "activation": "gelu", "layer_norm_eps": 2e-3, "hidden_dropout": 0.0, "attention_dropout": 0.0,
+def _bert(name: str, spec: str, model: str, *, tied: bool | None = None, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2,
+        "num_heads": 3, "max_seq_len": 41,
+        "type_vocab_size": 3, "activation": "gelu", "layer_norm_eps": 2e-3, "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
         **changes,
     }  # fmt: skip
     spelled = {

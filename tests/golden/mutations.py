@@ -1,5 +1,6 @@
-"""Ways to be subtly wrong, by family: each is a spec that extends the right one, other params, or an edit of the weights."""
+"""Ways to be subtly wrong, by family: a spec that extends the right one, other params, or an edit of the weights."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llmc.compiler.ops.declaration import Value
 from llmc.runtime.model import LanguageModel
 
 from .families import Family
@@ -19,14 +21,18 @@ class Mutation:
     """One mistake."""
 
     name: str
-    overlay: Mapping[str, object] = field(default_factory=dict)
+    overlay: Mapping[str, object] = field(default_factory=dict[str, object])
     """What a spec that extends the family's changes."""
-    params: Mapping[str, object] = field(default_factory=dict)
+    params: Mapping[str, Value] = field(default_factory=dict[str, Value])
     edit: Callable[[LanguageModel], None] | None = None
 
 
 def mutations(family: Family) -> Iterator[Mutation]:
     """Every mistake that applies to a family."""
+    if family.mistakes is not None:
+        for name, change in family.mistakes.items():
+            yield Mutation(name=name, overlay=change.get("overlay", {}), params=change.get("params", {}))
+        return
     yield Mutation(name="attention_scale_x1.1", overlay=_attention(attend={"scale": _scale(family, 1.1)}))
     yield Mutation(name="eps_x10", params={family.eps: 10 * float(str(family.params[family.eps]))})
     yield from _windows(family)
@@ -76,9 +82,8 @@ def _positions(family: Family) -> Iterator[Mutation]:
     both = ("q_rope", "k_rope")
     yield Mutation(name="rope_pairs_interleaved", overlay=_attention(**{n: {"layout": "interleaved"} for n in both}))
     yield Mutation(name="rope_theta_x1.1", params={"rope_theta": 1.1 * float(str(family.params["rope_theta"]))})
-    yield Mutation(name="rope_on_q_only", overlay=_attention(attend={"k": {"llama": "k_proj", "mistral": "k_proj",
-                                                                           "phi": "k_proj", "phi3": "qkv:k"}[family.spec]},
-                                                             k_rope=None))  # fmt: skip
+    keys = "qkv:k" if family.spec == "phi3" else "k_proj"
+    yield Mutation(name="rope_on_q_only", overlay=_attention(attend={"k": keys}, k_rope=None))
     if "partial_rotary_factor" in family.params:
         other = 0.6 if family.params["partial_rotary_factor"] != 0.6 else 0.8
         if family.params.get("rope_scaling") != "longrope":

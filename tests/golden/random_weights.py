@@ -1,5 +1,6 @@
 """Fills every tensor of a reference so that a wrong computation shows: default initialisation is nearly blind."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 
 def randomise(model: nn.Module, *, seed: int, embedding_std: float, bias_std: float) -> None:
-    """Matrices keep the rms of their input (so logits and attention scores have about unit size); nothing is zero or one.
+    """Matrices keep the rms of their input, so that logits and attention scores have about unit size; nothing is zero.
 
     A tied embedding is the output matrix as well, so it gets the scale of that. Norm weights are 1 ± 0.3.
     """
@@ -18,11 +19,26 @@ def randomise(model: nn.Module, *, seed: int, embedding_std: float, bias_std: fl
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             owner = owners[id(parameter)]
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or name.endswith("proj_bias"):
                 is_norm_weight = name.endswith("weight")
                 parameter.copy_(1 + 0.3 * noise if is_norm_weight else bias_std * noise)
             elif isinstance(owner, nn.Embedding) and id(parameter) not in is_tied:
                 parameter.copy_(embedding_std * noise)
             else:
-                fan_in = parameter.shape[0] if type(owner).__name__ == "Conv1D" else parameter.shape[1]
-                parameter.copy_(noise * fan_in**-0.5)
+                parameter.copy_(noise * _fan_in(owner, parameter) ** -0.5)
+        saved = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in saved and buffer.is_floating_point():
+                buffer.copy_(bias_std * torch.randn(buffer.shape, generator=generator))
+
+
+IN_OUT = ("Conv1D", "GptOssExperts", "Llama4TextExperts")
+"""Classes whose weights are `x @ weight`."""
+
+
+def _fan_in(owner: nn.Module, parameter: nn.Parameter) -> int:
+    """How many numbers each output sums up."""
+    kind = type(owner).__name__
+    if kind in IN_OUT:
+        return parameter.shape[-2]
+    return parameter.shape[-1 if kind.endswith("Experts") else 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,26 +24,47 @@ class _WideTorch:
     """`torch`, where float32 is float64: references round to float32 in norms and softmax whatever their dtype."""
 
     float32 = torch.float64
+    float = torch.float32
+    """In routers float64 as well; angles of rope stay as they are."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(torch, name)
 
 
 @contextmanager
-def float64_throughout(model: nn.Module) -> Iterator[None]:
+def float64_throughout(model: nn.Module) -> Generator[None]:
     """Within it, the modelling code of `model` upcasts to float64 where it says float32."""
     module = sys.modules[type(model).__module__]
-    original = module.torch
-    module.torch = _WideTorch()  # type: ignore[attr-defined]
+    original, narrow = module.torch, Tensor.float
+    wide = _WideTorch()
+
+    def widen(*_: object) -> None:
+        wide.float, Tensor.float = torch.float64, Tensor.double  # type: ignore[attr-defined, method-assign]
+
+    def restore(*_: object) -> None:
+        wide.float, Tensor.float = torch.float32, narrow  # type: ignore[attr-defined, method-assign]
+
+    handles = [
+        handle
+        for router in model.modules()
+        if type(router).__name__.endswith("Router")
+        for handle in (router.register_forward_pre_hook(widen), router.register_forward_hook(restore))
+    ]
+    module.torch = wide  # type: ignore[attr-defined]
     try:
         yield
     finally:
         module.torch = original  # type: ignore[attr-defined]
+        restore()
+        for handle in handles:
+            handle.remove()
 
 
-def make_reference(family: Family) -> nn.Module:
+def make_reference(family: Family) -> transformers.PreTrainedModel:
     """The model of transformers, eager attention, every tensor random."""
-    config = getattr(transformers, family.config)(**family.kwargs, attn_implementation="eager")
+    config = getattr(transformers, family.config)(
+        **family.kwargs, attn_implementation="eager", experts_implementation="eager"
+    )
     model = getattr(transformers, family.model)(config)
     randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
     return model.eval()
@@ -67,11 +88,11 @@ class Golden:
 
     family: Family
     folder: Path
-    reference: nn.Module
+    reference: transformers.PreTrainedModel
     tokens: Tensor
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    expected: dict[str, Tensor] = field(default_factory=dict)
-    exact: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    expected: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    exact: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Of the float64 run."""
 
     def ask(self, tokens: Tensor, **inputs: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The ways to run a model of ours, each giving outputs by name."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,6 @@
 """Rows of unequal length, padded left or right, equal each row alone and the reference's row alone."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,6 @@
-"""What only encoders have: token types, masks, several outputs, and checkpoints of one architecture loaded as another."""
+"""What only encoders have: token types, masks, several outputs, and checkpoints of one head loaded as another."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import json
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from torch import nn
 
 import llmc
+from llmc.compiler.ops.declaration import Value
 from llmc.runtime.model import LanguageModel
 from llmc.specs.diagnostics import LlmcError
 
@@ -69,9 +70,9 @@ def test_outputs(golden: Golden, model: LanguageModel) -> None:
 
 
 @pytest.fixture
-def pretraining(tmp_path: Path) -> tuple[nn.Module, Path]:
+def pretraining(tmp_path: Path) -> tuple[transformers.BertForPreTraining, Path]:
     """All heads that BERT was trained with: encoder, pooler, MLM head and next-sentence head."""
-    config = transformers.BertConfig(**by_name("bert_mlm").kwargs, attn_implementation="eager")
+    config = transformers.BertConfig.from_dict({**by_name("bert_mlm").kwargs, "attn_implementation": "eager"})
     reference = transformers.BertForPreTraining(config).eval()
     randomise(reference, seed=3, embedding_std=0.3, bias_std=0.3)
     reference.save_pretrained(tmp_path)
@@ -83,12 +84,12 @@ def name_architecture(folder: Path, name: str) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
 
 
-def params_of(name: str) -> dict[str, object]:
+def params_of(name: str) -> dict[str, Value]:
     """Params without those that `bert` has not."""
     return {key: value for key, value in by_name(name).params.items() if key != "tie_word_embeddings"}
 
 
-def test_pretraining_checkpoint_as_an_encoder(pretraining: tuple[nn.Module, Path]) -> None:
+def test_pretraining_checkpoint_as_an_encoder(pretraining: tuple[transformers.BertForPreTraining, Path]) -> None:
     """Names with `bert.` before them, and a head that `bert` does not read."""
     reference, folder = pretraining
     tokens = torch.randint(0, VOCAB, (2, 17))
@@ -101,7 +102,7 @@ def test_pretraining_checkpoint_as_an_encoder(pretraining: tuple[nn.Module, Path
                 assert (value - expected[name]).abs().max() < tolerance(expected[name]), name
 
 
-def test_pretraining_checkpoint_as_a_masked_model(pretraining: tuple[nn.Module, Path]) -> None:
+def test_pretraining_checkpoint_as_a_masked_model(pretraining: tuple[transformers.BertForPreTraining, Path]) -> None:
     """As the published bert-base-uncased: BertForMaskedLM, with a pooler and a next-sentence head besides."""
     reference, folder = pretraining
     tokens = torch.randint(0, VOCAB, (2, 17))

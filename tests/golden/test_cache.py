@@ -1,5 +1,6 @@
 """The contract of the cache: its size, its limits, and taking tokens back."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

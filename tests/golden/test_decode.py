@@ -1,5 +1,6 @@
 """Tokens in pieces, through the cache, equal the reference's whole prefill."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

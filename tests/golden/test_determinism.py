@@ -1,5 +1,6 @@
 """The same spec, weights and seed give the same tokens, and other rows of the batch change nothing."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,6 @@
 """Each dropout param acts in training and in training only."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

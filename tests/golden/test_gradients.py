@@ -1,5 +1,6 @@
 """In training, the gradient of the loss with respect to every parameter equals the reference's."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import torch

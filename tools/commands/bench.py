@@ -42,12 +42,14 @@ def command(
     settings: tuple[tuple[str, Value], ...],
     as_json: bool,
 ) -> None:
-    """Measure the fused Program and print a Markdown table: tokens per second of all rows, mean ± standard deviation."""
+    """Measure the fused Program: a Markdown table of tokens per second of all rows, mean ± standard deviation."""
     from ..torch_device import require_device
 
     require_device(device)
     found = locate(target, as_params(settings))
-    has_own = found.folder is not None and (found.is_built or next(found.folder.glob("*.safetensors*"), None) is not None)
+    has_own = found.folder is not None and (
+        found.is_built or next(found.folder.glob("*.safetensors*"), None) is not None
+    )
     from ...runtime.load import load
 
     log(f"loading {target}")
@@ -101,7 +103,11 @@ def _measure(model: LanguageModel, prompt: int, tokens: int, batch: int, repetit
     from ...specs.diagnostics import fail
 
     if not model.program.states:
-        raise fail("E0808", f"{model.program.spec.name} keeps no state between tokens (it is an encoder)", help="bench a decoder")
+        raise fail(
+            "E0808",
+            f"{model.program.spec.name} keeps no state between tokens (it is an encoder)",
+            help="bench a decoder",
+        )
     generator = torch.Generator().manual_seed(0)
     size = model.program.spec.environment.get("vocab_size")
     ids = torch.randint(0, size if isinstance(size, int) else 2, (batch, prompt + tokens), generator=generator)

@@ -122,11 +122,16 @@ def _show(program: Program, artifact: Artifact, compared: list[str], phases: Pha
         ("parameters", count(sizes.parameters)),
         (
             "bytes",
-            ", ".join(f"{name} {bytes_text(sizes.parameters * size)}" for name, size in (("float32", 4), ("bfloat16", 2))),
+            ", ".join(
+                f"{name} {bytes_text(sizes.parameters * size)}" for name, size in (("float32", 4), ("bfloat16", 2))
+            ),
         ),
         ("ops", f"{count(program.ops_before)} before fusion, {count(program.ops_after)} after"),
         ("definitions", definitions),
-        ("state", f"{bytes_text(per_token)} per token, {bytes_text(sizes.state_bytes)} at {count(sizes.context)} tokens"),
+        (
+            "state",
+            f"{bytes_text(per_token)} per token, {bytes_text(sizes.state_bytes)} at {count(sizes.context)} tokens",
+        ),
         *((f"kernels {phase}", text) for phase, text in kernels.items()),
         *(("verified", line) for line in compared),
         ("artifact", f"{artifact.folder.as_posix()}  sha256:{artifact.hash[:16]}"),

@@ -15,7 +15,18 @@ from ..terminal import bytes_text, table, write_json
 from .cache import cache_folder
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "numpy")
-FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8")
+FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
 COMPILERS = ("gcc", "g++", "clang", "cc")
 
 
@@ -94,7 +105,7 @@ def available_cores() -> float:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
-        limit, period = (quota.read_text().split() + ["100000"])[:2]
+        limit, period = ([*quota.read_text().split(), "100000"])[:2]
         if limit.isdigit() and period.isdigit() and int(period):
             return min(float(allowed), int(limit) / int(period))
     return float(allowed)
@@ -109,18 +120,22 @@ def _gpu(torch_version: str | None) -> tuple[str | None, str | None]:
     if not torch.cuda.is_available():
         built = "built without CUDA" if torch.version.cuda is None else "built for CUDA, but sees no driver or GPU"
         return None, f"no GPU: torch {torch.__version__} is {built}; everything runs on the CPU"
-    found = torch.cuda.get_device_properties(0)
-    return f"{found.name}, {bytes_text(found.total_memory)}, sm_{found.major}{found.minor}", None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{torch.cuda.get_device_name(0)}, {bytes_text(torch.cuda.mem_get_info(0)[1])}, sm_{major}{minor}", None
 
 
 def _notes(packages: dict[str, str | None], features: list[str], cores: float, compiler: str | None) -> list[str]:
     notes: list[str] = []
     if features and "avx512_bf16" not in features and "amx_bf16" not in features:
-        notes.append("this CPU has no bfloat16 instructions: --dtype bfloat16 halves the memory, but a prompt takes longer")
+        notes.append(
+            "this CPU has no bfloat16 instructions: --dtype bfloat16 halves the memory, but a prompt takes longer"
+        )
     if features and "avx2" not in features:
         notes.append("this CPU has no AVX2: products of matrices are several times slower")
     if cores < (os.cpu_count() or 1):
-        notes.append(f"only {cores:g} of {os.cpu_count()} cores may be used here: more torch threads than that are slower")
+        notes.append(
+            f"only {cores:g} of {os.cpu_count()} cores may be used here: more torch threads than that are slower"
+        )
     if compiler is None:
         notes.append("no C compiler: torch.compile and triton cannot build kernels")
     if packages["triton"] is None:

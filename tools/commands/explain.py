@@ -34,7 +34,8 @@ def command(
 ) -> None:
     """Explain a code (E0203), or for a spec the kernel of every node with each refusal and its reason.
 
-    NODE narrows it to nodes whose path contains it (`layers.3.mlp`). --device cuda:sm_90 asks about a machine that is elsewhere.
+    NODE narrows it to nodes whose path contains it (`layers.3.mlp`). --device cuda:sm_90 asks about a machine that is
+    elsewhere.
     """
     if re.fullmatch(r"[EeWw]\d+", subject):
         _explain_code(subject.upper(), as_json)
@@ -63,7 +64,9 @@ def _explain_code(code: str, as_json: bool) -> None:
     from ...specs.diagnostics import did_you_mean
 
     if code not in CODES:
-        raise click.UsageError(f"there is no code {code}; {did_you_mean(code, CODES) or 'codes are E0101 and the like'}")
+        raise click.UsageError(
+            f"there is no code {code}; {did_you_mean(code, CODES) or 'codes are E0101 and the like'}"
+        )
     found = CODES[code]
     if as_json:
         write_json({"code": code, **asdict(found)})
@@ -83,7 +86,7 @@ def _choices(program: Program, node: str | None) -> list[dict[str, object]]:
             paths |= {same[0].path, *absolute}
             if node is not None and not any(f".{node}." in f".{path}." for path in (same[0].path, *absolute)):
                 continue
-            entry = {"definition": name, "calls": len(calls)}
+            entry: dict[str, object] = {"definition": name, "calls": len(calls)}
             if all((c.kernel, c.refused) == (same[0].kernel, same[0].refused) for c in same):
                 found.append({**entry, "phase": "both", **asdict(same[0])})
             else:

@@ -23,7 +23,9 @@ DEFAULT_PROMPT = "In the beginning"
 @click.command("generate")
 @spec_argument("target", is_required=False)
 @click.option("--weights", metavar="DIR", help="Folder with safetensors and tokenizer.json.")
-@click.option("--random", "is_random", is_flag=True, help="Fill the parameters at random instead: for trying a spec out.")
+@click.option(
+    "--random", "is_random", is_flag=True, help="Fill the parameters at random instead: for trying a spec out."
+)
 @click.option("-p", "--prompt", help="Text, or token ids such as 1,2,3 without a tokenizer; - reads stdin.")
 @click.option("-n", "--max-new-tokens", type=HumanInt(), help="Default: the spec's, else 100.")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.")
@@ -59,9 +61,9 @@ def command(
     settings: tuple[tuple[str, Value], ...],
     as_json: bool,
 ) -> None:
-    """Continue a prompt. TARGET is a spec, a built folder or a Hugging Face folder; default: the small model that ships with llmc.
+    """Continue a prompt. The text goes to stdout, the statistics to stderr.
 
-    The text goes to stdout, the statistics to stderr.
+    TARGET is a spec, a built folder or a Hugging Face folder; default: the small model that ships with llmc.
     """
     if is_random and weights is not None:
         raise click.UsageError("--random and --weights exclude each other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
@@ -65,4 +65,4 @@ def _needed(family: str, params: Mapping[str, Value]) -> dict[str, Value]:
         own = resolve(document, rest).environment[name]
         if own == value and type(own) is type(value):
             needed = rest
-    return cast("dict[str, Value]", needed)
+    return needed

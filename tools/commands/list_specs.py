@@ -42,8 +42,8 @@ def _describe(name: str) -> dict[str, object]:
         spec, model = read(name)
         weights = weight_map(spec, model)
     except LlmcError as error:
-        broken: dict[str, object] = dict.fromkeys(("parameters", "layers", "context"))
-        return {"name": name, "summary": "", **broken, "error": error.diagnostics[0].code}
+        nothing = {"parameters": None, "layers": None, "context": None}
+        return {"name": name, "summary": "", **nothing, "error": error.diagnostics[0].code}
     layers, context = spec.environment.get("num_layers"), spec.environment.get("max_seq_len")
     return {
         "name": name,

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 @click.option("--ctx", type=HumanInt(), help="Tokens of context; default: the spec's longest.")
 @device_option
 @dtype_option
-@click.option("--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GB/S", help="Assume it; default: measured.")
-@click.option("--tflops", type=click.FloatRange(min=0, min_open=True), metavar="TFLOPS", help="Assume it; default: measured.")
+@click.option(
+    "--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GB/S", help="Assume it; default: measured."
+)
+@click.option(
+    "--tflops", type=click.FloatRange(min=0, min_open=True), metavar="TFLOPS", help="Assume it; default: measured."
+)
 @set_option
 @json_option
 def command(
@@ -51,7 +55,9 @@ def command(
     resolved, model = read(found.spec, found.params)
     limit = resolved.environment.get("max_seq_len")
     if ctx is not None and isinstance(limit, int) and ctx > limit:
-        raise fail("E0801", f"--ctx {ctx} is longer than the context of {limit}", help=f"--set max_seq_len={ctx} if it may be")
+        raise fail(
+            "E0801", f"--ctx {ctx} is longer than the context of {limit}", help=f"--set max_seq_len={ctx} if it may be"
+        )
     context = ctx or (limit if isinstance(limit, int) else 2048)
     ties = weight_map(resolved, model).ties
     sizes = plan(model, ties, batch=batch, context=context, dtype=dtype or "float32")
@@ -89,10 +95,17 @@ def command(
     rows = [
         ("parameters", count(sizes.parameters)),
         ("weights", f"{bytes_text(sizes.weight_bytes)} in {sizes.dtype}"),
-        ("FLOPs", f"{big(sizes.prefill_flops)} for a prompt of {count(context)}, {big(sizes.decode_flops)} for a decoded token"),
+        (
+            "FLOPs",
+            f"{big(sizes.prefill_flops)} for a prompt of {count(context)}, {big(sizes.decode_flops)} for a token after",
+        ),
         *_state_rows(sizes),
         ("memory", _fits(needed, available, sizes)),
-        ("decode", f"at most {predicted.decode:,.1f} tokens/s ({predicted.bound}-bound: {bytes_text(predicted.decode_bytes)} read per step)"),
+        (
+            "decode",
+            f"at most {predicted.decode:,.1f} tokens/s ({predicted.bound}-bound, "
+            f"{bytes_text(predicted.decode_bytes)} read per step)",
+        ),
         ("prefill", f"at most {predicted.prefill:,.1f} tokens/s"),
         ("roofline", f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.flops / 1e12:.2f} TFLOPS, {machine.source}"),
     ]
@@ -105,10 +118,17 @@ def _state_rows(sizes: Plan) -> list[tuple[str, str]]:
     from ...kernels.states import STATES
 
     rows = [
-        ("state", f"{number} x {kind}" + (f" of {bytes_text(size)}" if kind in STATES else ", of a size not known in this version"))
+        (
+            "state",
+            f"{number} x {kind}"
+            + (f" of {bytes_text(size)}" if kind in STATES else ", of a size not known in this version"),
+        )
         for (kind, size), number in counted.items()
     ]
-    return [*rows, ("state in all", f"{bytes_text(sizes.state_bytes)} for {sizes.batch} x {count(sizes.context)} tokens")]
+    return [
+        *rows,
+        ("state in all", f"{bytes_text(sizes.state_bytes)} for {sizes.batch} x {count(sizes.context)} tokens"),
+    ]
 
 
 def _fits(needed: int, available: int | None, sizes: Plan) -> str:

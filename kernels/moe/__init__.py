@@ -1,0 +1,1 @@
+"""Mixture of experts: routers, experts and the losses that keep them busy."""

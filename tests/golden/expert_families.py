@@ -1,0 +1,83 @@
+"""Families with experts and latent attention for the golden table, in awkward sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from llmc.compiler.ops.declaration import Value
+
+from .family import VOCAB, Family
+
+_SIZES: Mapping[str, Value] = {
+    "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 44, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
+    "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3, "attention_dropout": 0.0,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+_KEYS: Mapping[str, str] = {
+    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
+    "max_seq_len": "max_position_embeddings", "num_experts_per_token": "num_experts_per_tok",
+}  # fmt: skip
+_ROPE_KEYS: Mapping[str, str] = {
+    "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
+    "rope_original_max_seq_len": "original_max_position_embeddings", "rope_beta_fast": "beta_fast",
+    "rope_beta_slow": "beta_slow", "rope_mscale": "mscale", "rope_mscale_all_dim": "mscale_all_dim",
+}  # fmt: skip
+
+
+def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str]) -> dict[str, object]:
+    """The keys of transformers for our params."""
+    kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
+    rope: dict[str, object] = {"rope_type": "default"}
+    for name, value in params.items():
+        if name in _ROPE_KEYS:
+            rope[_ROPE_KEYS[name]] = value
+        else:
+            kwargs[keys.get(name, _KEYS.get(name, name))] = value
+    return {**kwargs, "rope_parameters": rope}
+
+
+Change: TypeAlias = Mapping[str, Mapping[str, Value]]
+
+
+def _param(**changes: Value) -> Change:
+    return {"params": changes}
+
+
+def _node(block: str, node: str, **changes: Value) -> Change:
+    """Fields of one node of a block."""
+    return {"overlay": {"blocks": {block: {"nodes": {node: changes}}}}}
+
+
+_ATTENTION: Mapping[str, Change] = {
+    "eps_x10": _param(rms_norm_eps=2e-2),
+    "rope_theta_x1.1": _param(rope_theta=370.7),
+    "scale_x1.1": _node("attention", "attend", scale="1.1 / sqrt(head_dim)"),
+    "q_rope_interleaved": _node("attention", "q_rope", layout="interleaved"),
+    "k_rope_interleaved": _node("attention", "k_rope", layout="interleaved"),
+}
+
+
+def _mixtral(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **_SIZES, "head_dim": 14, "num_experts": 5, "num_experts_per_token": 2, "sliding_window": None, **changes,
+    }  # fmt: skip
+    return Family(
+        name=name, spec="mixtral", config="MixtralConfig", model="MixtralForCausalLM",
+        kwargs=_kwargs(params, {"num_experts": "num_local_experts"}), params=params, eps="rms_norm_eps",
+        is_sharded=name == "mixtral", seed=seed,
+        mistakes={
+            **_ATTENTION,
+            "one_expert_more": _param(num_experts_per_token=int(str(params["num_experts_per_token"])) + 1),
+            "one_expert_less": _param(num_experts_per_token=int(str(params["num_experts_per_token"])) - 1),
+            "weights_not_normalised": _node("moe", "gate", normalise=False),
+            "sigmoid_scores": _node("moe", "gate", score="sigmoid"),
+            "window": _param(sliding_window=8 if params["sliding_window"] else 36),
+        },
+    )  # fmt: skip
+
+
+EXPERTS: tuple[Family, ...] = (
+    _mixtral("mixtral"),
+    _mixtral("mixtral_window", num_layers=3, num_experts=4, num_experts_per_token=3, sliding_window=7),
+)
