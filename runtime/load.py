@@ -17,7 +17,8 @@ from ..compiler.spec import Spec
 from ..specs.diagnostics import fail
 from ..specs.source import plain
 from .checkpoint import open_checkpoint
-from .containment import find_inside, read_json_object, require_folder
+from .containment import find_inside, inside, read_json_object, require_folder
+from .device import require_device
 from .import_folder import import_folder
 from .initialise import initialise
 from .memory import require_memory
@@ -52,6 +53,7 @@ def load(
         raise fail("E0901", f"quantize={quantize!r} is not available in this version", help="load without quantize")
     if dtype is not None and dtype not in DTYPES:
         raise fail("E0855", f"there is no dtype {dtype!r}", help="one of: " + ", ".join(DTYPES))
+    require_device(device)
     spec_target, folder, given = _locate(target, weights, dict(params or {}))
     spec, model = read(spec_target, given)
     checkpoint = None if folder is None else open_checkpoint(folder)
@@ -87,6 +89,7 @@ def _locate(
         recorded = manifest.get("weights")
         if folder is None and isinstance(recorded, str):
             folder = require_folder(path / recorded)
+        inside(path, "spec.yaml")
         return path / "spec.yaml", folder, params
     imported = import_folder(path)
     return imported.spec, folder or path, {**imported.params, **params}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..compiler.ops.declaration import Value
 
-MANIFEST = "manifest.json"
+MANIFEST, SPEC = "manifest.json", "spec.yaml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,10 @@ def locate(target: str, params: Mapping[str, Value] | None = None) -> Located:
     if "\0" in target or not folder.is_dir():
         return Located(spec=target, params=given)
     if (folder / MANIFEST).is_file():
-        return Located(spec=folder / "spec.yaml", params=given, folder=folder, is_built=True)
+        from ..runtime.containment import inside
+
+        inside(folder, SPEC)
+        return Located(spec=folder / SPEC, params=given, folder=folder, is_built=True)
     if (folder / "config.json").is_file():
         from ..runtime.import_folder import import_folder
 

@@ -53,13 +53,14 @@ def _family(
     seed: int = 0,
     embedding_std: float = 0.3,
     bias_std: float = 0.1,
+    first_position: int | None = None,
 ) -> Family:
     sizes = {key: value for key, value in _SIZES.items() if key not in params}
     chosen = {key: value for key, value in {**sizes, eps: 2e-3, **params}.items() if value != "absent"}
     return Family(
         name=name, spec=spec, config=f"{config or model}Config", model=f"{model}{head}",
         kwargs=_kwargs(chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
-        embedding_std=embedding_std, bias_std=bias_std,
+        embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
     )  # fmt: skip
 
 
@@ -221,6 +222,7 @@ DENSE_ENCODERS: tuple[Family, ...] = (
         params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "max_seq_len": ABSENT, "num_positions": 43,
                 "pad_token_id": 1, "type_vocab_size": 3, "activation": "gelu", "hidden_dropout": 0.0,
                 "tie_word_embeddings": True},
+        first_position=2,
     ),
     *(
         _family(

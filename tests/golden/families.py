@@ -8,6 +8,7 @@ import pytest
 
 from llmc.compiler.ops.declaration import Value
 
+from .dense_families import DECODERS, DENSE_ENCODERS
 from .expert_families import EXPERTS
 from .family import VOCAB, Family
 
@@ -138,6 +139,7 @@ CAUSAL: tuple[Family, ...] = (
         "phi3_longrope", num_layers=3, tie_word_embeddings=True, rope_scaling="longrope", rope_original_max_seq_len=90,
         rope_short_factor=SHORT_FACTORS, rope_long_factor=LONG_FACTORS,
     ),
+    *DECODERS,
     *EXPERTS,
 )  # fmt: skip
 
@@ -170,6 +172,7 @@ ENCODERS: tuple[Family, ...] = (
     _bert("bert_mlm", "bert_mlm", "BertForMaskedLM", tied=True),
     _bert("bert_mlm_untied", "bert_mlm", "BertForMaskedLM", tied=False, num_layers=1, activation="relu"),
     _bert("bert_classifier", "bert_classifier", "BertForSequenceClassification", num_labels=5, classifier_dropout=0.0),
+    *DENSE_ENCODERS,
 )
 FAMILIES = (*CAUSAL, *ENCODERS)
 each_causal = pytest.mark.parametrize("golden", CAUSAL, ids=lambda family: family.name, indirect=True)

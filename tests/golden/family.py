@@ -31,6 +31,8 @@ class Family:
     """By name, the `params` or the `overlay` of mutants that must fail; None: those that `mutations` knows for it."""
     bias_std: float = 0.3
     """Small enough that greedy text varies. Seed, sizes and prompts are chosen so that it does: see test_greedy."""
+    first_position: int | None = None
+    """Given to a reference that would else count only the tokens that are not its padding id."""
 
     @property
     def window(self) -> int | None:

@@ -20,12 +20,15 @@ from .random_weights import randomise
 BATCH, TOKENS = 2, 37
 
 
+_TORCHS_OWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.ModuleList, nn.Sequential, nn.LayerNorm, nn.GroupNorm, nn.Dropout)
+
+
 class _WideTorch:
     """`torch`, where float32 is float64: references round to float32 in norms and softmax whatever their dtype."""
 
     float32 = torch.float64
     float = torch.float32
-    """In routers float64 as well; angles of rope stay as they are."""
+    """In routers and mixers float64 as well; angles of rope stay as they are."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(torch, name)
@@ -34,8 +37,9 @@ class _WideTorch:
 @contextmanager
 def float64_throughout(model: nn.Module) -> Generator[None]:
     """Within it, the modelling code of `model` upcasts to float64 where it says float32."""
-    module = sys.modules[type(model).__module__]
-    original, narrow = module.torch, Tensor.float
+    modules = {sys.modules[type(part).__module__] for part in model.modules() if not isinstance(part, _TORCHS_OWN)}
+    modules = {module for module in modules if hasattr(module, "torch")}
+    narrow = Tensor.float
     wide = _WideTorch()
 
     def widen(*_: object) -> None:
@@ -47,27 +51,46 @@ def float64_throughout(model: nn.Module) -> Generator[None]:
     handles = [
         handle
         for router in model.modules()
-        if type(router).__name__.endswith("Router")
+        if type(router).__name__.endswith(("Router", "Mixer"))
         for handle in (router.register_forward_pre_hook(widen), router.register_forward_hook(restore))
     ]
-    module.torch = wide  # type: ignore[attr-defined]
+    for module in modules:
+        module.torch = wide  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        module.torch = original  # type: ignore[attr-defined]
+        for module in modules:
+            module.torch = torch  # type: ignore[attr-defined]
         restore()
         for handle in handles:
             handle.remove()
 
 
+def class_of(name: str) -> type[Any]:
+    """A class of transformers, or of the references that it does not have."""
+    return getattr(transformers, name, None) or getattr(oracles, name)
+
+
 def make_reference(family: Family) -> transformers.PreTrainedModel:
     """The model of transformers, eager attention, every tensor random."""
-    config = getattr(transformers, family.config)(
+    config = class_of(family.config)(
         **family.kwargs, attn_implementation="eager", experts_implementation="eager"
     )
-    model = getattr(transformers, family.model)(config)
+    model = class_of(family.model)(config)
     randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
-    return model.eval()
+    return with_positions(model.eval(), family.first_position)
+
+
+def with_positions(model: transformers.PreTrainedModel, first: int | None) -> transformers.PreTrainedModel:
+    """The model itself; where `first` is given, it is told the positions of its tokens from there on."""
+
+    def add_positions(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:
+        assert first is not None
+        return args, {"position_ids": torch.arange(first, first + args[0].shape[1]).expand_as(args[0]), **kwargs}
+
+    if first is not None:
+        model.register_forward_pre_hook(add_positions, with_kwargs=True)
+    return model
 
 
 OUTPUTS: Mapping[str, Mapping[str, str]] = {

@@ -40,8 +40,8 @@ def our_gradients(model: LanguageModel, golden: Golden) -> tuple[float, dict[str
     loss.backward()
     found: dict[str, Tensor] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
-        assert parameter.grad is not None, path
-        found[path] = parameter.grad
+        assert (parameter.grad is not None) == parameter.requires_grad, path
+        found[path] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return float(loss), export_parameters(model.program.weights, found, model.layout)
 
 
@@ -55,7 +55,7 @@ def reference_gradients(golden: Golden) -> tuple[float, dict[str, Tensor]]:
     reference.eval()
     gradients = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
     reference.zero_grad()
-    return float(loss), gradients
+    return float(loss), revert_weight_conversion(reference, gradients)
 
 
 def test_gradients_equal_the_reference(golden: Golden) -> None:

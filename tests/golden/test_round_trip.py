@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import llmc
 
-from .reference import Golden, outputs_of
+from .reference import Golden, outputs_of, with_positions
 from .running import named, require_golden, run_modules, run_program
 
 UNSAVED = frozenset({"transformers_version", "_name_or_path", "_attn_implementation"})
@@ -26,7 +26,7 @@ def reread(folder: Path, golden: Golden) -> nn.Module:
     missing = set(report["missing_keys"])
     assert not missing - {"cls.predictions.bias"}, missing
     assert not report["unexpected_keys"]
-    return loaded.eval()
+    return with_positions(loaded.eval(), golden.family.first_position)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:

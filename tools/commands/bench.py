@@ -43,7 +43,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure the fused Program: a Markdown table of tokens per second of all rows, mean ± standard deviation."""
-    from ..torch_device import require_device
+    from ...runtime.device import require_device
 
     require_device(device)
     found = locate(target, as_params(settings))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ...specs.diagnostics import printable
 from ..terminal import bytes_text, log, write_json
 
 if TYPE_CHECKING:
@@ -147,16 +148,33 @@ def _load(
     seed: int,
 ) -> LanguageModel:
     from ..targets import locate
-    from ..torch_device import require_device
+    from ...runtime.device import require_device
 
     require_device(device)
+    import time
+
     from ...runtime.load import load
 
     given = cast("dict[str, Value]", params)
+    found = locate(target, given)
+    log(f"loading {printable(target)}")
+    started = time.perf_counter()
+    chosen = dtype or (_built_dtype(found.folder) if found.is_built and found.folder is not None else None)
     if is_random:
-        found = locate(target, given)
-        return load(found.spec, params=found.params, device=device, dtype=dtype, seed=seed)
-    return load(target, weights=weights, params=given, device=device, dtype=dtype, seed=seed)
+        model = load(found.spec, params=found.params, device=device, dtype=chosen, seed=seed)
+    else:
+        model = load(target, weights=weights, params=given, device=device, dtype=chosen, seed=seed)
+    log(f"loaded in {time.perf_counter() - started:.1f} s")
+    return model
+
+
+def _built_dtype(folder: Path) -> str | None:
+    """The dtype that `llmc build` was asked for, if it was."""
+    from ...runtime.containment import read_json_object
+    from ..targets import MANIFEST
+
+    dtype = read_json_object(folder / MANIFEST, 1 << 20).get("dtype")
+    return dtype if isinstance(dtype, str) else None
 
 
 def _ids_or_text(model: LanguageModel, text: str) -> str | list[int]:

@@ -147,7 +147,7 @@ def _machine(device: str, dtype: str, bandwidth: float | None, tflops: float | N
     if bandwidth is not None and tflops is not None:
         return Machine(bandwidth=bandwidth * 1e9, flops=tflops * 1e12, source="assumed")
     if device != "cpu":
-        from ..torch_device import require_device
+        from ...runtime.device import require_device
 
         require_device(device)
     found = measure(device, dtype)
