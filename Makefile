@@ -21,5 +21,6 @@ bench:            ## start-up times and tokens per second, for BENCHMARKS.md
 	python -P tools/bench/startup.py
 	llmc bench small
 
-schema:           ## write the JSON Schema that editors read
+schema:           ## write what is generated: the JSON Schema, and the op pages of specs/README.md
 	llmc schema -o specs/schema.json
+	python -P -m llmc.tools.language_page

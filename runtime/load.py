@@ -67,7 +67,7 @@ def load(
     with checkpoint:
         matching = match_checkpoint(program.weights, checkpoint)
         for path, tensor in read_parameters(matching, checkpoint, chosen):
-            _assign(loaded, path, nn.Parameter(tensor.to(device)))
+            _assign(loaded, path, nn.Parameter(tensor.to(device), requires_grad=program.weights.parameters[path].is_trained))
         loaded.layout = checkpoint.layout
     loaded.source = folder
     loaded.folder_eos_ids = _eos_ids(folder)

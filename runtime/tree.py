@@ -106,7 +106,7 @@ def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Low
             parent, _, name = path.rpartition(".")
             owner = _scope(root, parent)
             if name not in own_parameters(owner):
-                owner.register_parameter(name, nn.Parameter(torch.empty(specs[0].shape)))
+                owner.register_parameter(name, nn.Parameter(torch.empty(specs[0].shape), requires_grad=specs[0].is_trained))
         elif specs or node.op.reads_training:
             _add(root, path, make_leaf(node.op, node.fields, specs))
 

@@ -17,7 +17,7 @@ from .source import Plain, Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlSca
 MAX_WIDTH = 116
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+*-]*(?: [A-Za-z0-9_./+*()=<>%-]+)*")
-_WORDS = frozenset(("null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"))
+_WORDS = frozenset(("null", "true", "false", "yes", "no", "on", "off", "y", "n"))
 _OPEN_SECTIONS = frozenset(("params", "blocks", "graph", "config", "weights", "nodes"))
 """Maps that are always blocks, one entry a line, so that two specs can be compared line by line."""
 
@@ -122,7 +122,7 @@ def _scalar(value: Plain, *, is_quoted: bool) -> str:
 
 def _text(text: str, *, is_quoted: bool = False) -> str:
     """Plain where every YAML reader takes it as this text, else between double quotes."""
-    if not is_quoted and _PLAIN.fullmatch(text) and text not in _WORDS:
+    if not is_quoted and _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
     escaped = json.dumps(text, ensure_ascii=False)[1:-1]
     return '"' + "".join(map(_escape, escaped)) + '"'

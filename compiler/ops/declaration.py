@@ -91,6 +91,8 @@ class ParameterSpec:
     is_transposed: bool = False
     """The checkpoint stores the two axes the other way round (Conv1D layout)."""
     dtype: DType = "float"
+    is_trained: bool = True
+    """False: a number that training sets by other means than gradients; saved all the same."""
     reads_rows: int | None = None
     """So many entries of the first axis are read for one token; None: all. Experts."""
     packed_bytes: int | None = None

@@ -19,7 +19,7 @@ def _infer(fields: Fields, _inputs: Inputs) -> Mapping[str, TensorType]:
 def _parameters(fields: Fields, _inputs: Inputs) -> tuple[ParameterSpec, ...]:
     kind = cast('Literal["normal", "zeros", "ones", "constant", "log_arange", "uniform"]', fields.str("init"))
     init = Init(kind=kind, value=fields.float("init_value"))
-    return (ParameterSpec(name="", shape=_shape(fields), init=init),)
+    return (ParameterSpec(name="", shape=_shape(fields), init=init, is_trained=fields.bool("trained")),)
 
 
 PARAMETER = Op(
@@ -35,6 +35,7 @@ PARAMETER = Op(
             default="zeros",
             choices=("normal", "zeros", "ones", "constant", "log_arange", "uniform"),
         ),
+        Field(name="trained", kind="bool", doc="By gradients; false where the recipe sets it otherwise", default=True),
         Field(name="init_value", kind="float", doc="Standard deviation, bound or constant", default=0.02),
     ),
     infer=_infer,

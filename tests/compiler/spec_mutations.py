@@ -101,21 +101,21 @@ def _any(rng: random.Random, holders: list[dict[str, Tree] | list[Tree]]) -> Tre
 def generated(rng: random.Random) -> str:
     """A graph of random ops with mostly legal fields, in a block that is repeated, as YAML."""
     blocks: dict[str, Tree] = {}
-    for block in ("one", "two")[: rng.randint(1, 2)]:
+    for block in ("one", "two")[: rng.choice((1, 1, 2))]:
         nodes: dict[str, Tree] = {}
         names = ["x", *(["y"] if rng.random() < 0.3 else [])]
         inputs: list[Tree] = [*names]
-        for index in range(rng.randint(1, 6)):
-            nodes[f"n{index}"] = _node(rng, names, [*blocks])
-            names.append(f"n{index}")
+        for index in range(rng.choice((1, 1, 2, 3, 5))):
+            nodes[f"n{index}"] = _node(rng, names, [*blocks], must_use=index == 0)
+            names += _outputs(f"n{index}", nodes[f"n{index}"])
         read = {name for node in nodes.values() for name in _names(node)}
-        out: dict[str, Tree] = {f"o{i}": name for i, name in enumerate(names[:-1]) if name not in read}
+        out: dict[str, Tree] = {f"o{i}": name for i, name in enumerate(names[:-1]) if name.partition(":")[0] not in read}
         blocks[block] = {"in": inputs, "nodes": nodes, "out": {"x": names[-1], **out}}
     last = [*blocks][-1]
     first = blocks[last]
     assert isinstance(first, dict)
     wired: Tree = ["embed" for _ in cast("list[Tree]", first["in"])]
-    use: dict[str, Tree] = {"block": last, "in": wired, "repeat": rng.choice((0, 1, 2, "n", "n - 1"))}
+    use: dict[str, Tree] = {"block": last, "in": wired, "repeat": rng.choice(("n", "n", "n - 1", "n - 2"))}
     if rng.random() < 0.3:
         use["overrides"] = [{"at": "layer == 1", "set": {f"n0.{rng.choice(('eps', 'features', 'window'))}": rng.choice(SCALARS)}}]
     if rng.random() < 0.2:
@@ -135,8 +135,19 @@ def _names(tree: Tree) -> list[str]:
     return [tree.partition(":")[0]] if isinstance(tree, str) else []
 
 
-def _node(rng: random.Random, names: list[str], blocks: list[str]) -> Tree:
-    if blocks and rng.random() < 0.15:
+def _outputs(name: str, node: Tree) -> list[str]:
+    """What can be read of a node."""
+    assert isinstance(node, dict)
+    op = next((op for op in PUBLIC if op.name == node.get("op")), None)
+    if op is None:
+        return [f"{name}:x"]
+    parts = node.get(op.outputs_field) if op.outputs_field else None
+    ports = [*parts] if isinstance(parts, dict) else op.outputs
+    return [name] if "out" in ports else [f"{name}:{port}" for port in ports]
+
+
+def _node(rng: random.Random, names: list[str], blocks: list[str], *, must_use: bool) -> Tree:
+    if blocks and (must_use or rng.random() < 0.15):
         return {"block": rng.choice(blocks), "in": rng.choice(names), **({"repeat": 2} if rng.random() < 0.3 else {})}
     op = rng.choice(PUBLIC)
     node: dict[str, Tree] = {"op": op.name}

@@ -39,6 +39,47 @@ def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str], fixed: Mapping
     return kwargs
 
 
+_SCALED = (
+    "attention_softcap", "final_logit_softcap", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier",
+    "attention_multiplier", "logits_scaling", "logit_scale", "clip_qkv", "rope_theta", "rope_local_theta",
+    "rope_factor", "rope_beta_fast", "rope_beta_slow",
+)  # fmt: skip
+"""Params whose value times 1.1 is a mistake."""
+_OTHER: Mapping[str, Value] = {
+    "gelu": "gelu_tanh", "gelu_tanh": "gelu", "relu": "gelu", "silu": "gelu",
+}  # fmt: skip
+_INERT = {"llama_dynamic": ("rope_factor",)}
+"""Within the trained length a dynamic factor does nothing; test_dense.py goes beyond it."""
+
+
+def _mistakes(name: str, params: Mapping[str, Value], eps: str) -> dict[str, Mapping[str, Mapping[str, Value]]]:
+    """By name, the params or the part of the spec that are wrong."""
+    scale = "query_pre_attn_scalar" if "query_pre_attn_scalar" in params else "head_dim"
+    factor = next((p for p in ("attention_multiplier", "attention_scale") if p in params), f"1 / sqrt({scale})")
+    layout = "half" if name in ("gptj", "cohere2") else "interleaved"
+    overlays: dict[str, dict[str, Value]] = {"attention_scale_x1.1": {"attend": {"scale": f"1.1 * {factor}"}}}
+    if "rope_theta" in params or "rotary_dim" in params:
+        overlays["rope_pairs"] = {"q_rope": {"layout": layout}, "k_rope": {"layout": layout}}
+    changes: dict[str, dict[str, Value]] = {"eps_x10": {eps: 2e-2}}
+    for param in _SCALED:
+        value = params.get(param)
+        if isinstance(value, int | float) and param not in _INERT.get(name, ()):
+            changes[f"{param}_x1.1"] = {param: 1.1 * value if isinstance(value, float) else value + 1}
+    for param, step in (("sliding_window", 1), ("local_attention", 2), ("rotary_dim", 2)):
+        value = params.get(param)
+        if isinstance(value, int):
+            changes |= {f"{param}{change:+}": {param: value + change} for change in (-step, step)}
+    for param in ("activation", "head_activation"):
+        if (used := params.get(param)) is not None:
+            changes[f"other_{param}"] = {param: _OTHER[str(used)]}
+    if (fraction := params.get("partial_rotary_factor")) is not None:
+        changes["rotary_part"] = {"partial_rotary_factor": 0.6 if fraction != 0.6 else 0.8}
+    overlaid: dict[str, Mapping[str, Mapping[str, Value]]] = {
+        key: {"overlay": {"blocks": {"attention": {"nodes": nodes}}}} for key, nodes in overlays.items()
+    }
+    return overlaid | {key: {"params": change} for key, change in changes.items()}
+
+
 def _family(
     name: str,
     spec: str,
@@ -56,11 +97,13 @@ def _family(
     first_position: int | None = None,
 ) -> Family:
     sizes = {key: value for key, value in _SIZES.items() if key not in params}
-    chosen = {key: value for key, value in {**sizes, eps: 2e-3, **params}.items() if value != "absent"}
+    eps_value: Mapping[str, Value] = {} if spec == "opt" else {eps: 2e-3}
+    chosen = {key: value for key, value in {**sizes, **eps_value, **params}.items() if value != "absent"}
     return Family(
         name=name, spec=spec, config=f"{config or model}Config", model=f"{model}{head}",
         kwargs=_kwargs(chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
         embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
+        mistakes=_mistakes(name, chosen, eps),
     )  # fmt: skip
 
 
@@ -141,7 +184,7 @@ DECODERS: tuple[Family, ...] = (
     ),
     *(
         _family(
-            name, "opt", "OPT", eps="norm_affine",
+            name, "opt", "OPT",
             keys={"intermediate_size": "ffn_dim", "embedding_size": "word_embed_proj_dim",
                   "activation": "activation_function", "norm_first": "do_layer_norm_before",
                   "norm_affine": "layer_norm_elementwise_affine", "hidden_dropout": "dropout", "use_bias": "enable_bias",

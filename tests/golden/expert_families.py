@@ -77,7 +77,52 @@ def _mixtral(name: str, seed: int = 0, **changes: Value) -> Family:
     )  # fmt: skip
 
 
+_DEEPSEEK_KEYS: Mapping[str, str] = {
+    "expert_width": "moe_intermediate_size", "num_dense_layers": "first_k_dense_replace",
+    "nope_head_dim": "qk_nope_head_dim", "rope_head_dim": "qk_rope_head_dim", "num_experts": "n_routed_experts",
+    "num_shared_experts": "n_shared_experts", "num_expert_groups": "n_group", "top_expert_groups": "topk_group",
+    "normalise_router_weights": "norm_topk_prob", "router_scale": "routed_scaling_factor",
+    "rope_interleaved": "rope_interleave",
+}  # fmt: skip
+_YARN: Mapping[str, Value] = {
+    "rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_max_seq_len": 16, "rope_beta_fast": 9.0,
+    "rope_beta_slow": 0.5, "rope_mscale": 0.7, "rope_mscale_all_dim": 0.4,
+}  # fmt: skip
+
+
+def _deepseek_v3(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **{key: value for key, value in _SIZES.items() if key != "attention_dropout"}, "num_kv_heads": 6,
+        "num_layers": 3, "expert_width": 28, "num_dense_layers": 1,
+        "q_lora_rank": 22, "kv_lora_rank": 18, "nope_head_dim": 10, "rope_head_dim": 6, "v_head_dim": 14,
+        "num_experts": 12, "num_experts_per_token": 3, "num_shared_experts": 2, "num_expert_groups": 4,
+        "top_expert_groups": 2, "normalise_router_weights": True, "router_scale": 1.7, "rope_interleaved": True,
+        "attention_bias": False, **_YARN, **changes,
+    }  # fmt: skip
+    return Family(
+        name=name, spec="deepseek_v3", config="DeepseekV3Config", model="DeepseekV3ForCausalLM",
+        kwargs=_kwargs(params, _DEEPSEEK_KEYS), params=params, eps="rms_norm_eps", seed=seed,
+        mistakes={
+            "eps_x10": _param(rms_norm_eps=2e-2),
+            "rope_theta_x1.1": _param(rope_theta=370.7),
+            "rope_pairs": _param(rope_interleaved=not params["rope_interleaved"]),
+            "scale_x1.1": _node("attention", "attend", scale="1.1 / sqrt(nope_head_dim + rope_head_dim)"),
+            "one_expert_more": _param(num_experts_per_token=4),
+            "all_groups": _param(top_expert_groups=params["num_expert_groups"]),
+            "group_by_best": _node("moe", "gate", group_score="max"),
+            "softmax_scores": _node("moe", "gate", score="softmax"),
+            "other_normalisation": _param(normalise_router_weights=not params["normalise_router_weights"]),
+            "router_scale": _param(router_scale=1.8),
+        },
+    )  # fmt: skip
+
+
 EXPERTS: tuple[Family, ...] = (
+    _deepseek_v3("deepseek_v3"),
+    _deepseek_v3(
+        "deepseek_v3_plain", num_layers=2, q_lora_rank=None, rope_interleaved=False, normalise_router_weights=False,
+        attention_bias=True, rope_scaling="none",
+    ),
     _mixtral("mixtral"),
     _mixtral("mixtral_window", num_layers=3, num_experts=4, num_experts_per_token=3, sliding_window=7),
 )

@@ -9,18 +9,17 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from . import oracles
 from .families import VOCAB, Family
 from .random_weights import randomise
 
 BATCH, TOKENS = 2, 37
-
-
-_TORCHS_OWN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.ModuleList, nn.Sequential, nn.LayerNorm, nn.GroupNorm, nn.Dropout)
 
 
 class _WideTorch:
@@ -37,8 +36,8 @@ class _WideTorch:
 @contextmanager
 def float64_throughout(model: nn.Module) -> Generator[None]:
     """Within it, the modelling code of `model` upcasts to float64 where it says float32."""
-    modules = {sys.modules[type(part).__module__] for part in model.modules() if not isinstance(part, _TORCHS_OWN)}
-    modules = {module for module in modules if hasattr(module, "torch")}
+    names = {type(part).__module__ for part in model.modules()}
+    modules = [sys.modules[name] for name in names if not name.startswith("torch.") and hasattr(sys.modules[name], "torch")]
     narrow = Tensor.float
     wide = _WideTorch()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.core_model_loading import revert_weight_conversion
 
 import llmc
 from llmc.runtime.model import LanguageModel

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import llmc
 
-from .reference import Golden, outputs_of, with_positions
+from .reference import Golden, class_of, outputs_of, with_positions
 from .running import named, require_golden, run_modules, run_program
 
 UNSAVED = frozenset({"transformers_version", "_name_or_path", "_attn_implementation"})
@@ -20,7 +20,7 @@ UNSAVED = frozenset({"transformers_version", "_name_or_path", "_attn_implementat
 
 def reread(folder: Path, golden: Golden) -> nn.Module:
     """The folder as transformers reads it; every tensor that it uses must come from there."""
-    loaded, report = getattr(transformers, golden.family.model).from_pretrained(
+    loaded, report = class_of(golden.family.model).from_pretrained(
         folder, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     missing = set(report["missing_keys"])

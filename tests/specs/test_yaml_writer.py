@@ -35,7 +35,26 @@ def test_any_values_read_back(values: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1", "1e-5", "null", "~", "true", "yes", "a: b", "a #b", "- a", "${x}", "", " a", "a ", "\ufeff", "\x85", "'", "<<"]
+    "text",
+    [
+        "1",
+        "1e-5",
+        "null",
+        "~",
+        "true",
+        "yes",
+        "a: b",
+        "a #b",
+        "- a",
+        "${x}",
+        "",
+        " a",
+        "a ",
+        "\ufeff",
+        "\x85",
+        "'",
+        "<<",
+    ],
 )
 def test_texts_stay_texts(text: str) -> None:
     assert plain(read_yaml(write_plain({"a": text, "b": [text], text or "c": 1}), "written")) == {

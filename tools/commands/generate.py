@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
 from ...specs.diagnostics import printable
+from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
 from ..terminal import bytes_text, log, write_json
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def _load(
     dtype: str | None,
     seed: int,
 ) -> LanguageModel:
-    from ..targets import locate
     from ...runtime.device import require_device
+    from ..targets import locate
 
     require_device(device)
     import time
