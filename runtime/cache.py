@@ -15,7 +15,6 @@ from ..kernels.states import STATES
 from ..specs.diagnostics import fail
 from .execute import State
 
-
 UNBOUNDED = 2**62
 """The `max_seq_len` of a cache whose size does not depend on it."""
 

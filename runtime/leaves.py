@@ -83,13 +83,14 @@ class ReferenceModule(nn.Module):
         self.operands = {
             name: fields[name] for name in op.operands if fields.values.get(name) != op.field_index[name].default
         }
+        self.names = tuple(spec.name for spec in specs)
         for spec in specs:
             self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape)))
 
     def forward(self, first: Tensor, **inputs: Tensor) -> object:
         """`first` is the first port; the others, and ambient tensors, come by name."""
         arguments: dict[str, object] = {**self.operands, self.first_port: first, **inputs}
-        arguments.update(self._parameters)
+        arguments.update((name, self._parameters[name]) for name in self.names)
         if self.reads_training:
             arguments["training"] = self.training
         return self.reference(**arguments)

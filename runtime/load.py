@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -145,8 +144,3 @@ def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer | None) -> None
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only {size}",
             help="the tokenizer belongs to another model, or tokens were added after training",
         )
-
-
-def manifest_text(values: Mapping[str, object]) -> str:
-    """A manifest as it is written: sorted, indented, with a final newline."""
-    return json.dumps(values, indent=1, sort_keys=True) + "\n"

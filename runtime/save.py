@@ -16,7 +16,7 @@ from ..specs.diagnostics import fail
 from .atomic import write_atomically
 from .checkpoint_writer import write_checkpoint
 from .containment import find_inside, read_bytes, read_json_object
-from .load import manifest_text
+from .strict_json import json_text
 from .weights import export_parameters
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def save(model: LanguageModel, folder: Path) -> None:
     with torch.inference_mode(False), torch.no_grad():
         exported = export_parameters(model.program.weights, tensors, model.layout)
     write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
-    write_atomically(folder / "config.json", manifest_text(config))
+    write_atomically(folder / "config.json", json_text(config))
     for name in COPIED:
         file = None if model.source is None else find_inside(model.source, name)
         if file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import TypeAlias, TypeGuard, cast
 
 from ..specs.diagnostics import LlmcError, fail
@@ -14,6 +15,11 @@ JsonObject: TypeAlias = dict[str, object]
 MAX_DEPTH = 64
 MAX_VALUES = 8_000_000
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def json_text(values: Mapping[str, object]) -> str:
+    """JSON as llmc writes it: sorted, indented, with a final newline, so that equal values give equal bytes."""
+    return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 def shown(text: str) -> str:

@@ -78,8 +78,12 @@ class Pretraining:
 
     @property
     def progress(self) -> float:
-        """0 at the beginning, 1 at the end: counted in steps, or by the clock where the minutes run out first."""
-        return max(self.step / self.recipe.steps, self.seconds / (60 * self.recipe.minutes))
+        """0 at the beginning, 1 at the end: counted in steps.
+
+        Where half of the minutes are over and the steps are behind, by the clock, so that a slow machine ends in time too.
+        """
+        by_clock = self.seconds / (60 * self.recipe.minutes)
+        return max(self.step / self.recipe.steps, by_clock if by_clock >= 0.5 else 0.0)
 
     def advance(self) -> float:
         """One step. Gives the loss before it, in nats per token."""

@@ -1,6 +1,6 @@
 """Trains the small model that ships with llmc: `python -P -m llmc.tools.train_small --out specs/models/small`.
 
-The weights are a function of text, seed, steps, threads and torch's build, as long as the minutes do not run out first.
+The weights are a function of text, seed, steps, threads and torch's build, as long as the steps are done in half of the minutes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from ..runtime.atomic import atomic_file, write_atomically
-from ..runtime.load import load, manifest_text
+from ..runtime.load import load
 from ..runtime.model import LanguageModel
+from ..runtime.strict_json import json_text
 from ..runtime.tokenizer import Tokenizer, load_tokenizer
 from .bits_per_byte import bits_per_byte, encode_documents, text_bytes, xz_bits_per_byte
 from .king_james import TextError, read_corpus
@@ -65,8 +66,8 @@ def write_tokenizer(folder: Path, tokenizer: RustTokenizer, max_seq_len: int) ->
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "tokenizer.json", tokenizer.to_str())
-    write_atomically(folder / "tokenizer_config.json", manifest_text(config))
-    write_atomically(folder / "generation_config.json", manifest_text(ids))
+    write_atomically(folder / "tokenizer_config.json", json_text(config))
+    write_atomically(folder / "generation_config.json", json_text(ids))
 
 
 def curve_text(curve: Sequence[Measurement]) -> str:
@@ -120,7 +121,7 @@ def write_folder(folder: Path, run: Pretraining, held_out: Sequence[str]) -> dic
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    write_atomically(folder / "results.json", manifest_text(results))
+    write_atomically(folder / "results.json", json_text(results))
     return results
 
 
@@ -153,7 +154,7 @@ def main(
         run.restore(torch.load(checkpoint, weights_only=True))
         click.echo(f"goes on from step {run.step} of {checkpoint}")
     train(run, tokenizer, corpus.held_out, checkpoint)
-    click.echo(manifest_text(write_folder(out, run, corpus.held_out)))
+    click.echo(json_text(write_folder(out, run, corpus.held_out)))
 
 
 def vocab_size(model: LanguageModel) -> int:

@@ -31,6 +31,8 @@ def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str]) -> dict[str, o
     rope: dict[str, object] = {"rope_type": "default"}
     for name, value in params.items():
         if name in _ROPE_KEYS:
+            if name != "rope_theta" and params.get("rope_scaling") == "none":
+                continue
             rope[_ROPE_KEYS[name]] = value
         else:
             kwargs[keys.get(name, _KEYS.get(name, name))] = value

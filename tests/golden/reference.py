@@ -37,7 +37,8 @@ class _WideTorch:
 def float64_throughout(model: nn.Module) -> Generator[None]:
     """Within it, the modelling code of `model` upcasts to float64 where it says float32."""
     names = {type(part).__module__ for part in model.modules()}
-    modules = [sys.modules[name] for name in names if not name.startswith("torch.") and hasattr(sys.modules[name], "torch")]
+    modules = [sys.modules[name] for name in names if not name.startswith("torch.")]
+    modules = [module for module in modules if hasattr(module, "torch")]
     narrow = Tensor.float
     wide = _WideTorch()
 

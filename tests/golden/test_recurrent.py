@@ -29,7 +29,7 @@ from . import (
     test_round_trip,
     test_weight_faults,
 )
-from .comparison import NotGolden, tolerance
+from .comparison import NotGoldenError, tolerance
 from .family import VOCAB, Family
 from .mutations import Mutation
 from .recurrent_families import each_recurrent
@@ -282,7 +282,7 @@ def test_mutants_are_not_golden(golden: Golden, tmp_path: Path, run: Run) -> Non
     for mutation in mutations(golden.family):
         folder = tmp_path / mutation.name
         folder.mkdir()
-        with pytest.raises(NotGolden):
+        with pytest.raises(NotGoldenError):
             require_golden(golden, run(mutant_of(golden, mutation, folder), golden.tokens))
             pytest.fail(f"{mutation.name} is not seen")
 
