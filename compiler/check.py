@@ -1,12 +1,12 @@
 """Checks the written form of a spec: the schema of the file, then the schema of each node's op.
 
-jsonschema finds the mistakes; this file turns each into one diagnostic that points at the key or value and names the nearest
-allowed one. What an expression evaluates to is checked later, where it is evaluated.
+jsonschema finds the mistakes; each becomes one diagnostic here, which points at the key or value and names the
+nearest allowed one. What an expression evaluates to is checked later, where it is evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, cast
@@ -29,11 +29,15 @@ _OTHER_NAMES = {
     **dict.fromkeys(("dense", "fc", "matmul", "projection", "proj"), 'did you mean "linear"?'),
     **dict.fromkeys(("residual", "sum", "plus"), 'did you mean "add"?'),
     **dict.fromkeys(("multiply", "gate", "hadamard"), 'did you mean "mul"?'),
-    **dict.fromkeys(("sdpa", "mha", "gqa", "mqa", "self_attention", "multi_head_attention"), 'did you mean "attention"?'),
+    **dict.fromkeys(
+        ("sdpa", "mha", "gqa", "mqa", "self_attention", "multi_head_attention"), 'did you mean "attention"?'
+    ),
     **dict.fromkeys(("mla",), 'did you mean "latent_attention"?'),
     **dict.fromkeys(("ssm", "recurrence", "selective_scan"), 'did you mean "scan"?'),
     **dict.fromkeys(("moe",), "a mixture of experts is two nodes: op: router, then op: experts"),
-    **dict.fromkeys(("mlp", "ffn", "feed_forward"), "an MLP is a block of linears, an activation and mul; see specs/llama.yaml"),
+    **dict.fromkeys(
+        ("mlp", "ffn", "feed_forward"), "an MLP is a block of linears, an activation and mul; see specs/llama.yaml"
+    ),
     **{kind: f"write op: activation, kind: {kind}" for kind in ACTIVATIONS},
     **{kind: choice_help(kind, ()) for kind in GATED},
 }
@@ -95,7 +99,7 @@ def _check_config_params(root: YamlMap) -> list[Diagnostic]:
     """What `config:` maps are params of the spec."""
     config, declared = root.get("config"), root.get("params")
     mapped = config.get("params") if isinstance(config, YamlMap) else None
-    known = declared.entries if isinstance(declared, YamlMap) else {}
+    known: Mapping[str, YamlEntry] = declared.entries if isinstance(declared, YamlMap) else {}
     return [
         Diagnostic(
             code="E0433",
@@ -121,8 +125,12 @@ def _node_maps(root: YamlMap) -> Iterator[YamlMap]:
 def _check_node(name: str, key_span: Span, node: YamlMap) -> list[Diagnostic]:
     op, block = node.get("op"), node.get("block")
     found = [
-        Diagnostic(code="E0201", message=f"{quoted(name)} has {key}: without {needs}:", span=node.entries[key].key_span,
-                   help=f"{key}: only means something beside {needs}:")  # fmt: skip
+        Diagnostic(
+            code="E0201",
+            message=f"{quoted(name)} has {key}: without {needs}:",
+            span=node.entries[key].key_span,
+            help=f"{key}: only means something beside {needs}:",
+        )
         for key, needs in (("else", "when"), ("own", "share"))
         if key in node.entries and needs not in node.entries
     ]
@@ -201,7 +209,9 @@ def _translate(error: ValidationError, root: YamlNode, what: str, earlier: list[
             unknown = [e for key, e in node.entries.items() if key not in allowed and not key.startswith("x-")]
             return [d for e in unknown for d in _unknown_key(e, where, allowed, node)]
         case "required":
-            missing = [key for key in cast("list[str]", error.validator_value) if f"{key!r} is a required" in error.message]
+            missing = [
+                key for key in cast("list[str]", error.validator_value) if f"{key!r} is a required" in error.message
+            ]
             misspelt = " ".join(d.help or "" for d in earlier if d.code == "E0201")
             return [
                 d
@@ -233,7 +243,9 @@ def _unknown_key(entry: YamlEntry, where: str, allowed: list[str], holder: YamlM
     elif entry.key in _MEANT and _MEANT[entry.key] in allowed and _MEANT[entry.key] not in holder.entries:
         remedy = f'did you mean "{_MEANT[entry.key]}"?'
     else:
-        remedy = did_you_mean(entry.key, allowed) or ("notes go under keys that begin with x-" if allowed else "write the name alone")
+        remedy = did_you_mean(entry.key, allowed) or (
+            "notes go under keys that begin with x-" if allowed else "write the name alone"
+        )
     message = f"{where} has no key {quoted(entry.key)}"
     return [Diagnostic(code="E0201", message=message, span=entry.key_span, help=remedy)]
 

@@ -34,6 +34,8 @@ class KeyMap:
     """Their spelling -> ours; empty: as it is."""
     is_count: bool = False
     """The param is the number of entries of their map (`id2label`)."""
+    is_nullable: bool = False
+    """Their null is a value; elsewhere it leaves the param's default."""
     when: YamlNode | None = None
     """Exported only where this expression is true."""
 
@@ -44,6 +46,7 @@ class ConfigMap:
 
     model_type: str
     architectures: tuple[str, ...]
+    """The names that config.json may give it, the canonical one first."""
     params: tuple[KeyMap, ...]
     fixed: Mapping[str, object]
     ignored: frozenset[str]
@@ -74,12 +77,13 @@ def _strings(node: YamlNode | None) -> Iterator[str]:
 def _key_map(param: str, node: YamlNode) -> KeyMap:
     if not isinstance(node, YamlMap):
         return KeyMap(param=param, keys=tuple(_strings(node)), values={})
-    values, count = node.get("values"), node.get("count")
+    values, count, nullable = (node.get(key) for key in ("values", "count", "nullable"))
     return KeyMap(
         param=param,
         keys=tuple(_strings(node.get("key"))),
         values=cast("Mapping[str, Value]", plain(values)) if isinstance(values, YamlMap) else {},
         is_count=count is not None and plain(count) is True,
+        is_nullable=nullable is not None and plain(nullable) is True,
         when=node.get("when"),
     )
 
@@ -97,7 +101,7 @@ def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str,
         for key in entry.keys:
             found, value = _look_up(config, key)
             used.add(key)
-            if not found or value is None or entry.param in params:
+            if not found or entry.param in params or (value is None and not entry.is_nullable):
                 continue
             if entry.is_count:
                 params[entry.param] = len(cast("Json", value)) if isinstance(value, dict) else cast("Value", value)
@@ -195,7 +199,7 @@ def _look_up(config: Json, key: str) -> tuple[bool, object]:
 
 def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: Json) -> dict[str, object]:
     """A config.json: canonical keys, fixed values, `extra` (special token ids and the like). The inverse of `params_from_config`."""
-    config: dict[str, object] = {"architectures": list(mapping.architectures), "model_type": mapping.model_type}
+    config: dict[str, object] = {"architectures": [mapping.architectures[0]], "model_type": mapping.model_type}
     for entry in mapping.params:
         value: object = params[entry.param]
         if entry.when is not None and evaluate_node(entry.when, params, is_text=False) is not True:
@@ -206,7 +210,7 @@ def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: J
         elif entry.values:
             value = next((theirs for theirs, ours in entry.values.items() if ours == value), None)
             value = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
-        if value is not None:
+        if value is not None or entry.is_nullable:
             _put(config, entry.keys[0].split("."), _tagged(value))
     for key, value in mapping.fixed.items():
         if value is not None:

@@ -1,13 +1,14 @@
-"""Expands a spec into block definitions and calls: `repeat`, `when`, `share`, overrides and expressions are gone after it.
+"""Expands a spec into block definitions and calls: `repeat`, `when`, `share`, overrides and expressions end here.
 
-A block that is used once is written into the definition around it. A repeated block becomes definitions of its own, one for
-each distinct sub-graph; where no expression in it depends on the layer, it is expanded once however often it repeats.
+A block that is used once is written into the definition around it. A repeated block becomes definitions of its own, one
+for each distinct sub-graph; where no expression in it depends on the layer, it is expanded once however often repeated.
 A node with a mistake is passed over, and so is what reads it, so that one run tells all mistakes and each once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ..specs.diagnostics import Diagnostic, LlmcError, Note, fail, gathered
@@ -166,9 +167,7 @@ class Expander:
         if context.share is not None and not is_own(node.name, context, self.seen.own):
             body.shared[path] = join(context.share, node.name)
         body.items.append(
-            Node(
-                path=path, op=op, fields=fields, inputs=wired, span=node.span, source=written, trail=context.trail
-            )
+            Node(path=path, op=op, fields=fields, inputs=wired, span=node.span, source=written, trail=context.trail)
         )
         return {port: Ref(path, port) for port in op.output_names(fields)}
 
@@ -285,7 +284,9 @@ class Expander:
             )
         )
         return {
-            out: Ref(f"{path}.{count - 1}", out) if out in pairs else tuple(Ref(f"{path}.{i}", out) for i in range(count))
+            out: Ref(f"{path}.{count - 1}", out)
+            if out in pairs
+            else tuple(Ref(f"{path}.{i}", out) for i in range(count))
             for out in blocks[0].outputs
         }
 
@@ -330,10 +331,13 @@ def _same_ports(node: NodeSpec, first: BlockSpec, block: BlockSpec, layer: int) 
     assert node.block is not None
     raise fail(
         "E0505",
-        f"layer {layer} is block {block.name!r}, which takes {', '.join(ports[1])} and gives {', '.join(block.outputs)}; "
-        f"layer 0 is block {first.name!r}, which takes {', '.join(ports[0])} and gives {', '.join(first.outputs)}",
+        f"layer {layer} is block {block.name!r}, taking {', '.join(ports[1])}, giving {', '.join(block.outputs)}, "
+        f"but layer 0 is block {first.name!r}, taking {', '.join(ports[0])}, giving {', '.join(first.outputs)}",
         node.block.span,
-        notes=(Note(text=f"block {block.name!r}", span=block.span), Note(text=f"block {first.name!r}", span=first.span)),
+        notes=(
+            Note(text=f"block {block.name!r}", span=block.span),
+            Note(text=f"block {first.name!r}", span=first.span),
+        ),
         help="blocks that stand in one repeat need the same ports",
     )
 
@@ -354,18 +358,14 @@ def expand(spec: Spec) -> Expansion:
     """All definitions and calls of a spec. Raises LlmcError with what is wrong in names, wiring, `when` and repeats."""
     expander = Expander(spec)
     for block in (*spec.blocks.values(), spec.graph):
-        try:
+        with suppress(UnknownValueError):
             expander.scope(block)
-        except UnknownValueError:
-            pass
     top = Body()
     inputs = {port.name: Ref(INPUT, port.name) for port in spec.inputs}
     context = Context(environment=spec.environment, path="", absolute="", is_top=True)
     outputs: Mapping[str, Bound] = {}
-    try:
+    with suppress(UnknownValueError):
         outputs = expander.expand_block(spec.graph, inputs, context, top)
-    except UnknownValueError:
-        pass
     seen = expander.seen
     scopes = [scope for name, scope in expander.scopes.items() if scope is not None and name not in expander.miswired]
     expander.found += [diagnostic for scope in scopes for diagnostic in scope.unread]

@@ -66,15 +66,15 @@ def names_in(node: YamlNode | None, *, is_text: bool) -> set[str]:
                 return set() if is_text else set(parse(node.value, node.span).names)
             return set(template.names)
         case YamlList():
-            return set().union(*(names_in(item, is_text=is_text) for item in node.items))
+            return set[str]().union(*(names_in(item, is_text=is_text) for item in node.items))
         case YamlMap():
-            return set().union(*(names_in(e.value, is_text=is_text) for e in node.entries.values()))
+            return set[str]().union(*(names_in(e.value, is_text=is_text) for e in node.entries.values()))
 
 
 def evaluate_field(field: Field, node: YamlNode, environment: Environment) -> Value:
     """The value of `field` as written at `node`, checked against its kind, choices and minimum.
 
-    Raises LlmcError E0207 where the value is of another kind, E0204 where it is not a choice, E0205 where it is too small.
+    Raises LlmcError E0207 where the value is of another kind, E0204 where it is no choice, E0205 where it is too small.
     """
     value = evaluate_node(node, environment, is_text=field.kind == "str")
     if value is None and (field.is_nullable or field.default is None) and not field.is_required:
@@ -89,7 +89,10 @@ def evaluate_field(field: Field, node: YamlNode, environment: Environment) -> Va
         )
     if field.choices and typed not in field.choices:
         raise fail(
-            "E0204", f"{field.name} cannot be {show_value(typed)}", node.span, help=choice_help(str(typed), field.choices)
+            "E0204",
+            f"{field.name} cannot be {show_value(typed)}",
+            node.span,
+            help=choice_help(str(typed), field.choices),
         )
     low = [number for number in _numbers(typed) if field.minimum is not None and number < field.minimum]
     if low:
@@ -114,7 +117,9 @@ def _numbers(value: Value) -> list[int | float]:
 def _check_parts(field: Field, parts: Mapping[str, int], node: YamlNode) -> None:
     """The parts that a node cuts a value into: each has a legal name and a positive size."""
     if not parts:
-        raise fail("E0205", f"{field.name} must name at least one part", node.span, help="write {name: size, name: size}")
+        raise fail(
+            "E0205", f"{field.name} must name at least one part", node.span, help="write {name: size, name: size}"
+        )
     for name, size in parts.items():
         entry = node.entries[name] if isinstance(node, YamlMap) else None
         problem = check_name(name, "a part", entry.key_span if entry else node.span, is_path=False)
@@ -160,13 +165,28 @@ def _convert(value: Value, kind: FieldKind) -> Value:
 
 def kind_of(value: Value) -> str:
     """What messages call the kind of a value."""
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a map"}
-    return names.get(type(value), "null")
+    match value:
+        case bool():
+            return "true or false"
+        case int():
+            return "a whole number"
+        case float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case dict():
+            return "a map"
+        case None:
+            return "null"
 
 
 def show_value(value: Value) -> str:
     """A value as an error prints it, cut to a sane length."""
     if value is None or isinstance(value, bool):
         return {True: "true", False: "false", None: "null"}[value]
-    text = printable(f"'{value[:60]}'" if isinstance(value, str) else repr(value[:20] if isinstance(value, list) else value))
+    text = printable(
+        f"'{value[:60]}'" if isinstance(value, str) else repr(value[:20] if isinstance(value, list) else value)
+    )
     return text if len(text) <= 60 else text[:57] + "..."

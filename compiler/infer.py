@@ -74,14 +74,14 @@ def _changed_type(
     expansion: Expansion,
     by_name: Mapping[str, Definition],
 ) -> Diagnostic:
-    """E0602 at the node that gives a layer another type than the first layer had; the repeat itself where none is seen."""
+    """E0602 at the node that gives a layer another type than the first layer got, or at the repeat."""
     port = next(port for port, found in inputs.items() if definition.inputs[port] != found)
     source = call.inputs[port]
     node = next((n for c in expansion.calls for n in _producers(c, source, by_name[c.definition])), None)
     prefix = call.binding.prefix or call.definition
     return Diagnostic(
         code="E0602",
-        message=f"{prefix} gets {port} as {_show(inputs[port])}, but the first layer got {_show(definition.inputs[port])}",
+        message=f"{prefix} gets {port} as {_show(inputs[port])}, the first layer got {_show(definition.inputs[port])}",
         span=node.span if node is not None else definition.definition.span,
         notes=(Note(text="repeated here", span=definition.definition.span),),
         help="a carried value must leave a layer as it came in",
@@ -120,7 +120,11 @@ def _colliding_parameters(
                     if is_shared
                     else f"two nodes own the parameter {quoted(absolute)}"
                 )
-                remedy = "keep it out of the share with own:" if is_shared else "rename one, or share: the block they stand in"
+                remedy = (
+                    "keep it out of the share with own:"
+                    if is_shared
+                    else "rename one, or share: the block they stand in"
+                )
                 notes = (Note(text="the other one", span=other),)
                 yield Diagnostic(code="E0604", message=reason, span=span, notes=notes, help=remedy)
 
@@ -131,7 +135,7 @@ def _span(by_name: Mapping[str, Definition], call: Call, path: str) -> Span:
 
 
 def type_definition(definition: Definition, inputs: InputTypes, found: list[Diagnostic]) -> TypedDefinition:
-    """Ask every node's op, in order. A node below a mistake is passed over, so that one mistake is told once, in `found`."""
+    """Ask every node's op, in order. A node below a mistake is passed over, so that each mistake is told once."""
     types: dict[Ref, TensorType] = {}
     parameters: dict[str, tuple[ParameterSpec, ...]] = {}
     states: dict[str, tuple[StateSpec, ...]] = {}
@@ -162,7 +166,9 @@ def _check_sizes(outputs: Mapping[str, TensorType], parameters: Iterable[Paramet
         if any(size < 1 for size in sizes):
             raise ShapeProblem(f"{what} would be {list(shape)}", help="every axis needs at least one element")
         if prod(sizes) >= MAX_ELEMENTS:
-            raise ShapeProblem(f"{what} would be {list(shape)}, which is more than 2**63 elements", help="make it smaller")
+            raise ShapeProblem(
+                f"{what} would be {list(shape)}, which is more than 2**63 elements", help="make it smaller"
+            )
 
 
 def _broken_rule(
@@ -178,7 +184,9 @@ def _broken_rule(
         notes.append(Note(text=f"{at} comes from {producer.path}, {known[at]}", span=producer.span))
     notes += [Note(text="used here", span=span) for span in node.trail[-2:]]
     field = node.op.field_index.get(at)
-    about = f"{port.name}: {port.doc}" if port is not None else f"{field.name}: {field.doc}" if field is not None else None
+    about = (
+        f"{port.name}: {port.doc}" if port is not None else f"{field.name}: {field.doc}" if field is not None else None
+    )
     return Diagnostic(
         code="E0601",
         message=f"{node.path}: {problem.message}",

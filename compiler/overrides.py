@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..specs.diagnostics import Diagnostic, did_you_mean, fail, quoted
 from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode
 from .fields import Environment, evaluate_node, show_value
+from .ops.declaration import Field
 from .spec import NodeSpec, Spec
 
 
@@ -42,7 +43,9 @@ def passed_on(overrides: tuple[Override, ...], node: str) -> Iterator[Override]:
             yield replace(override, path=override.path.removeprefix(f"{node}."))
 
 
-def overridden(node: NodeSpec, overrides: tuple[Override, ...], used: set[Span]) -> tuple[YamlMap, dict[str, Environment]]:
+def overridden(
+    node: NodeSpec, overrides: tuple[Override, ...], used: set[Span]
+) -> tuple[YamlMap, dict[str, Environment]]:
     """What is written at an op node once its overrides have replaced fields, and the environment of each that they did.
 
     Adds the overrides that it took to `used`. Raises LlmcError E0201 where one names no field of the op.
@@ -51,7 +54,7 @@ def overridden(node: NodeSpec, overrides: tuple[Override, ...], used: set[Span])
     if not overrides:
         return node.source, environments
     entries = dict(node.source.entries)
-    known = node.op.field_index if node.op is not None else {}
+    known: Mapping[str, Field] = node.op.field_index if node.op is not None else {}
     for override in overrides:
         owner, _, field_name = override.path.rpartition(".")
         if owner != node.name:
@@ -68,7 +71,7 @@ def overridden(node: NodeSpec, overrides: tuple[Override, ...], used: set[Span])
 def unreached_overrides(spec: Spec, used: set[Span], held: set[Span], visited: set[Span]) -> Iterator[Diagnostic]:
     """The overrides of every use that was visited, but that came to no node in any layer.
 
-    Where params were set from outside there may be fewer layers than the spec is written for, so that `at:` never holds.
+    Where params were set from outside, there may be fewer layers than the spec says, so that `at:` never holds.
     """
     is_as_written = all(param.origin == "spec" for param in spec.params.values())
     for block in (*spec.blocks.values(), spec.graph):

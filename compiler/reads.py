@@ -1,4 +1,4 @@
-"""Which names the expressions of a spec read: params that nothing reads, blocks that nothing uses, and what varies by layer."""
+"""Which names the expressions of a spec read: what is declared and never read, and what varies by layer."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def _names_in_rules(node: YamlNode | None) -> set[str]:
         if isinstance(rule, YamlMap):
             for key, entry in rule.entries.items():
                 names |= names_in(entry.value, is_text=key not in ("when", "sizes", "value", "part"))
+        else:
+            names |= names_in(rule, is_text=True)
     return names
 
 
@@ -146,9 +148,9 @@ def _used_blocks(spec: Spec) -> Iterator[str]:
             if not template.is_plain:
                 texts.add(node.block.text)
                 values = (spec.environment.get(name) for name in template.names)
-                texts |= set().union(*map(texts_in, values))
+                texts |= set[str]().union(*map(texts_in, values))
                 local = (value for block in spec.blocks.values() for value in block.params.values())
-                texts |= set().union(*(_scalar_texts(value) for value in (*local, *(n for n in _given(spec)))))
+                texts |= set[str]().union(*(_scalar_texts(value) for value in (*local, *(n for n in _given(spec)))))
     quoted = [f"{quote}{name}{quote}" for name in spec.blocks for quote in "'\""]
     for text in texts:
         if text in spec.blocks:
@@ -168,18 +170,18 @@ def _given(spec: Spec) -> Iterator[YamlNode]:
 def _scalar_texts(node: YamlNode) -> set[str]:
     match node:
         case YamlScalar():
-            return {node.value} if isinstance(node.value, str) else set()
+            return {node.value} if isinstance(node.value, str) else set[str]()
         case YamlList():
-            return set().union(*map(_scalar_texts, node.items))
+            return set[str]().union(*map(_scalar_texts, node.items))
         case YamlMap():
-            return set().union(*(_scalar_texts(entry.value) for entry in node.entries.values()))
+            return set[str]().union(*(_scalar_texts(entry.value) for entry in node.entries.values()))
 
 
 def texts_in(value: object) -> set[str]:
     """Every text that a value is or holds."""
     if isinstance(value, str):
         return {value}
-    return set().union(*map(texts_in, cast("list[object]", value))) if isinstance(value, list) else set()
+    return set[str]().union(*map(texts_in, cast("list[object]", value))) if isinstance(value, list) else set[str]()
 
 
 def layer_dependent_blocks(spec: Spec) -> frozenset[str]:
@@ -204,7 +206,7 @@ def _depends_by_itself(block: BlockSpec) -> bool:
 
 
 def _passes_on(node: NodeSpec, depending: set[str], spec: Spec) -> bool:
-    """Whether a use inside a block makes that block depend on its layer too. An inner repeat has a `layer` of its own, but
+    """Whether a use inside a block makes that block depend on its layer too. An inner repeat has its own `layer`, but
     what is shared inside it still counts uses."""
     if node.block is None:
         return False

@@ -24,7 +24,7 @@ _COMMON_KEYS = frozenset(("op", "block", "in", "when", "else"))
 def resolve(document: Document, overrides: Mapping[str, Value], origin: str = "params=") -> Spec:
     """The spec of a structurally valid document with `overrides` in place of its params' values.
 
-    `origin` is what messages call the place the overrides are from. Raises LlmcError E0431 (params that need each other),
+    `origin` is what messages call the place of the overrides. Raises LlmcError E0431 (params that need each other),
     E0433 and E0434 (overrides), E04xx (values of params) and E0207 (graph inputs).
     """
     root = document.root
@@ -136,7 +136,7 @@ def _overridden(name: str, value: Value, default: YamlNode, origin: str) -> Valu
     """The override; a literal default fixes the kind of value that may replace it."""
     literal = cast("Value", plain(default))
     is_expression = isinstance(literal, str) and "${" in literal
-    if isinstance(value, float) and not math.isfinite(value) or not _is_value(value):
+    if (isinstance(value, float) and not math.isfinite(value)) or not _is_value(value):
         raise fail(
             "E0434",
             f"{name} cannot be set to {show_value(value)} (from {origin})",
@@ -207,9 +207,7 @@ def _block(name: str, span: Span, source: YamlMap) -> BlockSpec:
         name=name,
         span=span,
         inputs=tuple(ports(source.get("in"))),
-        nodes={
-            key: _node(key, entry.key_span, cast("YamlMap", entry.value)) for key, entry in nodes.entries.items()
-        },
+        nodes={key: _node(key, entry.key_span, cast("YamlMap", entry.value)) for key, entry in nodes.entries.items()},
         outputs=outputs(source.get("out")),
         params={key: entry.value for key, entry in _map(source, "params").entries.items()},
     )
@@ -274,7 +272,7 @@ def _dim(node: YamlNode, environment: Mapping[str, Value]) -> Dim:
     value = evaluate_node(node, environment, is_text=True)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MAX_INT:
         return value
-    if isinstance(value, str) and not isinstance(value, bool) and check_name(value, "a size", node.span, is_path=False) is None:
+    if isinstance(value, str) and check_name(value, "a size", node.span, is_path=False) is None:
         return value
     remedy = "write a positive number, ${an expression}, or a symbol: B, T, or a name such as S_encoder"
     raise fail("E0207", f"a size cannot be {show_value(value)}", node.span, help=remedy)

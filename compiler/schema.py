@@ -189,6 +189,7 @@ def _sections() -> Schema:
                             "key": {"type": ["string", "array"], "items": {"type": "string"}},
                             "values": {"type": "object", "description": "Their spelling -> ours"},
                             "count": {"type": "boolean", "description": "The key holds a list; ours is its length"},
+                            "nullable": {"type": "boolean", "description": "A null of theirs is a value, not a gap"},
                             "when": {"type": ["boolean", "string"]},
                         },
                         "required": ["key"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import networkx as nx
 
@@ -14,6 +15,7 @@ from .ops.declaration import Value
 from .reads import texts_in
 from .spec import BlockSpec, NodeSpec, Text
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """A block with its nodes in topological order (ties in the order they are written)."""
@@ -21,7 +23,7 @@ class Scope:
     block: BlockSpec
     order: tuple[str, ...]
     unread: tuple[Diagnostic, ...]
-    """E0503 and E0504: nodes and inputs that nothing reads. They follow from other mistakes where the block has such."""
+    """E0503 and E0504: nodes and inputs that nothing reads. They may follow from other mistakes in the block."""
 
 
 def analyse(block: BlockSpec, environment: Mapping[str, Value]) -> Scope:
@@ -95,7 +97,8 @@ def _cycles(graph: nx.DiGraph[str], block: BlockSpec) -> list[Diagnostic]:
         start = min(knot, key=order.__getitem__)
         if len(knot) == 1 and not graph.has_edge(start, start):
             continue
-        names = [edge[0] for edge in nx.find_cycle(graph.subgraph(knot), start)]
+        edges = cast("list[tuple[str, str]]", nx.find_cycle(graph.subgraph(knot), start))  # pyright: ignore[reportUnknownMemberType]
+        names = [edge[0] for edge in edges]
         notes = tuple(Note(text=f"{quoted(name)} is in the circle", span=block.nodes[name].span) for name in names[1:4])
         message = "these nodes need each other: " + " -> ".join([*names, names[0]])
         found.append(

@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSpec:
-    """One entry of `nodes:`. Exactly one of `op` and `block` is given; `inputs` maps port (or position) to references."""
+    """One entry of `nodes:`. Exactly one of `op` and `block` is given; `inputs` maps ports to references."""
 
     name: str
     span: Span

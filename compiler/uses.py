@@ -1,12 +1,12 @@
-"""What a use of a block gives it: the block itself, values for its params, its share of parameters, and its overrides."""
+"""What a use of a block gives it: the block itself, values for its params, its share, and its overrides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean, fail, quoted
-from ..specs.source import Span, YamlList, YamlMap, YamlScalar
+from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlScalar
 from .fields import Environment, evaluate_node, evaluate_scalar, show_value
 from .names import MAX_PATH_LENGTH, check_name
 from .ops.declaration import Value
@@ -119,7 +119,7 @@ def _share_name(node: YamlScalar, environment: Environment) -> str:
 def _arguments(node: NodeSpec, block: BlockSpec, environment: Environment) -> dict[str, Value]:
     """The block's local params: what `with:` says, else their own defaults."""
     given = node.get("with")
-    entries = given.entries if isinstance(given, YamlMap) else {}
+    entries: Mapping[str, YamlEntry] = given.entries if isinstance(given, YamlMap) else {}
     for key, entry in entries.items():
         if key not in block.params:
             raise fail(

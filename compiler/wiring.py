@@ -1,4 +1,4 @@
-"""Resolves the references written in one block to values: `in:`, ports, `node:port`, and `else:` where a node is removed."""
+"""Resolves the references written in one block to values: `in:`, ports, `node:port`, and `else:` of removed nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 from ..specs.diagnostics import LlmcError, Note, did_you_mean, fail, quoted
 from ..specs.source import Span, YamlScalar
 from .fields import Environment, evaluate_scalar, show_value
-from .ir import AMBIENT, AMBIENT_NODE, INPUT, Ref
+from .ir import AMBIENT, AMBIENT_NODE, Ref
 from .names import AMBIENT_NAMES
 from .ops.declaration import Op, Port
 from .spec import BlockSpec, NodeSpec, Text
@@ -111,7 +111,9 @@ class Reader:
         if name in AMBIENT_NAMES:
             remedy = "no node can read it: which tokens are padding is known by position"
         else:
-            remedy = did_you_mean(name, {*self.block.nodes, *self.inputs}) or "a block sees its inputs and its own nodes"
+            remedy = (
+                did_you_mean(name, {*self.block.nodes, *self.inputs}) or "a block sees its inputs and its own nodes"
+            )
         raise fail("E0303", f"there is no {quoted(name)} here", reference.span, help=remedy)
 
     def wire(self, node: NodeSpec, op: Op, *, given: tuple[str, ...] = ()) -> Wired:

@@ -56,7 +56,9 @@ def source_shapes(rule: WeightRule | None, spec: ParameterSpec, count: int) -> l
             return [tuple(shape[i] for i in inverse)] * count
         case "split" if rule.sizes:
             return [(*shape[: rule.axis], sum(rule.sizes), *shape[rule.axis + 1 :])] * count
-        case "split" | "concat":
+        case "concat":
+            return [(*shape[: rule.axis], shape[rule.axis] // count, *shape[rule.axis + 1 :])] * count
+        case "split":
             return [None] * count
         case _:
             return [shape] * count

@@ -1,4 +1,4 @@
-"""What is known about one kind of mistake: its title, its long text with a wrong and a right example, its exit status."""
+"""What is known about one kind of mistake: its title, its long text with two examples, its exit status."""
 
 from __future__ import annotations
 

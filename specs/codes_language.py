@@ -46,7 +46,8 @@ KEYS: Mapping[str, Code] = {
     ),
     "E0207": _code(
         "expression of the wrong kind",
-        "The expression has a value, but of another kind than this place takes. `/` gives a fraction, `//` a whole number.",
+        "The expression has a value, but of another kind than this place takes. `/` gives a fraction, "
+        "`//` a whole number.",
         wrong="q_proj: {op: linear, in: x, features: hidden_size / 2}",
         right="q_proj: {op: linear, in: x, features: hidden_size // 2}",
     ),
@@ -61,20 +62,24 @@ KEYS: Mapping[str, Code] = {
 NAMES: Mapping[str, Code] = {
     "E0301": _code(
         "name that is not allowed",
-        "Nodes, blocks, ports and params are named by letters, digits and `_`, at most 64 characters, and are no Python "
-        "keyword. A node may have dots, since its path is the name of its tensors; its parts are no attributes of a module.",
+        "Nodes, blocks, ports and params are named by letters, digits and `_`, at most 64 characters, "
+        "and are no Python "
+        "keyword. A node may have dots, since its path is the name of its tensors; its parts are no "
+        "attributes of a module.",
         wrong="my-mlp: {block: mlp, in: x}",
         right="my_mlp: {block: mlp, in: x}",
     ),
     "E0302": _code(
         "name that is taken",
-        "The name already means something here: an input, a tensor that every block can read, or a name that a repeat gives.",
+        "The name already means something here: an input, a tensor that every block can read, or a name "
+        "that a repeat gives.",
         wrong="params: {layer: 3}",
         right="params: {first_layer: 3}",
     ),
     "E0303": _code(
         "unknown reference",
-        "A block sees its own inputs and nodes. It sees neither into the blocks that it uses nor out into those around it.",
+        "A block sees its own inputs and nodes. It sees neither into the blocks that it uses nor out "
+        "into those around it.",
         wrong="in: self_attn.o_proj            # inside the block used at self_attn",
         right="in: self_attn                   # what that block gives at out:",
     ),
@@ -113,7 +118,8 @@ NAMES: Mapping[str, Code] = {
 GRAPH: Mapping[str, Code] = {
     "E0501": _code(
         "circle of nodes",
-        "Nodes read each other in a circle, so none can be first. What is kept between tokens is state, which ops declare.",
+        "Nodes read each other in a circle, so none can be first. What is kept between tokens is state, "
+        "which ops declare.",
         wrong="a: {op: add, in: [x, b]}\nb: {op: scale, in: a, factor: 2}",
         right="a: {op: add, in: [x, x]}\nb: {op: scale, in: a, factor: 2}",
     ),
@@ -156,7 +162,8 @@ GRAPH: Mapping[str, Code] = {
     ),
     "E0508": _code(
         "override that reaches nothing",
-        "An entry of `set:` names a field of a node inside the repeated block, and its `at:` holds in at least one layer; "
+        "An entry of `set:` names a field of a node inside the repeated block, and its `at:` holds in "
+        "at least one layer; "
         "a path of `own:` names a node inside the share.",
         wrong="overrides: [{at: layer == 3, set: {attend.window: null}}]",
         right="overrides: [{at: layer == 3, set: {self_attn.attend.window: null}}]",
@@ -196,7 +203,8 @@ SHAPES: Mapping[str, Code] = {
     ),
     "E0603": _code(
         "op that cannot run yet",
-        "The spec is legal and can be checked, shown and planned, but this version has no implementation of an op in it.",
+        "The spec is legal and can be checked, shown and planned, but this version has no "
+        "implementation of an op in it.",
         wrong="llmc generate my_spec.yaml      # with an op that has no reference",
         right="llmc check my_spec.yaml",
     ),
@@ -215,7 +223,8 @@ SHAPES: Mapping[str, Code] = {
     ),
     "E0606": _code(
         "kernel required",
-        "With `--strict-kernels`, attention and norms may not fall back to their reference where a kernel for the op exists. "
+        "With `--strict-kernels`, attention and norms may not fall back to their reference where a "
+        "kernel for the op exists. "
         "The notes say why each kernel refused.",
         wrong="llmc build mine.yaml --strict-kernels      # head_dim 60: no kernel serves it",
         right="llmc build mine.yaml",

@@ -22,7 +22,8 @@ CHECKPOINTS: Mapping[str, Code] = {
     ),
     "E0703": _code(
         "missing tensors",
-        "The checkpoint lacks tensors that the spec needs. Either it is of another model, or `weights: rules:` does not say "
+        "The checkpoint lacks tensors that the spec needs. Either it is of another model, or `weights: "
+        "rules:` does not say "
         "yet how its names correspond.",
         wrong="llmc generate llama2_7b --weights DIR_OF_MISTRAL",
         right="llmc generate mistral_7b --weights DIR_OF_MISTRAL",
@@ -35,7 +36,8 @@ CHECKPOINTS: Mapping[str, Code] = {
     ),
     "E0705": _code(
         "tensor of another shape",
-        "The tensor in the file has another shape than the spec expects; most often a param differs from the checkpoint's.",
+        "The tensor in the file has another shape than the spec expects; most often a param differs "
+        "from the checkpoint's.",
         wrong="params: {num_kv_heads: 32}      # the checkpoint has 8",
         right="params: {num_kv_heads: 8}",
     ),
@@ -59,7 +61,8 @@ CHECKPOINTS: Mapping[str, Code] = {
     ),
     "E0710": _code(
         "config key that is not understood",
-        "config.json has a key that neither `config:` of the spec nor llmc knows; it might change what the model computes.",
+        "config.json has a key that neither `config:` of the spec nor llmc knows; it might change what "
+        "the model computes.",
         wrong='"use_sliding_attention": true      # and no such key under config:',
         right="config: {ignore: [use_sliding_attention]}      # once it is known to change nothing",
     ),
@@ -86,6 +89,12 @@ CHECKPOINTS: Mapping[str, Code] = {
         "Writing a Hugging Face folder needs `config:`, which maps params to the keys of config.json.",
         wrong="a spec without config:",
         right="config: {model_type: mine, architectures: [MineForCausalLM], params: {hidden_size: hidden_size}}",
+    ),
+    "E0715": _code(
+        "transformers lacks this model",
+        "`llmc verify` compares with the reference in transformers, and the installed one has no such architecture.",
+        wrong="llmc verify my_spec.yaml --against DIR      # an architecture of a newer transformers",
+        right="pip install --upgrade transformers",
     ),
     "E0750": _code(
         "unsafe file in a model folder",
@@ -139,7 +148,6 @@ CHECKPOINTS: Mapping[str, Code] = {
         "Files are written beside the old one and renamed, so the old file is still whole.",
         wrong="llmc build llama -o /full/disk",
         right="llmc build llama -o ./build/llama",
-        exit_status=4,
     ),
     "E0758": _code(
         "tensor that safetensors cannot hold",
@@ -271,6 +279,13 @@ ENVIRONMENT: Mapping[str, Code] = {
         "torch sees no device of this name here.",
         wrong="llmc generate llama2_7b --device cuda      # on a machine without a GPU",
         right="llmc generate llama2_7b --device cpu",
+        exit_status=3,
+    ),
+    "E0903": _code(
+        "an extra is not installed",
+        "This command needs a package that llmc itself does not; the help names it.",
+        wrong="llmc verify llama_tiny --against DIR      # without transformers",
+        right="pip install 'llmc[test]'",
         exit_status=3,
     ),
     "E0950": _code(

@@ -55,7 +55,7 @@ def fail(
 
 
 def gathered(diagnostics: Iterable[Diagnostic]) -> LlmcError:
-    """All of them as one error, to be raised by the caller: in source order, one for each code and place, at most 50."""
+    """All of them as one error, for the caller to raise: in source order, one for each code and place, at most 50."""
     first: dict[tuple[str, Span | str], Diagnostic] = {}
     for diagnostic in diagnostics:
         first.setdefault((diagnostic.code, diagnostic.span or diagnostic.message), diagnostic)
@@ -77,7 +77,7 @@ def summary(diagnostic: Diagnostic) -> str:
 def did_you_mean(name: str, allowed: Iterable[str]) -> str | None:
     """`did you mean "x"?` for the nearest allowed name, or the allowed names where none is near and they are few."""
     candidates = sorted(set(allowed))
-    near = difflib.get_close_matches(name[:64], candidates, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name[:128], candidates, n=1, cutoff=0.6)
     if near:
         return f'did you mean "{near[0]}"?'
     if 0 < len(candidates) <= 12:

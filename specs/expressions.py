@@ -245,7 +245,9 @@ def _look_up(tree: Name, environment: Mapping[str, Value]) -> Value:
             remedy = "write true or false"
         else:
             near = did_you_mean(tree.name, environment) or ""
-            remedy = near if near.startswith("did") else f"define it under params:, or write '{tree.name}' if it is text"
+            remedy = (
+                near if near.startswith("did") else f"define it under params:, or write '{tree.name}' if it is text"
+            )
         message = f"the name {quoted(tree.name)} is not known here"
         raise ExpressionError("E0412", message, tree.start, tree.end, remedy)
     if type(value) is int and not -MAX_INT < value < MAX_INT:

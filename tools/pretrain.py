@@ -80,7 +80,7 @@ class Pretraining:
     def progress(self) -> float:
         """0 at the beginning, 1 at the end: counted in steps.
 
-        Where half of the minutes are over and the steps are behind, by the clock, so that a slow machine ends in time too.
+        Once half of the minutes are over, the clock counts where it is ahead, so that a slow machine ends in time too.
         """
         by_clock = self.seconds / (60 * self.recipe.minutes)
         return max(self.step / self.recipe.steps, by_clock if by_clock >= 0.5 else 0.0)

@@ -1,6 +1,6 @@
 """Trains the small model that ships with llmc: `python -P -m llmc.tools.train_small --out specs/models/small`.
 
-The weights are a function of text, seed, steps, threads and torch's build, as long as the steps are done in half of the minutes.
+The weights are a function of text, seed, steps, threads and torch's build, if half of the minutes do for the steps.
 """
 
 from __future__ import annotations

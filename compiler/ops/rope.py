@@ -38,6 +38,7 @@ TABLE_FIELDS = (
     Field(name="attention_factor", kind="float", doc="yarn, longrope: factor on cos and sin", is_nullable=True),
     Field(name="beta_fast", kind="float", doc="yarn: upper bound of the ramp", default=32.0),
     Field(name="beta_slow", kind="float", doc="yarn: lower bound of the ramp", default=1.0),
+    Field(name="truncate", kind="bool", doc="yarn: begin and end the ramp at whole pairs", default=True),
     Field(name="mscale", kind="float", doc="yarn: numerator of the attention factor", is_nullable=True),
     Field(name="mscale_all_dim", kind="float", doc="yarn: denominator of the attention factor", is_nullable=True),
     Field(name="short_factor", kind="float_list", doc="longrope: factors within the original length", is_nullable=True),

@@ -75,6 +75,19 @@ def test_parents_are_legal(name: str) -> None:
 
 def test_every_code_of_a_spec_has_two_files() -> None:
     """Files that cannot be written into a repository, and what `--set` gives, are tried elsewhere."""
-    elsewhere = {"E0101", "E0102", "E0103", "E0104", "E0105", "E0110", "E0134", "E0141", "E0434", "E0603", "E0605", "E0606"}
+    elsewhere = {
+        "E0101",
+        "E0102",
+        "E0103",
+        "E0104",
+        "E0105",
+        "E0110",
+        "E0134",
+        "E0141",
+        "E0434",
+        "E0603",
+        "E0605",
+        "E0606",
+    }
     counts = Counter(code for path in SPECS for code in {code for code, _ in expected(path)})
     assert {code for code in CODES if code < "E0703" and counts[code] < 2} <= elsewhere

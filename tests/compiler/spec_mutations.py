@@ -18,15 +18,21 @@ from llmc.specs.yaml_reader import read_yaml_file
 Tree: TypeAlias = "dict[str, Tree] | list[Tree] | str | int | float | bool | None"
 
 SCALARS: tuple[Tree, ...] = (
-    None, True, False, 0, 1, -1, 2, 7, 10**17, -(10**17), 0.5, -0.0, 1e300, float("nan"), float("inf"), "", "x", "tokens",
-    "position", "hidden_size", "layer", "use", "num_layers", "${layer}", "${", "${}", "$${x}", "${hidden_size // num_heads}",
-    "${1 // 0}", "hidden_size / 3", "1 +", "a:b", ":", "embed:out", "${'x'}", "[1, 2][layer]", "range(10000)", "'a' * 3",
-    "model.layers", "q_proj", "model.layers.0.self_attn.attend", "__class__", 'q", print("x") or "q', "変数", "a" * 70, "*",
+    None, True, False,
+    0, 1, -1, 2, 7, 10**17, -(10**17), 0.5, -0.0, 1e300, float("nan"), float("inf"), "", "x", "tokens",
+    "position", "hidden_size",
+    "layer", "use", "num_layers", "${layer}", "${", "${}", "$${x}", "${hidden_size // num_heads}",
+    "${1 // 0}",
+    "hidden_size / 3", "1 +", "a:b", ":", "embed:out", "${'x'}", "[1, 2][layer]", "range(10000)", "'a' * 3",
+    "model.layers", "q_proj",
+    "model.layers.0.self_attn.attend", "__class__", 'q", print("x") or "q', "変数", "a" * 70, "*",
     "{layer}", "silu", "linear", "attention", "mlp", "llama", "true", "not x", "min()", "exp(1000)", "${[1, [2]]}",
 )  # fmt: skip
 KEYS = (
-    "op", "block", "in", "out", "nodes", "when", "else", "repeat", "share", "own", "with", "overrides", "cache", "params",
-    "features", "head_dim", "q", "k", "v", "x", "kind", "sizes", "shape", "rate", "extends", "x-note", "llmc", "at", "set",
+    "op", "block",
+    "in", "out", "nodes", "when", "else", "repeat", "share", "own", "with", "overrides", "cache", "params",
+    "features", "head_dim",
+    "q", "k", "v", "x", "kind", "sizes", "shape", "rate", "extends", "x-note", "llmc", "at", "set",
 )  # fmt: skip
 PUBLIC = tuple(op for op in OPS if not op.is_internal)
 
@@ -109,7 +115,9 @@ def generated(rng: random.Random) -> str:
             nodes[f"n{index}"] = _node(rng, names, [*blocks], must_use=index == 0)
             names += _outputs(f"n{index}", nodes[f"n{index}"])
         read = {name for node in nodes.values() for name in _names(node)}
-        out: dict[str, Tree] = {f"o{i}": name for i, name in enumerate(names[:-1]) if name.partition(":")[0] not in read}
+        out: dict[str, Tree] = {
+            f"o{i}": name for i, name in enumerate(names[:-1]) if name.partition(":")[0] not in read
+        }
         blocks[block] = {"in": inputs, "nodes": nodes, "out": {"x": names[-1], **out}}
     last = [*blocks][-1]
     first = blocks[last]
@@ -117,7 +125,9 @@ def generated(rng: random.Random) -> str:
     wired: Tree = ["embed" for _ in cast("list[Tree]", first["in"])]
     use: dict[str, Tree] = {"block": last, "in": wired, "repeat": rng.choice(("n", "n", "n - 1", "n - 2"))}
     if rng.random() < 0.3:
-        use["overrides"] = [{"at": "layer == 1", "set": {f"n0.{rng.choice(('eps', 'features', 'window'))}": rng.choice(SCALARS)}}]
+        use["overrides"] = [
+            {"at": "layer == 1", "set": {f"n0.{rng.choice(('eps', 'features', 'window'))}": rng.choice(SCALARS)}}
+        ]
     if rng.random() < 0.2:
         use["share"] = "shared"
     graph: Tree = {
@@ -125,7 +135,9 @@ def generated(rng: random.Random) -> str:
         "nodes": {"embed": {"op": "embedding", "in": "tokens", "rows": 16, "features": "w"}, "layers": use},
         "out": rng.choice(("layers:x", "layers:x", "layers:x", "layers", "embed")),
     }
-    return _text({"llmc": 1, "name": "f", "params": {"w": rng.choice((8, 12, 32)), "n": 2}, "blocks": blocks, "graph": graph})
+    return _text(
+        {"llmc": 1, "name": "f", "params": {"w": rng.choice((8, 12, 32)), "n": 2}, "blocks": blocks, "graph": graph}
+    )
 
 
 def _names(tree: Tree) -> list[str]:
@@ -182,4 +194,6 @@ def _value(rng: random.Random, field: Field) -> Tree:
         case "int_list" | "float_list":
             return [rng.choice((1, 2, 4, "w")) for _ in range(rng.randint(0, 3))]
         case _:
-            return {rng.choice(("a", "b", "c d")): rng.choice((4, 8, "w", "w // 2", 0)) for _ in range(rng.randint(0, 3))}
+            return {
+                rng.choice(("a", "b", "c d")): rng.choice((4, 8, "w", "w // 2", 0)) for _ in range(rng.randint(0, 3))
+            }

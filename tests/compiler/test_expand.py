@@ -49,11 +49,19 @@ class Specs:
         self.folder = folder
 
     def __call__(
-        self, nodes: str, blocks: str = LAYER, out: str = "layers", params: str = "", given: Mapping[str, Value] | None = None
+        self,
+        nodes: str,
+        blocks: str = LAYER,
+        out: str = "layers",
+        params: str = "",
+        given: Mapping[str, Value] | None = None,
     ) -> Model:
         path = self.folder / "x.yaml"
         text = HEAD.format(
-            params=indent(params.strip("\n"), "  "), blocks=indent(blocks, "  "), nodes=indent(nodes.strip("\n"), "    "), out=out
+            params=indent(params.strip("\n"), "  "),
+            blocks=indent(blocks, "  "),
+            nodes=indent(nodes.strip("\n"), "    "),
+            out=out,
         )
         path.write_text(text)
         return read(path, given)[1]
@@ -152,7 +160,11 @@ layer:
   out: {x: proj, seen: narrow}
 """
     model = spec(
-        'layers: {block: layer, repeat: 3, in: embed}\nall: {op: concat, in: "layers:seen"}\nlast: {op: scale, in: "layers:x", factor: 2}',
+        """
+layers: {block: layer, repeat: 3, in: embed}
+all: {op: concat, in: "layers:seen"}
+last: {op: scale, in: "layers:x", factor: 2}
+""",
         blocks,
         out="{all: all, last: last}",
     )
@@ -163,7 +175,10 @@ layer:
 
 @pytest.mark.parametrize("count", ["0", "num_layers - 4", "floor(0.5)"])
 def test_a_repeat_of_zero_passes_its_input_on(spec: Specs, count: str) -> None:
-    model = spec(f'layers: {{block: layer, repeat: "{count}", in: embed}}\nhead: {{op: scale, in: layers, factor: 2}}', out="head")
+    model = spec(
+        f'layers: {{block: layer, repeat: "{count}", in: embed}}\nhead: {{op: scale, in: layers, factor: 2}}',
+        out="head",
+    )
     assert paths(model) == ["embed", "head"]
 
 
@@ -192,7 +207,10 @@ group: {in: x, params: {mine: layer}, nodes: {inner: {block: leaf, repeat: 2, in
 
 
 def test_a_pattern_picks_the_block_of_each_layer(spec: Specs) -> None:
-    blocks = LAYER + "\nwide:\n  in: x\n  nodes: {proj: {op: linear, in: x, features: hidden_size, bias: true}}\n  out: proj\n"
+    blocks = (
+        LAYER
+        + "\nwide:\n  in: x\n  nodes: {proj: {op: linear, in: x, features: hidden_size, bias: true}}\n  out: proj\n"
+    )
     model = spec(
         "layers: {block: '${layer_types[layer]}', repeat: len(layer_types), in: embed}",
         blocks,
@@ -204,7 +222,9 @@ def test_a_pattern_picks_the_block_of_each_layer(spec: Specs) -> None:
 
 
 def test_two_repeats_of_one_block_share_its_definition(spec: Specs) -> None:
-    model = spec("layers: {block: layer, repeat: 2, in: embed}\nmore: {block: layer, repeat: 3, in: layers}", out="more")
+    model = spec(
+        "layers: {block: layer, repeat: 2, in: embed}\nmore: {block: layer, repeat: 3, in: layers}", out="more"
+    )
     assert list(model.definitions) == ["entry", "layer"]
     assert len(model.calls) == 6
     assert model.calls[3].inputs == {"x": "layers.1:out"}
@@ -227,7 +247,7 @@ def test_a_tap_reads_a_value_from_before_the_repeat(spec: Specs) -> None:
         ("[{at: layer % 2 == 1, set: {proj.bias: true}}]", 2),
         ("[{at: layer == 0, set: {norm.eps: 1e-6}}, {at: layer == 3, set: {norm.eps: 1e-4}}]", 3),
         ("[{at: true, set: {proj.bias: true}}]", 1),
-        ("[{at: \"layer in [1, 2]\", set: {proj.bias: layer == 1, norm.eps: 1e-6}}]", 3),
+        ('[{at: "layer in [1, 2]", set: {proj.bias: layer == 1, norm.eps: 1e-6}}]', 3),
         ("[{at: layer >= 0, set: {norm.eps: 1e-5}}]", 1),
         ("[{at: layer >= 0, set: {norm.eps: '1e-5 * (layer + 1)'}}]", 4),
     ],
@@ -239,7 +259,9 @@ def test_overrides_make_as_many_definitions_as_differ(spec: Specs, overrides: st
 
 def test_an_override_reaches_into_blocks_of_blocks(spec: Specs) -> None:
     blocks = LAYER + "\nouter:\n  in: x\n  nodes: {a.b: {block: layer, in: x}}\n  out: a.b\n"
-    model = spec("layers: {block: outer, repeat: 2, in: embed, overrides: [{at: layer == 1, set: {a.b.norm.eps: 1e-3}}]}", blocks)
+    model = spec(
+        "layers: {block: outer, repeat: 2, in: embed, overrides: [{at: layer == 1, set: {a.b.norm.eps: 1e-3}}]}", blocks
+    )
     assert fields(model, "a.b.norm", "eps") == [1e-5, 1e-3]
 
 
@@ -250,7 +272,9 @@ def test_the_later_override_wins(spec: Specs) -> None:
 
 
 def test_an_override_out_of_reach_is_a_mistake_unless_params_are_set_from_outside(spec: Specs) -> None:
-    nodes = "layers: {block: layer, repeat: num_layers, in: embed, overrides: [{at: layer == 3, set: {norm.eps: 1e-3}}]}"
+    nodes = (
+        "layers: {block: layer, repeat: num_layers, in: embed, overrides: [{at: layer == 3, set: {norm.eps: 1e-3}}]}"
+    )
     assert spec.codes(nodes.replace("== 3", "== 4")) == ["E0508"]
     assert len(spec(nodes, given={"num_layers": 2}).definitions) == 2
 
@@ -272,7 +296,9 @@ def test_scalars_that_are_equal_are_constants(spec: Specs) -> None:
 # --- when and else ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("a", "b", "reads"), [(True, True, "b"), (True, False, "a"), (False, True, "b"), (False, False, "embed")])
+@pytest.mark.parametrize(
+    ("a", "b", "reads"), [(True, True, "b"), (True, False, "a"), (False, True, "b"), (False, False, "embed")]
+)
 def test_else_chains(spec: Specs, a: bool, b: bool, reads: str) -> None:
     nodes = f"""
 a: {{op: scale, in: embed, factor: 2, when: {str(a).lower()}, else: embed}}
@@ -280,12 +306,18 @@ b: {{op: scale, in: a, factor: 3, when: {str(b).lower()}, else: a}}
 head: {{op: scale, in: b, factor: 4}}
 """
     model = spec(nodes + "layers: {block: layer, in: head}")
-    head = next(node for call in model.calls for node in model.definitions[call.definition].definition.nodes if node.path == "head")
+    head = next(
+        node
+        for call in model.calls
+        for node in model.definitions[call.definition].definition.nodes
+        if node.path == "head"
+    )
     assert str(next(iter(head.inputs.values()))) == f"{reads}:out"
 
 
 def test_a_removed_block_leaves_no_parameters(spec: Specs) -> None:
-    nodes = "adapter: {block: layer, in: embed, when: num_layers > 4, else: embed}\nlayers: {block: layer, repeat: 1, in: adapter}"
+    adapter = "adapter: {block: layer, in: embed, when: num_layers > 4, else: embed}"
+    nodes = f"{adapter}\nlayers: {{block: layer, repeat: 1, in: adapter}}"
     assert not any("adapter" in path for path in parameters(spec(nodes)))
     assert "adapter.proj.weight" in parameters(spec(nodes, given={"num_layers": 5}))
 
@@ -304,7 +336,8 @@ layer:
 
 
 def test_a_removed_output_takes_its_else(spec: Specs) -> None:
-    nodes = "layers: {block: layer, repeat: 2, in: embed}\nhead: {op: scale, in: layers, factor: 2, when: false, else: layers}"
+    head = "head: {op: scale, in: layers, factor: 2, when: false, else: layers}"
+    nodes = f"layers: {{block: layer, repeat: 2, in: embed}}\n{head}"
     assert spec(nodes, out="{logits: head}").outputs == {"logits": "layers.1:out"}
 
 
@@ -377,7 +410,10 @@ def test_with_sets_params_of_a_block(spec: Specs) -> None:
 mlp:
   in: x
   params: {width: 4 * hidden_size, half: width // 2}
-  nodes: {up: {op: linear, in: x, features: width}, mid: {op: linear, in: up, features: half}, down: {op: linear, in: mid, features: hidden_size}}
+  nodes:
+    up: {op: linear, in: x, features: width}
+    mid: {op: linear, in: up, features: half}
+    down: {op: linear, in: mid, features: hidden_size}
   out: down
 """
     model = spec("a: {block: mlp, in: embed}\nlayers: {block: mlp, in: a, with: {width: 2 * hidden_size}}", blocks)
@@ -389,7 +425,11 @@ mlp:
 
 def test_with_by_layer(spec: Specs) -> None:
     blocks = """
-mlp: {in: x, params: {width: 8}, nodes: {up: {op: linear, in: x, features: width}, down: {op: linear, in: up, features: hidden_size}}, out: down}
+mlp:
+  in: x
+  params: {width: 8}
+  nodes: {up: {op: linear, in: x, features: width}, down: {op: linear, in: up, features: hidden_size}}
+  out: down
 """
     model = spec("layers: {block: mlp, repeat: 3, in: embed, with: {width: '[8, 16, 8][layer]'}}", blocks)
     assert [call.definition for call in model.calls[1:]] == ["mlp", "mlp_1", "mlp"]
@@ -398,7 +438,7 @@ mlp: {in: x, params: {width: 8}, nodes: {up: {op: linear, in: x, features: width
 # --- references -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reference", ["'parts:a'", "\"${'parts:' + 'a'}\"", "\"${wanted}\""])
+@pytest.mark.parametrize("reference", ["'parts:a'", "\"${'parts:' + 'a'}\"", '"${wanted}"'])
 def test_ports_are_read_by_name(spec: Specs, reference: str) -> None:
     nodes = f"""
 parts: {{op: split, in: embed, sizes: {{a: 8, b: 24}}}}
@@ -414,7 +454,8 @@ end: {{block: layer, in: use}}
 def test_inputs_by_position_by_map_and_by_key_are_one(spec: Specs) -> None:
     forms = ("in: [embed, p]", "in: {a: embed, b: p}", "a: embed, b: p", "in: embed, b: p")
     models = [
-        spec(f"p: {{op: scale, in: embed, factor: 2}}\ns: {{op: add, {form}}}\nlayers: {{block: layer, in: s}}") for form in forms
+        spec(f"p: {{op: scale, in: embed, factor: 2}}\ns: {{op: add, {form}}}\nlayers: {{block: layer, in: s}}")
+        for form in forms
     ]
     wired = [next(n for n in m.definitions["entry"].definition.nodes if n.path == "s").inputs for m in models]
     assert all(found == wired[0] for found in wired)

@@ -22,13 +22,16 @@ OTHER_VERSIONS = frozenset(("ipu", "mtia", "xpu"))
 """Attributes that only some versions of torch have."""
 
 INJECTIONS = (
-    'q", print("x") or "q', "q'); import os; os.system('echo", "__import__('os')", "x = 1", "x\nimport os", "x;y", "x#y",
+    'q", print("x") or "q',
+    "q'); import os; os.system('echo", "__import__('os')", "x = 1", "x\nimport os", "x;y", "x#y",
     'a"""b', "a'''b", "{x}", "{0.__class__}", "%s", "$(id)", "`id`", "<script>", "../x", "/etc/passwd", "C:\\x", "x\0y",
     "x\ty", "x\ry", " x", "x ", "x y", "", ".", "..", "a..b", ".a", "a.", "-", "--help", "-x", "1x", "0", "12", "a-b",
-    "a+b", "a*b", "a/b", "a,b", "a:b", "a=b", "a!b", "a?b", "a@b", "a&b", "a|b", "a^b", "a~b", "a<b", "a>b", "a(b", "a)b",
+    "a+b", "a*b",
+    "a/b", "a,b", "a:b", "a=b", "a!b", "a?b", "a@b", "a&b", "a|b", "a^b", "a~b", "a<b", "a>b", "a(b", "a)b",
     "a[b", "a]b", "a{b", "a}b", "a\\b", "a'b", 'a"b', "a`b", "${x}", "$x", "#include", "//", "/*", "*/", "a%b",
     "layer\N{RIGHT-TO-LEFT OVERRIDE}x", "x\N{ZERO WIDTH SPACE}", "\N{CYRILLIC SMALL LETTER A}ttend", "naïve", "ﬁeld",
-    "x\N{FULLWIDTH FULL STOP}y", "x\N{ONE DOT LEADER}y", "变量", "x\u2028y", "x\u0085y", "\N{MATHEMATICAL BOLD SMALL X}",
+    "x\N{FULLWIDTH FULL STOP}y",
+    "x\N{ONE DOT LEADER}y", "变量", "x\u2028y", "x\u0085y", "\N{MATHEMATICAL BOLD SMALL X}",
     "\N{DIGIT ONE}\N{ARABIC-INDIC DIGIT ONE}", "e\N{COMBINING ACUTE ACCENT}", "😀", "\x1b[31mred", "\x7f", "\ufeffx",
     "a" * (MAX_LENGTH + 1), "a" * 10_000, "a." * 5_000, "_" * 65, "x" * 64 + "\n", "x\n",
 )  # fmt: skip
@@ -36,7 +39,17 @@ DUNDERS = ("__class__", "__dict__", "__init__", "__getattr__", "__del__", "__imp
 HOSTILE = (*INJECTIONS, *DUNDERS, *keyword.kwlist)
 """Refused everywhere: of a node, a block, a port and a param."""
 
-AS_PATHS = (*sorted(RESERVED), "a.forward", "forward.a", "layers.0.to", "a.__class__", "a.if", "a.b c", "1.a", "a.1234567")
+AS_PATHS = (
+    *sorted(RESERVED),
+    "a.forward",
+    "forward.a",
+    "layers.0.to",
+    "a.__class__",
+    "a.if",
+    "a.b c",
+    "1.a",
+    "a.1234567",
+)
 """Refused of a node, whose name is a path of modules."""
 
 
@@ -78,15 +91,15 @@ def test_hostile_name_is_refused_in_a_spec(where: str) -> None:
 @pytest.mark.parametrize("name", ["a b", 'q", print("x") or "q', "__class__", "forward.x y", "class"])
 def test_evaluated_share_is_a_name(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("share") / "x.yaml"
-    text = "llmc: 1\nname: x\nextends: llama_tiny\nparams: {owner: a}\ngraph: {nodes: {model.layers: {share: '${owner}'}}}\n"
+    text = "llmc: 1\nname: x\nextends: llama_tiny\nparams: {o: a}\ngraph: {nodes: {model.layers: {share: '${o}'}}}\n"
     path.write_text(text)
     with pytest.raises(LlmcError) as caught:
-        read(path, {"owner": name})
+        read(path, {"o": name})
     assert {diagnostic.code for diagnostic in caught.value.diagnostics} == {"E0301"}
 
 
 def test_reserved_names_are_the_attributes_of_modules() -> None:
-    """Of torch's containers and of llmc's own; annotated attributes of the classes and those of an instance count too."""
+    """Of torch's containers and of llmc's own; annotated ones and those of an instance count."""
     torch.set_num_threads(1)
     sizes = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 16, "vocab_size": 32, "num_heads": 2}
     model: Any = llmc.load("llama_tiny", seed=0, params=sizes)

@@ -64,7 +64,8 @@ def test_value_of_another_kind_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("rms_norm_eps", "small"), ("attention_bias", 1), ("attention_bias", "true"), ("rope_scaling", 2)]
+    ("name", "value"),
+    [("rms_norm_eps", "small"), ("attention_bias", 1), ("attention_bias", "true"), ("rope_scaling", 2)],
 )
 def test_kinds_of_other_params(name: str, value: Value) -> None:
     (diagnostic,) = mistakes({name: value}, target="llama_tiny")
@@ -100,7 +101,8 @@ def test_all_wrong_params_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
         "llmc: 1\nname: x\nextends: llama_tiny\n"
-        "params: {hidden_size: '${hiden}', num_heads: '${1 //}', vocab_size: '${1 // 0}', max_seq_len: '${max_seq_len}'}\n"
+        "params: {hidden_size: '${hiden}', num_heads: '${1 //}', vocab_size: '${1 // 0}',\n"
+        "  max_seq_len: '${max_seq_len}'}\n"
     )
     found = mistakes({"rope_thet": 1.0}, target=path)
     assert sorted(d.code for d in found) == ["E0402", "E0412", "E0414", "E0431", "E0433"]
@@ -108,7 +110,11 @@ def test_all_wrong_params_are_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("declared", "shape"),
-    [("tokens", ("B", "T")), ("{tokens: {}}", ("B", "T")), ("{tokens: {shape: [B, 4, '${hidden_size}']}}", ("B", 4, 32))],
+    [
+        ("tokens", ("B", "T")),
+        ("{tokens: {}}", ("B", "T")),
+        ("{tokens: {shape: [B, 4, '${hidden_size}']}}", ("B", 4, 32)),
+    ],
 )
 def test_inputs_of_the_graph(declared: str, shape: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"

@@ -21,19 +21,24 @@ _KEYS: Mapping[str, str] = {
     "rope_beta_slow": "rope_parameters.beta_slow", "rope_attention_factor": "rope_parameters.attention_factor",
     "rope_original_max_seq_len": "rope_parameters.original_max_position_embeddings", "activation": "hidden_act",
 }  # fmt: skip
-_SPELLED: Mapping[str, str] = {"gelu_tanh": "gelu_pytorch_tanh"}
+_SPELLED: Mapping[str, Mapping[str, str]] = {
+    "gptj": {"gelu_tanh": "gelu_new"}, "albert": {"gelu_tanh": "gelu_new"}, "gpt_neox": {"gelu_tanh": "gelu_fast"},
+}  # fmt: skip
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
-def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str], fixed: Mapping[str, object]) -> dict[str, object]:
+def _kwargs(
+    spec: str, params: Mapping[str, Value], keys: Mapping[str, str], fixed: Mapping[str, object]
+) -> dict[str, object]:
     """The keys of transformers for our params; dotted ones lie in maps."""
+    spelled = _SPELLED.get(spec, {"gelu_tanh": "gelu_pytorch_tanh"})
     kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None, **fixed}
     for name, value in params.items():
         *outer, last = keys.get(name, _KEYS.get(name, name)).split(".")
         holder = kwargs
         for part in outer:
             holder = cast("dict[str, object]", holder.setdefault(part, {}))
-        holder[last] = _SPELLED.get(value, value) if name.endswith("activation") and isinstance(value, str) else value
+        holder[last] = spelled.get(value, value) if name.endswith("activation") and isinstance(value, str) else value
     if isinstance(rope := kwargs.get("rope_parameters"), dict) and "rope_theta" in rope:
         rope.setdefault("rope_type", "default")
     return kwargs
@@ -42,7 +47,7 @@ def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str], fixed: Mapping
 _SCALED = (
     "attention_softcap", "final_logit_softcap", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier",
     "attention_multiplier", "logits_scaling", "logit_scale", "clip_qkv", "rope_theta", "rope_local_theta",
-    "rope_factor", "rope_beta_fast", "rope_beta_slow",
+    "rope_factor",
 )  # fmt: skip
 """Params whose value times 1.1 is a mistake."""
 _OTHER: Mapping[str, Value] = {
@@ -69,6 +74,9 @@ def _mistakes(name: str, params: Mapping[str, Value], eps: str) -> dict[str, Map
         value = params.get(param)
         if isinstance(value, int):
             changes |= {f"{param}{change:+}": {param: value + change} for change in (-step, step)}
+    for param in ("rope_beta_fast", "rope_beta_slow"):
+        if isinstance(value := params.get(param), float):
+            changes[f"{param}_doubled"] = {param: 2 * value}
     for param in ("activation", "head_activation"):
         if (used := params.get(param)) is not None:
             changes[f"other_{param}"] = {param: _OTHER[str(used)]}
@@ -95,15 +103,17 @@ def _family(
     embedding_std: float = 0.3,
     bias_std: float = 0.1,
     first_position: int | None = None,
+    norm_mean: float = 1.0,
+    inert: tuple[str, ...] = (),
 ) -> Family:
     sizes = {key: value for key, value in _SIZES.items() if key not in params}
     eps_value: Mapping[str, Value] = {} if spec == "opt" else {eps: 2e-3}
     chosen = {key: value for key, value in {**sizes, **eps_value, **params}.items() if value != "absent"}
     return Family(
         name=name, spec=spec, config=f"{config or model}Config", model=f"{model}{head}",
-        kwargs=_kwargs(chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
+        kwargs=_kwargs(spec, chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
         embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
-        mistakes=_mistakes(name, chosen, eps),
+        norm_mean=norm_mean, inert=inert, mistakes=_mistakes(name, chosen, eps),
     )  # fmt: skip
 
 
@@ -141,6 +151,7 @@ DECODERS: tuple[Family, ...] = (
               "final_logit_softcap": "final_logit_softcapping"},
         params={"head_dim": 14, "query_pre_attn_scalar": 9, "activation": "gelu_tanh", "attention_softcap": 3.0,
                 "final_logit_softcap": 5.0, "sliding_window": 6, "tie_word_embeddings": True, "attention_bias": True},
+        norm_mean=0.0,
     ),
     _family(
         "gemma3", "gemma3", "Gemma3", config="Gemma3Text", eps="rms_norm_eps",
@@ -153,6 +164,7 @@ DECODERS: tuple[Family, ...] = (
         params={"head_dim": 14, "query_pre_attn_scalar": 9, "activation": "gelu_tanh", "rope_scaling": "linear",
                 "rope_factor": 2.5, "rope_local_theta": 43.0, "sliding_window": 6, "tie_word_embeddings": True,
                 "attention_bias": False, "layer_types": [LOCAL, GLOBAL, LOCAL]},
+        norm_mean=0.0,
     ),
     _family(
         "olmo2", "olmo2", "Olmo2", eps="rms_norm_eps", params={"attention_bias": False, "tie_word_embeddings": False},
@@ -192,6 +204,7 @@ DECODERS: tuple[Family, ...] = (
             params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "activation": "relu", "norm_affine": True,
                     "hidden_dropout": 0.0, "use_bias": True, "embedding_size": 60, "norm_first": True,
                     "remove_final_norm": False, "tie_word_embeddings": False, **changes},
+            inert=("k_proj.bias",),
         )
         for name, changes in cast("dict[str, dict[str, Value]]", {
             "opt": {},
@@ -249,6 +262,7 @@ DECODERS: tuple[Family, ...] = (
         "cohere2", "cohere2", "Cohere2",
         params={"attention_bias": True, "sliding_window": 6, "logit_scale": 0.6, "tie_word_embeddings": True,
                 "layer_types": [LOCAL, GLOBAL, LOCAL]},
+        inert=("layers.1.self_attn.k_proj.bias",),
     ),
     _family(
         "granite", "granite", "Granite", eps="rms_norm_eps",
@@ -275,6 +289,7 @@ DENSE_ENCODERS: tuple[Family, ...] = (
             params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "max_seq_len": 41, "embedding_size": 28,
                     "type_vocab_size": 3, "activation": "gelu_tanh", "hidden_dropout": 0.0,
                     "tie_word_embeddings": True, **changes},
+            inert=("attention.key.bias",),
         )
         for name, changes in cast("dict[str, dict[str, Value]]", {
             "albert": {"num_groups": 1, "group_size": 1},

@@ -99,7 +99,7 @@ def _deepseek_v3(name: str, seed: int = 0, **changes: Value) -> Family:
         "q_lora_rank": 22, "kv_lora_rank": 18, "nope_head_dim": 10, "rope_head_dim": 6, "v_head_dim": 14,
         "num_experts": 12, "num_experts_per_token": 3, "num_shared_experts": 2, "num_expert_groups": 4,
         "top_expert_groups": 2, "normalise_router_weights": True, "router_scale": 1.7, "rope_interleaved": True,
-        "attention_bias": False, **_YARN, **changes,
+        "attention_bias": False, "num_mtp_layers": 0, **_YARN, **changes,
     }  # fmt: skip
     return Family(
         name=name, spec="deepseek_v3", config="DeepseekV3Config", model="DeepseekV3ForCausalLM",
@@ -108,7 +108,7 @@ def _deepseek_v3(name: str, seed: int = 0, **changes: Value) -> Family:
             "eps_x10": _param(rms_norm_eps=2e-2),
             "rope_theta_x1.1": _param(rope_theta=370.7),
             "rope_pairs": _param(rope_interleaved=not params["rope_interleaved"]),
-            "scale_x1.1": _node("attention", "attend", scale="1.1 / sqrt(nope_head_dim + rope_head_dim)"),
+            "scale_x1.1": _node("attention", "attend", scale="1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"),
             "one_expert_more": _param(num_experts_per_token=4),
             "all_groups": _param(top_expert_groups=params["num_expert_groups"]),
             "group_by_best": _node("moe", "gate", group_score="max"),

@@ -22,6 +22,10 @@ from .random_weights import randomise
 BATCH, TOKENS = 2, 37
 
 
+_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM")
+"""Modules that call `.float()`, where float64 is meant to stay."""
+
+
 class _WideTorch:
     """`torch`, where float32 is float64: references round to float32 in norms and softmax whatever their dtype."""
 
@@ -40,18 +44,23 @@ def float64_throughout(model: nn.Module) -> Generator[None]:
     modules = [sys.modules[name] for name in names if not name.startswith("torch.")]
     modules = [module for module in modules if hasattr(module, "torch")]
     narrow = Tensor.float
-    wide = _WideTorch()
+    wide, depth = _WideTorch(), 0
 
     def widen(*_: object) -> None:
+        nonlocal depth
+        depth += 1
         wide.float, Tensor.float = torch.float64, Tensor.double  # type: ignore[attr-defined, method-assign]
 
     def restore(*_: object) -> None:
-        wide.float, Tensor.float = torch.float32, narrow  # type: ignore[attr-defined, method-assign]
+        nonlocal depth
+        depth -= 1
+        if depth <= 0:
+            wide.float, Tensor.float = torch.float32, narrow  # type: ignore[attr-defined, method-assign]
 
     handles = [
         handle
         for router in model.modules()
-        if type(router).__name__.endswith(("Router", "Mixer"))
+        if type(router).__name__.endswith(_WIDE_INSIDE)
         for handle in (router.register_forward_pre_hook(widen), router.register_forward_hook(restore))
     ]
     for module in modules:
@@ -77,7 +86,8 @@ def make_reference(family: Family) -> transformers.PreTrainedModel:
         **family.kwargs, attn_implementation="eager", experts_implementation="eager"
     )
     model = class_of(family.model)(config)
-    randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
+    randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std,
+              norm_mean=family.norm_mean)  # fmt: skip
     return with_positions(model.eval(), family.first_position)
 
 

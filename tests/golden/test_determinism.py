@@ -73,6 +73,7 @@ def test_initialisation_depends_on_the_seed_only(golden: Golden) -> None:
     assert first.state_dict().keys() == again.state_dict().keys()
     for path, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[path]), path
-        assert value.std() == 0 or not torch.equal(value, other.state_dict()[path]), path
+        is_fixed = value.std() == 0 or path.endswith("A_log")
+        assert is_fixed or not torch.equal(value, other.state_dict()[path]), path
     for name, value in named(first(golden.tokens)).items():
         assert torch.isfinite(value).all(), name

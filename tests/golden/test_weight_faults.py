@@ -168,13 +168,14 @@ def test_the_same_fault_in_all_layers_is_one_row(goldens: Goldens, tmp_path: Pat
 def test_another_size_of_model(golden: Golden, model: LanguageModel) -> None:
     """One layer too many is missing tensors, one too few is unexpected ones."""
     family = golden.family
+    if "num_groups" in family.params:
+        pytest.skip("layers that share their weights fit any depth")
+    params = {name: value for name, value in family.params.items() if name != "layer_types"}
     for change, code in ((1, "E0703"), (-1, "E0704")):
         if family.num_layers + change == 0:
             continue
         with pytest.raises(LlmcError) as found:
-            llmc.load(
-                family.spec, weights=golden.folder, params={**family.params, "num_layers": family.num_layers + change}
-            )
+            llmc.load(family.spec, weights=golden.folder, params={**params, "num_layers": family.num_layers + change})
         assert {d.code for d in found.value.diagnostics} == {code}
 
 
