@@ -39,7 +39,9 @@ def spread(x: Tensor, rows: Ragged) -> Tensor:
 
 
 def last_of(x: Tensor, rows: Ragged, size: int) -> Tensor:
-    """The `size` rows that end at each row's last token, where x `[B, size + T, F]` is what was kept and then the compact
-    tokens -> `[B, size, F]`."""
+    """The `size` entries that end at each row's last token.
+
+    x `[B, size + T, F]`, what was kept and then the compact tokens -> `[B, size, F]`.
+    """
     index = rows.count[:, None] + torch.arange(size, device=x.device)  # [B, size]
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

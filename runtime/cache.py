@@ -95,7 +95,10 @@ class Cache:
         return cast("list[int]", self.lengths.tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def rollback(self, n: int) -> None:
-        """Forget the last `n` tokens of every row. Raises E0802 where a row is shorter, or a state cannot go back so far."""
+        """Forget the last `n` tokens of every row.
+
+        Raises E0802 where a row is shorter, or a state cannot go back so far.
+        """
         shortest = int(self.lengths.min())
         if not 0 <= n <= shortest:
             raise fail("E0802", f"cannot take back {n} tokens: the shortest row holds {shortest}")
@@ -119,7 +122,10 @@ class Cache:
             _clear(self.states[path])
 
     def _restore(self, n: int) -> None:
-        """Put the states of constant size back to what they were `n` tokens ago. Raises E0802 where nobody kept that."""
+        """Put the states of constant size back to what they were `n` tokens ago.
+
+        Raises E0802 where that was not kept.
+        """
         wanted = [length - n for length in self._row_lengths()]
         if not any(wanted):
             self._snapshots.clear()

@@ -190,10 +190,9 @@ class LanguageModel(nn.Module):
         return self._executor[1]
 
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:
-        """An empty cache for `batch_size` rows of at most `max_seq_len` tokens (default: the spec's longest context, or no limit
-        where no state grows with the tokens).
+        """An empty cache for `batch_size` rows of at most `max_seq_len` tokens.
 
-        `snapshots` is the number of calls that states of constant size keep a copy of, so that they can be taken back.
+        The default is the spec's longest context, or no limit where no state grows with the tokens. `snapshots` is the number of calls that states of constant size keep a copy of, so that they can be taken back.
         """
         limit = self.max_seq_len
         length = max_seq_len if max_seq_len is not None else limit

@@ -83,8 +83,8 @@ def group_norm(
 ) -> Tensor:
     """A norm over each of `num_groups` runs of features of each token (Wu and He 2018), rounded once.
 
-    x `[..., F]`, weight and bias `[F]` -> `[..., F]` of x's dtype. Tokens are never mixed. Without `centre` it is an RMS
-    norm: the mean stays.
+    x `[..., F]`, weight and bias `[F]` -> `[..., F]` of x's dtype. Tokens are never mixed. Without `centre` it is an
+    RMS norm: the mean stays.
     """
     size = x.shape[-1] // num_groups
     if centre:

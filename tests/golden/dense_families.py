@@ -149,9 +149,9 @@ DECODERS: tuple[Family, ...] = (
         "gemma2", "gemma2", "Gemma2", eps="rms_norm_eps", 
         keys={"activation": "hidden_activation", "attention_softcap": "attn_logit_softcapping",
               "final_logit_softcap": "final_logit_softcapping"},
-        params={"head_dim": 14, "query_pre_attn_scalar": 9, "activation": "gelu_tanh", "attention_softcap": 3.0,
+        params={"head_dim": 14, "query_pre_attn_scalar": 23, "activation": "gelu_tanh", "attention_softcap": 3.0,
                 "final_logit_softcap": 5.0, "sliding_window": 6, "tie_word_embeddings": True, "attention_bias": True},
-        norm_mean=0.0,
+        norm_mean=0.6,
     ),
     _family(
         "gemma3", "gemma3", "Gemma3", config="Gemma3Text", eps="rms_norm_eps",
@@ -161,10 +161,10 @@ DECODERS: tuple[Family, ...] = (
               "rope_scaling": "rope_parameters.full_attention.rope_type",
               "rope_factor": "rope_parameters.full_attention.factor",
               "rope_local_theta": "rope_parameters.sliding_attention.rope_theta"},
-        params={"head_dim": 14, "query_pre_attn_scalar": 9, "activation": "gelu_tanh", "rope_scaling": "linear",
+        params={"head_dim": 14, "query_pre_attn_scalar": 23, "final_logit_softcap": 4.0, "activation": "gelu_tanh", "rope_scaling": "linear",
                 "rope_factor": 2.5, "rope_local_theta": 43.0, "sliding_window": 6, "tie_word_embeddings": True,
                 "attention_bias": False, "layer_types": [LOCAL, GLOBAL, LOCAL]},
-        norm_mean=0.0,
+        norm_mean=0.6,
     ),
     _family(
         "olmo2", "olmo2", "Olmo2", eps="rms_norm_eps", params={"attention_bias": False, "tie_word_embeddings": False},
@@ -173,7 +173,7 @@ DECODERS: tuple[Family, ...] = (
         "starcoder2", "starcoder2", "Starcoder2", keys={"layer_norm_eps": "norm_epsilon"},
         params={"activation": "gelu_tanh", "sliding_window": 7, "use_bias": True, "residual_dropout": 0.0,
                 "embedding_dropout": 0.0, "tie_word_embeddings": True},
-        seed=3, embedding_std=0.3,
+        seed=0,
     ),
     _family(
         "gpt_neox", "gpt_neox", "GPTNeoX",
@@ -183,7 +183,7 @@ DECODERS: tuple[Family, ...] = (
     _family(
         "gpt_neox_sequential", "gpt_neox", "GPTNeoX",
         params={"num_kv_heads": ABSENT, "activation": "gelu_tanh", "partial_rotary_factor": 1.0, "hidden_dropout": 0.0,
-                "attention_bias": False, "use_parallel_residual": False, "tie_word_embeddings": True, "num_layers": 2},
+                "attention_bias": False, "use_parallel_residual": False, "tie_word_embeddings": False, "num_layers": 2},
     ),
     _family(
         "gptj", "gptj", "GPTJ",

@@ -119,7 +119,112 @@ def _deepseek_v3(name: str, seed: int = 0, **changes: Value) -> Family:
     )  # fmt: skip
 
 
+def _deepseek_v2(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **{key: value for key, value in _SIZES.items() if key != "attention_dropout"}, "num_kv_heads": 6,
+        "num_layers": 3, "expert_width": 28, "num_dense_layers": 1,
+        "q_lora_rank": 22, "kv_lora_rank": 18, "nope_head_dim": 10, "rope_head_dim": 6, "v_head_dim": 14,
+        "num_experts": 12, "num_experts_per_token": 3, "num_shared_experts": 2, "num_expert_groups": 4,
+        "top_expert_groups": 2, "routing": "group_limited", "router_scale": 1.7, "attention_bias": False, **_YARN,
+        **changes,
+    }  # fmt: skip
+    kwargs = _kwargs(params, {**_DEEPSEEK_KEYS, "routing": "topk_method"})
+    kwargs["topk_method"] = {"group_limited": "group_limited_greedy"}.get(str(params["routing"]), params["routing"])
+    return Family(
+        name=name, spec="deepseek_v2", config="DeepseekV2Config", model="DeepseekV2ForCausalLM", kwargs=kwargs,
+        params=params, eps="rms_norm_eps", seed=seed,
+        mistakes={
+            "eps_x10": _param(rms_norm_eps=2e-2),
+            "rope_pairs": _param(rope_interleaved=False),
+            "scale_x1.1": _node(
+                "attention", "attend", scale="1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"
+            ),
+            "one_expert_more": _param(num_experts_per_token=4),
+            "other_routing": _param(routing="greedy" if params["routing"] != "greedy" else "group_limited"),
+            "weights_normalised": _param(normalise_router_weights=True),
+            "router_scale": _param(router_scale=1.8),
+        },
+    )  # fmt: skip
+
+
+def _qwen3_moe(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **_SIZES, "num_layers": 3, "head_dim": 14, "expert_width": 28, "num_experts": 7, "num_experts_per_token": 3,
+        "normalise_router_weights": True, "sparse_step": 1, "dense_layers": [1], "use_sliding_window": False,
+        "attention_bias": False, **changes,
+    }  # fmt: skip
+    keys = {
+        "expert_width": "moe_intermediate_size", "normalise_router_weights": "norm_topk_prob",
+        "sparse_step": "decoder_sparse_step", "dense_layers": "mlp_only_layers",
+    }  # fmt: skip
+    return Family(
+        name=name, spec="qwen3_moe", config="Qwen3MoeConfig", model="Qwen3MoeForCausalLM",
+        kwargs=_kwargs(params, keys), params=params, eps="rms_norm_eps", seed=seed,
+        mistakes={
+            **_ATTENTION,
+            "one_expert_more": _param(num_experts_per_token=4),
+            "other_normalisation": _param(normalise_router_weights=not params["normalise_router_weights"]),
+            "norm_of_whole_queries": _node("attention", "q_norm", head_dim="2 * head_dim", weight=False),
+        },
+    )  # fmt: skip
+
+
+def _olmoe(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **_SIZES, "num_experts": 7, "num_experts_per_token": 3, "normalise_router_weights": False, "clip_qkv": 0.8,
+        "attention_bias": False, **changes,
+    }  # fmt: skip
+    return Family(
+        name=name, spec="olmoe", config="OlmoeConfig", model="OlmoeForCausalLM",
+        kwargs=_kwargs(params, {"normalise_router_weights": "norm_topk_prob"}), params=params, eps="rms_norm_eps",
+        seed=seed, mistakes={
+            **_ATTENTION,
+            "one_expert_more": _param(num_experts_per_token=4),
+            "other_normalisation": _param(normalise_router_weights=not params["normalise_router_weights"]),
+            "not_clipped": _param(clip_qkv=None if params["clip_qkv"] else 0.8),
+        },
+    )  # fmt: skip
+
+
+def _gpt_oss(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **_SIZES, "num_layers": 3, "head_dim": 14, "num_experts": 5, "num_experts_per_token": 2, "swiglu_limit": 0.9,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 7,
+        "attention_bias": True, "rope_truncate": False, **{k: v for k, v in _YARN.items() if "mscale" not in k},
+        **changes,
+    }  # fmt: skip
+    kwargs = _kwargs(params, {"num_experts": "num_local_experts"})
+    rope = kwargs["rope_parameters"]
+    assert isinstance(rope, dict)
+    rope["truncate"] = kwargs.pop("rope_truncate")
+    return Family(
+        name=name, spec="gpt_oss", config="GptOssConfig", model="GptOssForCausalLM", kwargs=kwargs, params=params,
+        eps="rms_norm_eps", seed=seed,
+        mistakes={
+            "eps_x10": _param(rms_norm_eps=2e-2),
+            "rope_theta_x1.1": _param(rope_theta=370.7),
+            "scale_x1.1": _node("attention", "attend", scale="1.1 / sqrt(head_dim)"),
+            "window": _param(sliding_window=8),
+            "truncated_ramp": _param(rope_truncate=True),
+            "one_expert_more": _param(num_experts_per_token=3),
+            "scores_over_all": _node("moe", "router", score_over="all"),
+            "halves": _node("moe", "experts", packing="halves"),
+            "limit": _param(swiglu_limit=1.1),
+            "no_offset": _node("moe", "experts", up_offset=0.0),
+            "silu": _node("moe", "experts", activation="silu"),
+        },
+    )  # fmt: skip
+
+
 EXPERTS: tuple[Family, ...] = (
+    _deepseek_v2("deepseek_v2"),
+    _deepseek_v2(
+        "deepseek_v2_greedy", num_layers=2, routing="greedy", num_expert_groups=None, top_expert_groups=None,
+        q_lora_rank=None, num_dense_layers=0, rope_scaling="none",
+    ),
+    _qwen3_moe("qwen3_moe"),
+    _olmoe("olmoe"),
+    _gpt_oss("gpt_oss"),
     _deepseek_v3("deepseek_v3"),
     _deepseek_v3(
         "deepseek_v3_plain", num_layers=2, q_lora_rank=None, rope_interleaved=False, normalise_router_weights=False,

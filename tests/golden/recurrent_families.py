@@ -47,8 +47,8 @@ def _dual(name: str, *, seed: int = 0, **changes: Value) -> Family:
 def _alternating(name: str, *, seed: int = 0, **changes: Value) -> Family:
     params: dict[str, Value] = {
         "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 4, "num_heads": 5,
-        "head_dim": 10, "sliding_window": 6, "max_seq_len": 101, "state_size": 7, "conv_kernel": 3, "expand": 1, "time_step_rank": 5,
-        "layer_norm_eps": 2e-3, "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": False, **changes,
+        "head_dim": 10, "sliding_window": 6, "max_seq_len": 101, "state_size": 7, "conv_kernel": 3, "expand": 1,
+        "time_step_rank": 5, "layer_norm_eps": 2e-3, "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": False, **changes,
     }  # fmt: skip
     keys = {**_KEYS, "num_heads": "num_attention_heads", "max_seq_len": "max_position_embeddings"}
     return _family(name, "hydra", "HydraConfig", "HydraForCausalLM", keys, params, seed=seed)

@@ -1,4 +1,4 @@
-"""Every op and its reference agree: the arguments that lowering passes exist, and those it leaves out have the op's default."""
+"""Every op and its reference agree: what lowering passes is taken, what it leaves out has the op's default."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from llmc.compiler.ops import OPS
 from llmc.compiler.ops.declaration import Op
 from llmc.kernels.registry import resolve_reference
-
 
 PENDING = {"relative_bias", "distance_bias"}
 """Ops and ports whose reference is still to come."""

@@ -1,6 +1,7 @@
-"""The scan against each law written out for one head in float64; padding, groups, gradients; convolution and shift too."""
+"""The scan against each law written out for one head in float64; padding, groups, gradients; also conv and shift."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 from itertools import product

@@ -25,7 +25,8 @@ from llmc.runtime.cache import Cache
 
 BATCH, CAPACITY = 3, 40
 Streams = Mapping[str, Tensor]
-Advance = Callable[[tuple[Tensor, ...], Streams, Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+States = tuple[Tensor, ...]
+Advance = Callable[[States, Streams, Tensor, Tensor], tuple[Tensor, States]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +43,20 @@ class Sample:
 KV = {"heads": 2, "key_dim": 5, "value_dim": 3}
 
 
-def _full(state: tuple[Tensor, ...], x: Streams, position: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _full(state: States, x: Streams, position: Tensor, lengths: Tensor) -> tuple[Tensor, States]:
     new, keys, values, at = kv_full_append(
-        state=(state[0], state[1]), k=x["k"], v=x["v"], position=position, lengths=lengths, **KV
+        state=(state[0], state[1]), k=x["k"], v=x["v"], position=position, lengths=lengths, heads=2, key_dim=5, value_dim=3
     )
-    out = attend_cached(q=x["q"], keys=keys, values=values, key_position=at, position=position, head_dim=5, v_head_dim=3)
+    out = attend_cached(
+        q=x["q"], keys=keys, values=values, key_position=at, position=position, head_dim=5, v_head_dim=3
+    )
     return out, new
 
 
-def _window(
-    state: tuple[Tensor, ...], x: Streams, position: Tensor, lengths: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _window(state: States, x: Streams, position: Tensor, lengths: Tensor) -> tuple[Tensor, States]:
     new, keys, values, at = kv_window_append(
-        state=(state[0], state[1]), k=x["k"], v=x["v"], position=position, lengths=lengths, window=4, **KV
+        state=(state[0], state[1]), k=x["k"], v=x["v"], position=position, lengths=lengths, heads=2, key_dim=5,
+        value_dim=3, window=4,
     )
     out = attend_cached(
         q=x["q"], keys=keys, values=values, key_position=at, position=position, head_dim=5, v_head_dim=3, window=4
@@ -62,16 +64,16 @@ def _window(
     return out, new
 
 
-def _conv(state: tuple[Tensor, ...], x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _conv(state: States, x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, States]:
     weight = torch.linspace(-1, 1, 24).view(6, 1, 4)
     return short_conv(x=x["x"], position=position, weight=weight, bias=weight[:, 0, 1], state=(state[0],))
 
 
-def _shift(state: tuple[Tensor, ...], x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _shift(state: States, x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, States]:
     return token_shift(x=x["x"], position=position, state=(state[0],))
 
 
-def _matrix(state: tuple[Tensor, ...], x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _matrix(state: States, x: Streams, position: Tensor, _: Tensor) -> tuple[Tensor, States]:
     return scan(
         v=x["v"], k=x["k"], q=x["q"], decay=-x["decay"].abs(), beta=x["beta"].sigmoid(), position=position, key_dim=5,
         value_dim=3, decay_per="token_head", update="delta", state=(state[0],),
