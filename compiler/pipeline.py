@@ -80,10 +80,11 @@ def build(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    origin: str = "params=",
     on_phase: PhaseObserver | None = None,
 ) -> Program:
     """The compiled Program of a spec, without weights. Raises LlmcError with every mistake found."""
     from .program import compile_model
 
-    spec, model = read(target, params, on_phase=on_phase)
+    spec, model = read(target, params, origin=origin, on_phase=on_phase)
     return compile_model(spec, model, device=device, dtype=dtype, on_phase=on_phase)

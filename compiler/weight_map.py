@@ -16,6 +16,7 @@ from .ops.declaration import ParameterSpec, Value
 from .plan import parameters
 from .spec import Spec
 
+MAX_STARS = 2
 _HOLE = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -108,8 +109,16 @@ def weight_map(spec: Spec, model: Model) -> WeightMap:
         ties=_ties(section.get("tie"), environment, known),
         rules=tuple(_rules(section.get("rules"), environment, known)),
         prefix=str(prefix.value) if isinstance(prefix, YamlScalar) else "",
-        ignored=tuple(str(evaluate_node(item, environment, is_text=True)) for item in _items(section.get("ignore"))),
+        ignored=tuple(_pattern(item, environment) for item in _items(section.get("ignore"))),
     )
+
+
+def _pattern(node: YamlNode, environment: Mapping[str, Value]) -> str:
+    """A name with holes. At most two `*`: matching more could take time without bound."""
+    text = str(evaluate_node(node, environment, is_text=True))
+    if text.count("*") > MAX_STARS:
+        raise fail("E0205", f"a pattern has at most {MAX_STARS} *, not {text.count('*')}", node.span, help="use {layer} for numbers")
+    return text
 
 
 def _items(node: YamlNode | None) -> Sequence[YamlNode]:
@@ -155,7 +164,7 @@ def _rules(
         assert isinstance(item, YamlMap)
         if not _applies(item, environment):
             continue
-        path = str(evaluate_node(item.entries["path"].value, environment, is_text=True))
+        path = _pattern(item.entries["path"].value, environment)
         if not any(match(path, name) is not None for name in known):
             raise fail("E0701", f"no parameter is named {path!r}", item.entries["path"].value.span, help=did_you_mean(path, known))
         written = item.entries["from"].value

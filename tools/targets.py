@@ -21,6 +21,8 @@ class Located:
     params: Mapping[str, Value]
     folder: Path | None = None
     is_built: bool = False
+    origin: str = "--set"
+    """What messages call the place that `params` are from."""
 
 
 def locate(target: str, params: Mapping[str, Value] | None = None) -> Located:
@@ -38,5 +40,5 @@ def locate(target: str, params: Mapping[str, Value] | None = None) -> Located:
         from ..runtime.import_folder import import_folder
 
         imported = import_folder(folder)
-        return Located(spec=imported.spec, params={**imported.params, **given}, folder=folder)
+        return Located(spec=imported.spec, params={**imported.params, **given}, folder=folder, origin=f"{folder}/config.json")
     return Located(spec=target, params=given)

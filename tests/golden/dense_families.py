@@ -103,7 +103,6 @@ def _family(
     embedding_std: float = 0.3,
     bias_std: float = 0.1,
     first_position: int | None = None,
-    norm_mean: float = 1.0,
     inert: tuple[str, ...] = (),
 ) -> Family:
     sizes = {key: value for key, value in _SIZES.items() if key not in params}
@@ -113,7 +112,7 @@ def _family(
         name=name, spec=spec, config=f"{config or model}Config", model=f"{model}{head}",
         kwargs=_kwargs(spec, chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
         embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
-        norm_mean=norm_mean, inert=inert, mistakes=_mistakes(name, chosen, eps),
+        inert=inert, mistakes=_mistakes(name, chosen, eps),
     )  # fmt: skip
 
 
@@ -151,7 +150,7 @@ DECODERS: tuple[Family, ...] = (
               "final_logit_softcap": "final_logit_softcapping"},
         params={"head_dim": 14, "query_pre_attn_scalar": 23, "activation": "gelu_tanh", "attention_softcap": 3.0,
                 "final_logit_softcap": 5.0, "sliding_window": 6, "tie_word_embeddings": True, "attention_bias": True},
-        norm_mean=0.6,
+        seed=3,
     ),
     _family(
         "gemma3", "gemma3", "Gemma3", config="Gemma3Text", eps="rms_norm_eps",
@@ -164,7 +163,7 @@ DECODERS: tuple[Family, ...] = (
         params={"head_dim": 14, "query_pre_attn_scalar": 23, "final_logit_softcap": 4.0, "activation": "gelu_tanh", "rope_scaling": "linear",
                 "rope_factor": 2.5, "rope_local_theta": 43.0, "sliding_window": 6, "tie_word_embeddings": True,
                 "attention_bias": False, "layer_types": [LOCAL, GLOBAL, LOCAL]},
-        norm_mean=0.6,
+        seed=5,
     ),
     _family(
         "olmo2", "olmo2", "Olmo2", eps="rms_norm_eps", params={"attention_bias": False, "tie_word_embeddings": False},
@@ -179,6 +178,7 @@ DECODERS: tuple[Family, ...] = (
         "gpt_neox", "gpt_neox", "GPTNeoX",
         params={"num_kv_heads": ABSENT, "activation": "gelu", "partial_rotary_factor": 0.4, "hidden_dropout": 0.0,
                 "attention_bias": True, "use_parallel_residual": True, "tie_word_embeddings": False},
+        seed=9,
     ),
     _family(
         "gpt_neox_sequential", "gpt_neox", "GPTNeoX",
@@ -193,6 +193,7 @@ DECODERS: tuple[Family, ...] = (
               "layer_norm_eps": "layer_norm_epsilon"},
         params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "rotary_dim": 6, "activation": "gelu_tanh",
                 "embedding_dropout": 0.0, "residual_dropout": 0.0, "tie_word_embeddings": False},
+        seed=4,
     ),
     *(
         _family(
@@ -204,7 +205,7 @@ DECODERS: tuple[Family, ...] = (
             params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "activation": "relu", "norm_affine": True,
                     "hidden_dropout": 0.0, "use_bias": True, "embedding_size": 60, "norm_first": True,
                     "remove_final_norm": False, "tie_word_embeddings": False, **changes},
-            inert=("k_proj.bias",),
+            inert=("k_proj.bias",), seed=2,
         )
         for name, changes in cast("dict[str, dict[str, Value]]", {
             "opt": {},
@@ -241,6 +242,7 @@ DECODERS: tuple[Family, ...] = (
             params={"attention_dropout": ABSENT, "activation": "gelu", "hidden_dropout": 0.0, "use_bias": False,
                     "multi_query": True, "parallel_attn": True, "new_decoder_architecture": False,
                     "tie_word_embeddings": False, **changes},
+            seed={"falcon_groups": 4, "falcon_sequential": 1}.get(name, 0),
         )
         for name, changes in cast("dict[str, dict[str, Value]]", {
             "falcon": {},
@@ -279,7 +281,7 @@ DENSE_ENCODERS: tuple[Family, ...] = (
         params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "max_seq_len": ABSENT, "num_positions": 43,
                 "pad_token_id": 1, "type_vocab_size": 3, "activation": "gelu", "hidden_dropout": 0.0,
                 "tie_word_embeddings": True},
-        first_position=2,
+        first_position=2, seed=2,
     ),
     *(
         _family(

@@ -31,8 +31,6 @@ class Family:
     """By name, the `params` or the `overlay` of mutants that must fail; None: those that `mutations` knows for it."""
     bias_std: float = 0.3
     """Small enough that greedy text varies. Seed, sizes and prompts are chosen so that it does: see test_greedy."""
-    norm_mean: float = 1.0
-    """Of the weights of norms: 0 where a model adds 1 to them."""
     inert: tuple[str, ...] = ()
     """Ends of the paths of parameters that cannot matter: a bias on keys without RoPE."""
     first_position: int | None = None

@@ -7,12 +7,10 @@ import torch
 from torch import nn
 
 
-def randomise(
-    model: nn.Module, *, seed: int, embedding_std: float, bias_std: float, norm_mean: float = 1.0
-) -> None:
+def randomise(model: nn.Module, *, seed: int, embedding_std: float, bias_std: float) -> None:
     """Matrices keep the rms of their input, so that logits and attention scores have about unit size; nothing is zero.
 
-    A tied embedding is the output matrix as well, so it gets the scale of that. Norm weights are `norm_mean` ± 0.3.
+    A tied embedding is the output matrix as well, so it gets the scale of that. Norm weights are 1 ± 0.3.
     """
     generator = torch.Generator().manual_seed(seed)
     owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
@@ -23,7 +21,7 @@ def randomise(
             owner = owners[id(parameter)]
             if parameter.dim() == 1 or name.endswith("proj_bias"):
                 is_norm_weight = name.endswith("weight")
-                parameter.copy_(norm_mean + 0.3 * noise if is_norm_weight else bias_std * noise)
+                parameter.copy_(1 + 0.3 * noise if is_norm_weight else bias_std * noise)
             elif isinstance(owner, nn.Embedding) and id(parameter) not in is_tied:
                 parameter.copy_(embedding_std * noise)
             else:

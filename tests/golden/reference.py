@@ -91,8 +91,7 @@ def make_reference(family: Family) -> transformers.PreTrainedModel:
         **family.kwargs, attn_implementation="eager", experts_implementation="eager"
     )
     model = class_of(family.model)(config)
-    randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std,
-              norm_mean=family.norm_mean)  # fmt: skip
+    randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
     return with_positions(model.eval(), family.first_position)
 
 

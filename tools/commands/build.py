@@ -54,7 +54,7 @@ def command(
         found = locate(spec, as_params(settings))
     from ...compiler.pipeline import read
 
-    resolved, model = read(found.spec, found.params, on_phase=phases)
+    resolved, model = read(found.spec, found.params, origin=found.origin, on_phase=phases)
     phases.load("torch", "torch")
     phases.load("kernels", ".compiler.program", ".runtime.artifact", *((".runtime.weights",) if weights else ()))
     from ...compiler.program import compile_model

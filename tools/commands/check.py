@@ -35,7 +35,7 @@ def command(ctx: click.Context, specs: tuple[str, ...], settings: tuple[tuple[st
     mistakes: list[Diagnostic] = []
     for target in specs:
         try:
-            spec, model = read(target, as_params(settings))
+            spec, model = read(target, as_params(settings), origin="--set")
             weights = weight_map(spec, model)
         except LlmcError as error:
             mistakes += error.diagnostics

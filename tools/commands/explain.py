@@ -43,7 +43,7 @@ def command(
     found = locate(subject, as_params(settings))
     from ...compiler.pipeline import build
 
-    program = build(found.spec, found.params, device=device, dtype=dtype or "float32")
+    program = build(found.spec, found.params, origin=found.origin, device=device, dtype=dtype or "float32")
     chosen = _choices(program, node)
     if as_json:
         write_json(chosen)

@@ -52,7 +52,7 @@ def command(
     from ...specs.diagnostics import fail
 
     found = locate(spec, as_params(settings))
-    resolved, model = read(found.spec, found.params)
+    resolved, model = read(found.spec, found.params, origin=found.origin)
     limit = resolved.environment.get("max_seq_len")
     if ctx is not None and isinstance(limit, int) and ctx > limit:
         raise fail(

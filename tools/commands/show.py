@@ -54,7 +54,7 @@ def _describe(target: str, settings: tuple[tuple[str, Value], ...]) -> Descripti
     from ..describe import describe
 
     found = locate(target, as_params(settings))
-    return describe(*read(found.spec, found.params))
+    return describe(*read(found.spec, found.params, origin=found.origin))
 
 
 def _render(found: Description, form: str) -> str:
@@ -97,4 +97,4 @@ def _program(target: str, settings: tuple[tuple[str, Value], ...]) -> str:
     from ...compiler.emit import emit
     from ...compiler.pipeline import build
 
-    return emit(build(found.spec, found.params))
+    return emit(build(found.spec, found.params, origin=found.origin))
