@@ -23,7 +23,19 @@ from .parameters import Tensor
 def lower(model: Model) -> Module:
     """The `infer` form of every definition. Raises LlmcError E0603 where an op has no reference yet."""
     definitions = {name: _Inference(typed).lower() for name, typed in model.definitions.items()}
-    return Module(model=model, definitions=definitions, calls=list(model.calls), outputs=dict(model.outputs))
+    outputs = {name: value for name, value in model.outputs.items() if not _is_for_training(model, value)}
+    return Module(model=model, definitions=definitions, calls=list(model.calls), outputs=outputs or dict(model.outputs))
+
+
+def _is_for_training(model: Model, value: str) -> bool:
+    """Whether an op that inference leaves out gives this value of the model."""
+    for call in model.calls:
+        for port, name in call.outputs.items():
+            if name == value:
+                definition = model.definitions[call.definition].definition
+                source = definition.outputs[port].node
+                return any(node.path == source and node.op.is_for_training for node in definition.nodes)
+    return False
 
 
 def lower_for_training(typed: TypedDefinition) -> Lowered:

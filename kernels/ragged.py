@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class Ragged(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ragged:
     """Where the tokens of each row are. Nothing of it is read on the host."""
 
     order: Tensor
@@ -23,7 +24,7 @@ def ragged(position: Tensor) -> Ragged:
     """position `[B, T]` int64, -1 where a token is padding, anywhere in a row."""
     is_token = position >= 0
     order = (~is_token).long().argsort(dim=1, stable=True)
-    return Ragged(order, is_token.sum(dim=1), is_token)
+    return Ragged(order=order, count=is_token.sum(dim=1), is_token=is_token)
 
 
 def compact(x: Tensor, rows: Ragged) -> Tensor:

@@ -39,8 +39,7 @@ class Executor:
         self.program = program
         self.steps = [self._step(index, tensors) for index, tensors in enumerate(parameters)]
         last = program.module.definitions[program.module.calls[-1].definition]
-        typed = program.model.definitions[last.name].definition
-        self.tail_is_tokenwise = all(node.op.is_tokenwise for node in typed.nodes) and not last.is_repeated
+        self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
 
     def _step(self, index: int, tensors: tuple[Tensor, ...]) -> _Step:
         module = self.program.module

@@ -133,7 +133,8 @@ class LanguageModel(nn.Module):
 
                 results = graph.run(operands, scalar_operands(graph.lowered, call), lookup)
             values.update(zip(call.outputs.values(), results, strict=True))
-        return {name: values[value] for name, value in self.program.model.outputs.items()}  # type: ignore[misc]
+        given = self.program.model.outputs if self.training else self.program.module.outputs
+        return {name: values[self.program.model.outputs[name]] for name in given}  # type: ignore[misc]
 
     def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         declared = {port.name: port for port in self.program.model.inputs}

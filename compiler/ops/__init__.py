@@ -12,7 +12,7 @@ from .embedding import EMBEDDING
 from .features import MIX_STREAMS, RESHAPE, SLICE, SPLIT_HEADS, TILE
 from .group_norm import GROUP_NORM, L2_NORM
 from .latent_attention import KV_LATENT_APPEND, LATENT_ATTEND_CACHED, LATENT_ATTENTION
-from .layout import CONCAT, POOL, SINUSOIDAL, SPLIT
+from .layout import CONCAT, POOL, SINUSOIDAL, SPLIT, WATCH
 from .linear import LINEAR
 from .moe import EXPERTS, ROUTER, ROUTER_LOSS
 from .norm import ADD_LAYER_NORM, ADD_RMS_NORM, LAYER_NORM, RMS_NORM
@@ -60,6 +60,7 @@ OPS: tuple[Op, ...] = (
     ROUTER,
     EXPERTS,
     ROUTER_LOSS,
+    WATCH,
     TERNARY_LINEAR,
     GROUP_NORM,
     L2_NORM,

@@ -193,6 +193,8 @@ class Op:
     """The internal op that reads keys and values back from a cache; empty: the reference takes and returns its state."""
     cached_ports: tuple[str, ...] = ()
     """Inputs that `cache: PATH` takes from the node at PATH instead of from the spec."""
+    is_for_training: bool = False
+    """Where the model gives its outputs, it does so in training only: inference does not compute them."""
     is_internal: bool = False
     is_tokenwise: bool = True
     """Row t of every output depends on row t of the inputs only: such a node may run on the last token alone."""

@@ -50,6 +50,19 @@ CONCAT = Op(
 )
 
 
+WATCH = Op(
+    name="watch",
+    summary="Numbers to look at in training, side by side; inference neither computes nor gives them",
+    ports=(Port(name="xs", doc="[..., M_i], of each layer for one", is_variadic=True),),
+    fields=CONCAT.fields,
+    infer=_infer_concat,
+    operands=("heads",),
+    is_for_training=True,
+    is_tokenwise=False,
+    reference=CONCAT.reference,
+)
+
+
 def _infer_pool(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     x = inputs["x"]
     if len(x.shape) != 3:

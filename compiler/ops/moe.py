@@ -204,6 +204,7 @@ ROUTER_LOSS = Op(
     infer=_infer_loss,
     operands=("score",),
     ambient=("position",),
+    is_for_training=True,
     is_tokenwise=False,
     reference="moe:router_loss",
 )

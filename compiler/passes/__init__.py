@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..lowered import Module
 from .drop_dropout import drop_dropout
 from .eliminate_dead import eliminate_dead
+from .eliminate_unread import eliminate_unread
 from .fuse_add_norm import fuse_add_norm
 from .fuse_gated_activation import fuse_gated_activation
 from .fuse_projections import fuse_projections
@@ -17,6 +18,7 @@ Pass = Callable[[Module], int]
 
 PASSES: tuple[Pass, ...] = (
     drop_dropout,
+    eliminate_unread,
     fuse_projections,
     fuse_gated_activation,
     rotate_residual,

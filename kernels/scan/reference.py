@@ -107,7 +107,7 @@ def scan(
 
     def by_head(x: Tensor, size: int) -> Tensor:
         """[B, T, H*size or G*size] -> [T, B, H, size], zero where there is no token."""
-        x = x.masked_fill(~is_token[..., None], 0.0).to(wide).unflatten(-1, (x.shape[-1] // size, size))
+        x = x.masked_fill(~is_token[..., None], 0.0).to(wide).view(batch, tokens, x.shape[-1] // size, size)
         return x.repeat_interleave(heads // x.shape[2], dim=2).transpose(0, 1)
 
     values, keys, queries = by_head(v, value_dim), by_head(k, key_dim), by_head(q, key_dim)
@@ -141,7 +141,7 @@ def scan(
     read = torch.stack(outputs) * scale if outputs else values
     if skip is not None:
         read = read + skip.to(wide)[:, None] * values
-    out = read.transpose(0, 1).reshape(batch, tokens, -1).to(v.dtype)
+    out = read.transpose(0, 1).reshape(v.shape).to(v.dtype)
     out = out.masked_fill(~is_token[..., None], 0.0)
     if state is None:
         return out

@@ -39,7 +39,8 @@ def _kwargs(
         for part in outer:
             holder = cast("dict[str, object]", holder.setdefault(part, {}))
         holder[last] = spelled.get(value, value) if name.endswith("activation") and isinstance(value, str) else value
-    if isinstance(rope := kwargs.get("rope_parameters"), dict) and "rope_theta" in rope:
+    rope = cast("dict[str, object]", kwargs.get("rope_parameters", {}))
+    if "rope_theta" in rope:
         rope.setdefault("rope_type", "default")
     return kwargs
 
@@ -110,8 +111,8 @@ def _family(
     chosen = {key: value for key, value in {**sizes, **eps_value, **params}.items() if value != "absent"}
     return Family(
         name=name, spec=spec, config=f"{config or model}Config", model=f"{model}{head}",
-        kwargs=_kwargs(spec, chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec, seed=seed,
-        embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
+        kwargs=_kwargs(spec, chosen, keys or {}, fixed or {}), params=chosen, eps=eps, is_sharded=name == spec,
+        seed=seed, embedding_std=embedding_std, bias_std=bias_std, first_position=first_position,
         inert=inert, mistakes=_mistakes(name, chosen, eps),
     )  # fmt: skip
 
@@ -160,8 +161,9 @@ DECODERS: tuple[Family, ...] = (
               "rope_scaling": "rope_parameters.full_attention.rope_type",
               "rope_factor": "rope_parameters.full_attention.factor",
               "rope_local_theta": "rope_parameters.sliding_attention.rope_theta"},
-        params={"head_dim": 14, "query_pre_attn_scalar": 23, "final_logit_softcap": 4.0, "activation": "gelu_tanh", "rope_scaling": "linear",
-                "rope_factor": 2.5, "rope_local_theta": 43.0, "sliding_window": 6, "tie_word_embeddings": True,
+        params={"head_dim": 14, "query_pre_attn_scalar": 23, "final_logit_softcap": 4.0, "activation": "gelu_tanh",
+                "rope_scaling": "linear", "rope_factor": 2.5,
+                "rope_local_theta": 43.0, "sliding_window": 6, "tie_word_embeddings": True,
                 "attention_bias": False, "layer_types": [LOCAL, GLOBAL, LOCAL]},
         seed=5,
     ),
@@ -200,8 +202,8 @@ DECODERS: tuple[Family, ...] = (
             name, "opt", "OPT",
             keys={"intermediate_size": "ffn_dim", "embedding_size": "word_embed_proj_dim",
                   "activation": "activation_function", "norm_first": "do_layer_norm_before",
-                  "norm_affine": "layer_norm_elementwise_affine", "hidden_dropout": "dropout", "use_bias": "enable_bias",
-                  "remove_final_norm": "_remove_final_layer_norm"},
+                  "norm_affine": "layer_norm_elementwise_affine", "hidden_dropout": "dropout",
+                  "use_bias": "enable_bias", "remove_final_norm": "_remove_final_layer_norm"},
             params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "activation": "relu", "norm_affine": True,
                     "hidden_dropout": 0.0, "use_bias": True, "embedding_size": 60, "norm_first": True,
                     "remove_final_norm": False, "tie_word_embeddings": False, **changes},
@@ -212,19 +214,16 @@ DECODERS: tuple[Family, ...] = (
             "opt_post_norm": {"norm_first": False, "embedding_size": 44, "num_layers": 2},
         }).items()
     ),
-    _family(
-        "bloom", "bloom", "Bloom",
-        keys={"num_layers": "n_layer", "num_heads": "n_head", "max_seq_len": "seq_length",
-              "layer_norm_eps": "layer_norm_epsilon", "residual_after_norm": "apply_residual_connection_post_layernorm"},
-        params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "intermediate_size": ABSENT, "hidden_dropout": 0.0,
-                "residual_after_norm": False, "tie_word_embeddings": False},
-    ),
-    _family(
-        "bloom_residual", "bloom", "Bloom",
-        keys={"num_layers": "n_layer", "num_heads": "n_head", "max_seq_len": "seq_length",
-              "layer_norm_eps": "layer_norm_epsilon", "residual_after_norm": "apply_residual_connection_post_layernorm"},
-        params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "intermediate_size": ABSENT, "hidden_dropout": 0.0,
-                "residual_after_norm": True, "tie_word_embeddings": False, "num_layers": 2},
+    *(
+        _family(
+            name, "bloom", "Bloom",
+            keys={"num_layers": "n_layer", "num_heads": "n_head", "max_seq_len": "seq_length",
+                  "layer_norm_eps": "layer_norm_epsilon",
+                  "residual_after_norm": "apply_residual_connection_post_layernorm"},
+            params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "intermediate_size": ABSENT, "hidden_dropout": 0.0,
+                    "residual_after_norm": name == "bloom_residual", "tie_word_embeddings": False},
+        )
+        for name in ("bloom", "bloom_residual")
     ),
     _family(
         "mpt", "mpt", "Mpt",

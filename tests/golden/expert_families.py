@@ -140,7 +140,7 @@ def _deepseek_v2(name: str, seed: int = 0, **changes: Value) -> Family:
                 "attention", "attend", scale="1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"
             ),
             "one_expert_more": _param(num_experts_per_token=4),
-            "other_routing": _param(routing="greedy" if params["routing"] != "greedy" else "group_limited"),
+            **({} if params["routing"] == "greedy" else {"other_routing": _param(routing="greedy")}),
             "weights_normalised": _param(normalise_router_weights=True),
             "router_scale": _param(router_scale=1.8),
         },
@@ -164,7 +164,7 @@ def _qwen3_moe(name: str, seed: int = 0, **changes: Value) -> Family:
             **_ATTENTION,
             "one_expert_more": _param(num_experts_per_token=4),
             "other_normalisation": _param(normalise_router_weights=not params["normalise_router_weights"]),
-            "norm_of_whole_queries": _node("attention", "q_norm", head_dim="2 * head_dim", weight=False),
+            "eps_of_queries_x10": _node("attention", "q_norm", eps=2e-2),
         },
     )  # fmt: skip
 
@@ -216,7 +216,32 @@ def _gpt_oss(name: str, seed: int = 0, **changes: Value) -> Family:
     )  # fmt: skip
 
 
+def _chimera(name: str, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        **{key: value for key, value in _SIZES.items() if key != "attention_dropout"}, "num_layers": 3,
+        "num_heads": 8, "num_kv_heads": 4, "head_dim": 14, "num_experts": 5, "num_experts_per_token": 2, "attention_bias": False,
+        **changes,
+    }  # fmt: skip
+    return Family(
+        name=name, spec="chimera", config="ChimeraConfig", model="ChimeraForCausalLM",
+        kwargs=_kwargs(params, {"num_experts": "num_local_experts"}), params=params, eps="rms_norm_eps", seed=seed,
+        mistakes={
+            "eps_x10": _param(rms_norm_eps=2e-2),
+            "rope_theta_x1.1": _param(rope_theta=370.7),
+            "scale_x1.1": _node("attention", "attend", scale="1.1 / sqrt(head_dim)"),
+            "scale_of_second_x1.1": _node("attention", "attend_noise", scale="1.1 / sqrt(head_dim)"),
+            "one_expert_more": _param(num_experts_per_token=3),
+            "values_not_paired": _node("attention", "v_pairs", heads=1),
+            "lambda_init": _node("attention", "weight", offset=0.2),
+            "not_rescaled": _node("attention", "rescaled", factor=1.0),
+            "no_head_norm": _node("attention", "groupnorm", head_dim="head_dim"),
+        },
+    )  # fmt: skip
+
+
 EXPERTS: tuple[Family, ...] = (
+    _chimera("chimera"),
+    _chimera("chimera_biases", 5, num_layers=2, num_kv_heads=8, head_dim=10, attention_bias=True),
     _deepseek_v2("deepseek_v2"),
     _deepseek_v2(
         "deepseek_v2_greedy", num_layers=2, routing="greedy", num_expert_groups=None, top_expert_groups=None,

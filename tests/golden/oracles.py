@@ -4,7 +4,7 @@
 # pyright: reportIncompatibleMethodOverride=false, reportUntypedBaseClass=false
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
 import transformers
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.mamba.modeling_mamba import MambaMixer, MambaRMSNorm
+from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
 
 class HydraConfig(transformers.PreTrainedConfig):
@@ -19,13 +20,13 @@ class HydraConfig(transformers.PreTrainedConfig):
 
     model_type = "hydra"
 
-    def __init__(self, **keys: object) -> None:
+    def __init__(self, **keys: Any) -> None:
         mixer = transformers.MambaConfig().to_dict()
         mixer.update(num_attention_heads=12, head_dim=64, sliding_window=256, max_position_embeddings=8192)
         defaults = {k: v for k, v in mixer.items() if k not in transformers.PreTrainedConfig().to_dict()}
         for name, default in {**defaults, "tie_word_embeddings": False}.items():
             setattr(self, name, keys.pop(name, default))
-        self.layer_types = ["linear_attention"] * cast("int", self.num_hidden_layers)
+        self.layer_types = ["linear_attention"] * self.num_hidden_layers
         super().__init__(**keys)
 
     def to_dict(self) -> dict[str, object]:
@@ -70,8 +71,9 @@ class _HydraLayer(nn.Module):
     def __init__(self, config: HydraConfig, index: int) -> None:
         super().__init__()
         keys = set(transformers.MambaConfig().to_dict()) - {"model_type", "intermediate_size", "transformers_version"}
-        given = {key: getattr(config, key) for key in keys if hasattr(config, key)}
-        mixer = transformers.MambaConfig(**{**given, "architectures": None})
+        given: dict[str, Any] = {key: getattr(config, key) for key in keys if hasattr(config, key)}
+        given["architectures"] = None
+        mixer = transformers.MambaConfig(**given)
         self.norm = MambaRMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mixer = MambaMixer(mixer, index) if index % 2 == 0 else _WindowedAttention(config)
         self.mlp_norm = MambaRMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
@@ -122,7 +124,7 @@ class RWKV7Config(transformers.PreTrainedConfig):
 
     model_type = "rwkv7"
 
-    def __init__(self, **keys: object) -> None:
+    def __init__(self, **keys: Any) -> None:
         defaults: dict[str, object] = {
             "vocab_size": 65536, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "head_dim": 64,
             "decay_low_rank_dim": 64, "a_low_rank_dim": 64, "v_low_rank_dim": 32, "gate_low_rank_dim": 128,
@@ -184,7 +186,8 @@ class _TimeMix(nn.Module):
             outputs.append((state @ r[:, t, :, :, None])[..., 0])
         read = self.g_norm(torch.stack(outputs, dim=1).reshape(batch * tokens, -1)).view(batch, tokens, -1)
         bonus = (r * k * self.r_k).sum(-1, keepdim=True) * v
-        return self.o_proj((read + bonus.flatten(-2)) * g), v_own if v_first is None else v_first
+        out: Tensor = self.o_proj((read + bonus.flatten(-2)) * g)
+        return (out, v_own) if v_first is None else (out, v_first)
 
 
 class _ChannelMix(nn.Module):
@@ -251,5 +254,26 @@ class RWKV7ForCausalLM(transformers.PreTrainedModel):
         return CausalLMOutput(logits=self.lm_head(self.model(input_ids)))
 
 
-for _config in (HydraConfig, RWKV7Config):
+class ChimeraConfig(transformers.DiffLlamaConfig):
+    """Sizes of `ChimeraForCausalLM`."""
+
+    model_type = "chimera"
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+
+
+class ChimeraForCausalLM(transformers.DiffLlamaForCausalLM):
+    """The differential attention of DiffLlama and the experts of Mixtral."""
+
+    config_class = ChimeraConfig
+
+    def __init__(self, config: ChimeraConfig) -> None:
+        super().__init__(config)
+        config.router_jitter_noise = 0.0
+        for layer in self.model.layers:
+            layer.mlp = MixtralSparseMoeBlock(config)
+        del config.router_jitter_noise
+
+
+for _config in (ChimeraConfig, HydraConfig, RWKV7Config):
     transformers.AutoConfig.register(_config.model_type, _config, exist_ok=True)

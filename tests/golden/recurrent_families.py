@@ -12,14 +12,14 @@ from .family import VOCAB, Family
 
 
 def _family(
-    name: str, spec: str, config: str, model: str, keys: Mapping[str, str], params: dict[str, Value], **record: int
+    name: str, spec: str, config: str, model: str, keys: Mapping[str, str], params: dict[str, Value], seed: int
 ) -> Family:
     """A record whose `kwargs` are the params under the keys of transformers."""
     kwargs = {keys.get(param, param): value for param, value in params.items()}
     return Family(
         name=name, spec=spec, config=config, model=model, params=params, is_sharded=name.endswith("_biases"),
         kwargs={**kwargs, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None},
-        eps="norm_eps" if "norm_eps" in params else "layer_norm_eps", **record,
+        eps="norm_eps" if "norm_eps" in params else "layer_norm_eps", seed=seed,
     )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def _selective(name: str, spec: str = "mamba", model: str = "Mamba", *, seed: in
         "time_step_rank": 5, "layer_norm_eps": 2e-3, "use_bias": False, "use_conv_bias": True,
         "tie_word_embeddings": False, **changes,
     }  # fmt: skip
-    return _family(name, spec, f"{model}Config", f"{model}ForCausalLM", _KEYS, params, seed=seed)
+    return _family(name, spec, f"{model}Config", f"{model}ForCausalLM", _KEYS, params, seed)
 
 
 def _dual(name: str, *, seed: int = 0, **changes: Value) -> Family:
@@ -41,17 +41,18 @@ def _dual(name: str, *, seed: int = 0, **changes: Value) -> Family:
         "num_heads": 8, "head_dim": 15, "num_groups": 2, "chunk_size": 8, "layer_norm_eps": 2e-3, "use_bias": False,
         "use_conv_bias": True, "tie_word_embeddings": False, **changes,
     }  # fmt: skip
-    return _family(name, "mamba2", "Mamba2Config", "Mamba2ForCausalLM", _KEYS, params, seed=seed)
+    return _family(name, "mamba2", "Mamba2Config", "Mamba2ForCausalLM", _KEYS, params, seed)
 
 
 def _alternating(name: str, *, seed: int = 0, **changes: Value) -> Family:
     params: dict[str, Value] = {
         "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 4, "num_heads": 5,
         "head_dim": 10, "sliding_window": 6, "max_seq_len": 101, "state_size": 7, "conv_kernel": 3, "expand": 1,
-        "time_step_rank": 5, "layer_norm_eps": 2e-3, "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": False, **changes,
+        "time_step_rank": 5, "layer_norm_eps": 2e-3, "use_bias": False, "use_conv_bias": True,
+        "tie_word_embeddings": False, **changes,
     }  # fmt: skip
     keys = {**_KEYS, "num_heads": "num_attention_heads", "max_seq_len": "max_position_embeddings"}
-    return _family(name, "hydra", "HydraConfig", "HydraForCausalLM", keys, params, seed=seed)
+    return _family(name, "hydra", "HydraConfig", "HydraForCausalLM", keys, params, seed)
 
 
 def _delta(name: str, *, seed: int = 0, **changes: Value) -> Family:
@@ -64,7 +65,7 @@ def _delta(name: str, *, seed: int = 0, **changes: Value) -> Family:
         "num_layers": "num_hidden_layers", "decay_rank": "decay_low_rank_dim", "learning_rate_rank": "a_low_rank_dim",
         "value_rank": "v_low_rank_dim", "gate_rank": "gate_low_rank_dim",
     }  # fmt: skip
-    return _family(name, "rwkv7", "RWKV7Config", "RWKV7ForCausalLM", keys, params, seed=seed)
+    return _family(name, "rwkv7", "RWKV7Config", "RWKV7ForCausalLM", keys, params, seed)
 
 
 RECURRENT: tuple[Family, ...] = (

@@ -264,8 +264,8 @@ def mutations(family: Family) -> Iterator[Mutation]:
     if family.spec == "mamba2":
         yield Mutation(name="norm_over_all_groups", overlay=_mixer(norm={"num_groups": 1}))
         if "time_step_limit" in family.params:
-            for limits in ([0.2, 0.9], [0.3, 1.0]):
-                yield Mutation(name=f"limits_{limits}", params={"time_step_limit": limits})
+            for low, high in ((0.2, 0.9), (0.3, 1.0)):
+                yield Mutation(name=f"limits_{low}_{high}", params={"time_step_limit": [low, high]})
     if family.spec == "falcon_mamba":
         yield Mutation(name="mixer_eps_x10", params={"mixer_rms_eps": 3e-2})
     if family.window is not None:
