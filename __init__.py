@@ -1,7 +1,7 @@
 """llmc: a declarative compiler for language models. One YAML file is the architecture.
 
-`llmc.load(spec_or_folder, weights=..., params=...)` gives an nn.Module that generates; `llmc.build(spec)` gives the compiled
-`Program` without weights. Names are resolved on first use, so that importing llmc costs nothing.
+`llmc.load(spec_or_folder, weights=..., params=...)` gives an nn.Module that generates; `llmc.build(spec)` gives the
+compiled `Program` without weights. Names are resolved on first use, so that importing llmc costs nothing.
 """
 
 

@@ -94,7 +94,7 @@ def bind(
     caches: Mapping[str, str],
     shared: Mapping[str, str],
 ) -> Expansion:
-    """Cut the top level into definitions (runs of plain nodes, and the bodies of repeats) and the calls that use them."""
+    """Cut the top level into definitions (runs of plain nodes, bodies of repeats) and the calls that use them."""
     for port, value in outputs.items():
         if isinstance(value, tuple):
             raise fail(
@@ -246,9 +246,7 @@ def _add_repetition(binder: _Binder, item: Repetition, rate: str) -> None:
         binder.calls.append(
             Call(
                 definition=definition,
-                binding=Binding(
-                    prefix=body.prefix, scalars=_scalars(nodes), shared=body.shared, caches=body.caches
-                ),
+                binding=Binding(prefix=body.prefix, scalars=_scalars(nodes), shared=body.shared, caches=body.caches),
                 inputs=inputs,
                 outputs=outputs,
                 rate=rate,

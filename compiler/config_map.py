@@ -15,11 +15,41 @@ from .ops.declaration import Value
 Json = Mapping[str, object]
 
 GENERIC_KEYS = frozenset(
-    "_name_or_path add_cross_attention architectures auto_map bos_token_id chunk_size_feed_forward cross_attention_hidden_size "
-    "decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing id2label initializer_range "
-    "is_decoder is_encoder_decoder label2id model_type output_attentions output_hidden_states pad_token_id "
-    "problem_type return_dict sep_token_id task_specific_params tie_encoder_decoder tokenizer_class torch_dtype "
-    "transformers_version transformers.js_config use_cache attn_implementation _attn_implementation".split()
+    [
+        "_name_or_path",
+        "add_cross_attention",
+        "architectures",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "dtype",
+        "eos_token_id",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "sep_token_id",
+        "task_specific_params",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "transformers.js_config",
+        "use_cache",
+        "attn_implementation",
+        "_attn_implementation",
+    ]
 )
 """Keys that every config may have and that do not change what a model computes, or that llmc reads elsewhere."""
 
@@ -91,8 +121,8 @@ def _key_map(param: str, node: YamlNode) -> KeyMap:
 def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str, Value]:
     """The params that a config.json sets.
 
-    Raises LlmcError with every key that is not understood (E0710), whose value has no spelling here (E0711), or that this
-    architecture supports at another value only (E0712).
+    Raises LlmcError with every key that is not understood (E0710), whose value has no spelling here (E0711), or that
+    this architecture supports at another value only (E0712).
     """
     used: set[str] = set()
     params: dict[str, Value] = {}
@@ -198,7 +228,8 @@ def _look_up(config: Json, key: str) -> tuple[bool, object]:
 
 
 def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: Json) -> dict[str, object]:
-    """A config.json: canonical keys, fixed values, `extra` (special token ids and the like). The inverse of `params_from_config`."""
+    """A config.json: canonical keys, fixed values, `extra` (special token ids and the like). The inverse of
+    `params_from_config`."""
     config: dict[str, object] = {"architectures": [mapping.architectures[0]], "model_type": mapping.model_type}
     for entry in mapping.params:
         value: object = params[entry.param]

@@ -1,7 +1,7 @@
 """The IR before lowering: nodes, block definitions, and the calls that bind them to a place in the model.
 
-The unit is a definition, not an instance: `llama` has three (the embedding, the layer, the head) whatever its depth. A call
-binds a definition to a path prefix, which names its parameters and states; the ordered calls are the model.
+The unit is a definition, not an instance: `llama` has three (the embedding, the layer, the head) whatever its depth. A
+call binds a definition to a path prefix, which names its parameters and states; the ordered calls are the model.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ AMBIENT: Mapping[str, TensorType] = {
     "position": TensorType(shape=("B", "T"), dtype="int64"),
     "lengths": TensorType(shape=("B",), dtype="int64"),
 }
-"""Tensors that any op may read by declaring them: the position of each token in its row (-1 where it is padding), and the
-number of tokens each row has already cached."""
+"""Tensors that any op may read by declaring them: the position of each token in its row (-1 where it is padding), and
+the number of tokens each row has already cached."""
 
 INPUT, AMBIENT_NODE = "", "@"
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """One value inside a definition: output `port` of `node`. Inputs of the definition are the ports of node `""`, ambient
-    tensors those of node `"@"`."""
+    """One value inside a definition: output `port` of `node`. Inputs of the definition are the ports of node `""`,
+    ambient tensors those of node `"@"`."""
 
     node: str
     port: str
@@ -52,7 +52,7 @@ class Node:
     """Where the blocks around it are used, outermost first."""
 
     def place(self, key: str | None) -> Span:
-        """The span of what is written for a field or a port (`xs.1`: part 1 of a port), of the node where nothing is."""
+        """The span of what is written for a field or a port (`xs.1`: part 1 of a port), else of the node."""
         if key is None:
             return self.span
         entry = self.source.entries.get(key)

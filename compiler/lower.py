@@ -141,9 +141,7 @@ class _Inference(_Lowering):
                 self.states[path] = node
 
     def lower_node(self, node: Node) -> Mapping[str, fx.Node]:
-        parameters = {
-            spec.name: self.parameters[node.path, spec.name] for spec in self.typed.parameters[node.path]
-        }
+        parameters = {spec.name: self.parameters[node.path, spec.name] for spec in self.typed.parameters[node.path]}
         if "" in parameters:
             return {"out": parameters[""]}
         states = self.typed.states[node.path]

@@ -39,8 +39,8 @@ class Site:
 
 @dataclass(slots=True, kw_only=True)
 class Lowered:
-    """One definition as a graph. Placeholders come in the order inputs, ambient, parameters, states, scalars; the output
-    is a tuple of `outputs` and then the successor of each state."""
+    """One definition as a graph. Placeholders come in the order inputs, ambient, parameters, states, scalars; the
+    output is a tuple of `outputs` and then the successor of each state."""
 
     name: str
     graph: fx.Graph
@@ -102,7 +102,12 @@ def site_of(node: fx.Node) -> Site:
 
 def is_op(node: object, name: str) -> bool:
     """Whether the node is this op."""
-    return isinstance(node, fx.Node) and node.op == "call_function" and "site" in node.meta and site_of(node).op.name == name
+    return (
+        isinstance(node, fx.Node)
+        and node.op == "call_function"
+        and "site" in node.meta
+        and site_of(node).op.name == name
+    )
 
 
 def identifier(path: str) -> str:
@@ -143,7 +148,8 @@ def insert_op(
     state: fx.Node | None = None,
     training: bool = False,
 ) -> dict[str, fx.Node]:
-    """Append one op as a call of its reference; returns its outputs by port, with a `state` the state's successor as well.
+    """Append one op as a call of its reference; returns its outputs by port, with a `state` the state's successor as
+    well.
 
     The caller sets the insertion point.
     """
@@ -194,5 +200,3 @@ def set_results(lowered: Lowered, results: Sequence[fx.Node]) -> None:
     for node in existing:
         graph.erase_node(node)
     graph.output(tuple(results))
-
-

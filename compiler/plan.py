@@ -24,7 +24,7 @@ class StatePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Sizes of a model at one batch, context and dtype. Tied tensors count once; `state_bytes` is for the whole batch."""
+    """Sizes of a model at one batch, context and dtype. Tied tensors count once; `state_bytes` is the batch's."""
 
     parameters: int
     weight_bytes: int
@@ -121,9 +121,7 @@ def flops(model: Model, sizes: Sizes) -> float:
 
 
 def _definition_flops(typed: TypedDefinition, sizes: Sizes) -> float:
-    return sum(
-        node.op.flops(node.fields, input_types(typed, node.path), sizes) for node in typed.definition.nodes
-    )
+    return sum(node.op.flops(node.fields, input_types(typed, node.path), sizes) for node in typed.definition.nodes)
 
 
 def input_types(typed: TypedDefinition, path: str) -> dict[str, TensorType]:

@@ -27,7 +27,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A compiled model without weights. `module.calls` run in order; `selections[phase][definition]` is what each runs."""
+    """A compiled model without weights. `module.calls` run in order, each what `selections[phase]` has for it."""
 
     spec: Spec
     model: Model
@@ -113,7 +113,7 @@ def compile_model(
 
 
 def _compose(module: Module, selections: Mapping[str, Selection]) -> fx.GraphModule:
-    """One graph whose nodes are the calls; parameters, states and scalars are its placeholders, named by their paths."""
+    """One graph whose nodes are the calls; parameters, states and scalars are placeholders, named by paths."""
     graph = fx.Graph()
     values: dict[str, fx.Node] = {port.name: graph.placeholder(identifier(port.name)) for port in module.model.inputs}
     ambient: dict[str, fx.Node] = {}

@@ -1,7 +1,8 @@
 """The JSON Schema of the language, generated from the fields that the ops declare.
 
-`node_schema(op)` is what `check` applies to one node; `spec_schema()` is the whole file, for editors: it dispatches on `op` by
-if/then, because a `oneOf` over ops could only say that nothing matched. Only keywords that draft-07 also knows are used.
+`node_schema(op)` is what `check` applies to one node; `spec_schema()` is the whole file, for editors: it dispatches on
+`op` by if/then, because a `oneOf` over ops could only say that nothing matched. Only keywords that draft-07 also knows
+are used.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ _ANY_NODE: Schema = {
 
 def _graph(*, is_block: bool) -> Schema:
     """`graph:` itself, whose inputs may say more than their name, or one entry of `blocks:`, which may have params."""
-    declared: Schema = {"type": ["object", "null"], "additionalProperties": False} if is_block else {"$ref": "#/$defs/input"}
+    declared: Schema = (
+        {"type": ["object", "null"], "additionalProperties": False} if is_block else {"$ref": "#/$defs/input"}
+    )
     params: Schema = {"params": {"type": "object", "description": "Local values; `with:` at a use sets them"}}
     some: Schema = {} if is_block else {"minItems": 1, "minProperties": 1}
     return {
@@ -215,7 +218,10 @@ def _sections() -> Schema:
                     "type": "array",
                     "items": {
                         "type": "object",
-                        "properties": {"match": {"type": "string"}, "to": {"enum": ["int8", "int4", "ternary", "none"]}},
+                        "properties": {
+                            "match": {"type": "string"},
+                            "to": {"enum": ["int8", "int4", "ternary", "none"]},
+                        },
                         "required": ["match", "to"],
                         "additionalProperties": False,
                     },

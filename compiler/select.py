@@ -60,9 +60,7 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
         chosen, refused = choose(site, request_of(node, site, phase, target), use_kernels=target.use_kernels)
         copy.target = resolve_reference(site.op.reference) if chosen is None else chosen.function()
         name = "reference" if chosen is None else chosen.name
-        choices.append(
-            Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line)
-        )
+        choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
     compiled = fx.GraphModule({}, graph, class_name=f"{lowered.name}_{phase}")
     return Selection(module=compiled, choices=tuple(choices))
 

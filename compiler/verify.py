@@ -81,5 +81,3 @@ def verify(module: Module, after: str) -> None:
     broken += [f"output {name} is never computed" for name in module.outputs.values() if name not in known]
     if broken:
         raise IllegalGraph(f"after {after}: " + "; ".join(broken))
-
-

@@ -1,4 +1,4 @@
-"""The `weights:` section of a spec, evaluated: ties, ignored names, the optional prefix, and rules that make tensors."""
+"""The `weights:` section of a spec, evaluated: ties, ignored names, the optional prefix, rules that make tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOLE = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightRule:
-    """How one tensor of the model is made of the checkpoint's. `path` and `sources` are patterns with the same holes."""
+    """How one tensor of the model is made of the checkpoint's. `path` and `sources` share their holes."""
 
     path: str
     sources: tuple[str, ...]
@@ -117,7 +117,12 @@ def _pattern(node: YamlNode, environment: Mapping[str, Value]) -> str:
     """A name with holes. At most two `*`: matching more could take time without bound."""
     text = str(evaluate_node(node, environment, is_text=True))
     if text.count("*") > MAX_STARS:
-        raise fail("E0205", f"a pattern has at most {MAX_STARS} *, not {text.count('*')}", node.span, help="use {layer} for numbers")
+        raise fail(
+            "E0205",
+            f"a pattern has at most {MAX_STARS} *, not {text.count('*')}",
+            node.span,
+            help="use {layer} for numbers",
+        )
     return text
 
 
@@ -143,13 +148,15 @@ def _ties(
             entry = item.entries[key]
             name = str(evaluate_node(entry.value, environment, is_text=True))
             if name not in known:
-                raise fail("E0701", f"there is no parameter {name!r} to tie", entry.value.span, help=did_you_mean(name, known))
+                raise fail(
+                    "E0701", f"there is no parameter {name!r} to tie", entry.value.span, help=did_you_mean(name, known)
+                )
             ends.append(name)
         path, owner = ends
         if known[path].shape != known[owner].shape:
             raise fail(
                 "E0702",
-                f"{path} is {list(known[path].shape)} but {owner} is {list(known[owner].shape)}, so they cannot be tied",
+                f"{path} is {list(known[path].shape)} but {owner} is {list(known[owner].shape)}: they cannot be tied",
                 item.span,
                 help="tie tensors of one shape",
             )
@@ -166,7 +173,12 @@ def _rules(
             continue
         path = _pattern(item.entries["path"].value, environment)
         if not any(match(path, name) is not None for name in known):
-            raise fail("E0701", f"no parameter is named {path!r}", item.entries["path"].value.span, help=did_you_mean(path, known))
+            raise fail(
+                "E0701",
+                f"no parameter is named {path!r}",
+                item.entries["path"].value.span,
+                help=did_you_mean(path, known),
+            )
         written = item.entries["from"].value
         sources = written.items if isinstance(written, YamlList) else (written,)
         how, axis, part, value = (item.get(key) for key in ("how", "axis", "part", "value"))
@@ -181,5 +193,3 @@ def _rules(
             order=tuple(cast("int", evaluate_node(o, environment, is_text=False)) for o in _items(item.get("order"))),
             value=cast("float", evaluate_node(value, environment, is_text=False)) if value is not None else 0.0,
         )
-
-

@@ -53,7 +53,7 @@ def find_inside(folder: Path, name: str) -> Path | None:
 
 
 def _is_hub_blob(root: Path, path: Path) -> bool:
-    """The one link that may leave: `models--X/snapshots/R/NAME` of a hub cache to a file of `models--X/blobs` itself."""
+    """The one link that may leave: `models--X/snapshots/R/NAME` of a hub cache, to a file of `models--X/blobs`."""
     model = root.parent.parent
     return root.parent.name == "snapshots" and model.name.startswith("models--") and path.parent == model / "blobs"
 

@@ -14,8 +14,6 @@ def require_device(device: str) -> None:
     if not device.startswith("cuda"):
         raise fail("E0902", f"there is no device {quoted(device)}", help="take device cpu or cuda")
     if not torch.cuda.is_available():
-        raise fail(
-            "E0902", f"device {device}: torch {torch.__version__} sees no GPU here", help="take device cpu"
-        )
+        raise fail("E0902", f"device {device}: torch {torch.__version__} sees no GPU here", help="take device cpu")
     if ":sm_" in device:
         raise fail("E0902", f"device {device} names an architecture, not a device", help="take device cuda")

@@ -78,8 +78,8 @@ class Executor:
     ) -> dict[str, Tensor]:
         """One pass over the tokens. Updates `states` in place and returns the model's outputs by name.
 
-        `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow it: outputs are then
-        `[B, 1, …]`.
+        `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow
+        it: outputs are then `[B, 1, …]`.
         """
         values: dict[str, object] = dict(inputs)
         for index, step in enumerate(self.steps):

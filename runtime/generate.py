@@ -29,7 +29,8 @@ TokenLogprobs: TypeAlias = list[tuple[int, float]]
 class Generation:
     """One continued prompt. `tokens` are the new ones only (an end token included); `text` is None without a tokenizer.
 
-    `logprobs[i]` holds token i's own (id, natural log probability) first, then the k most likely ones. Times are seconds.
+    `logprobs[i]` holds token i's own (id, natural log probability) first, then the k most likely ones. Times are
+    seconds.
     """
 
     tokens: list[int] = field(default_factory=list[int])
@@ -62,10 +63,11 @@ class Options:
 
 
 def generate(model: LanguageModel, prompt: object, **options: object) -> object:
-    """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt only).
+    """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt
+    only).
 
-    Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt that is
-    empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
+    Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt
+    that is empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
     """
     unknown = options.keys() - Options.__dataclass_fields__.keys()
     if unknown:

@@ -1,7 +1,7 @@
 """The modules at the ends of the tree: they own parameters, or behave differently in training.
 
-Where torch has a class for it, the leaf is a subclass, so that adapters and sharding recognise it; the computation is always
-the op's reference.
+Where torch has a class for it, the leaf is a subclass, so that adapters and sharding recognise it; the computation is
+always the op's reference.
 """
 
 from __future__ import annotations

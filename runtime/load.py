@@ -43,10 +43,11 @@ def load(
 ) -> LanguageModel:
     """A model that runs.
 
-    target: a spec (path or packaged name), a folder that `llmc build` wrote, or a Hugging Face folder, whose config.json picks
-    the spec and which then gives the weights too. weights: a folder with safetensors; without one, parameters are filled
-    afresh from `seed`. dtype: `float32`, `bfloat16`, `float16` or `float64`; None takes the checkpoint's. Raises LlmcError with
-    what is wrong in spec, config, weights or tokenizer, and E0950 where memory will not do.
+    target: a spec (path or packaged name), a folder that `llmc build` wrote, or a Hugging Face folder, whose
+    config.json picks the spec and which then gives the weights too. weights: a folder with safetensors; without one,
+    parameters are filled afresh from `seed`. dtype: `float32`, `bfloat16`, `float16` or `float64`; None takes the
+    checkpoint's. Raises LlmcError with what is wrong in spec, config, weights or tokenizer, and E0950 where memory will
+    not do.
     """
     if quantize is not None:
         raise fail("E0901", f"quantize={quantize!r} is not available in this version", help="load without quantize")
@@ -67,7 +68,9 @@ def load(
     with checkpoint:
         matching = match_checkpoint(program.weights, checkpoint)
         for path, tensor in read_parameters(matching, checkpoint, chosen):
-            _assign(loaded, path, nn.Parameter(tensor.to(device), requires_grad=program.weights.parameters[path].is_trained))
+            _assign(
+                loaded, path, nn.Parameter(tensor.to(device), requires_grad=program.weights.parameters[path].is_trained)
+            )
         loaded.layout = checkpoint.layout
     loaded.source = folder
     loaded.folder_eos_ids = _eos_ids(folder)

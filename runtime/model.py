@@ -74,10 +74,11 @@ class LanguageModel(nn.Module):
     ) -> Tensor | Outputs:
         """Run the model.
 
-        tokens `[B, T]` int64; attention_mask `[B, T]` bool, False where a token is padding (left or right): a padded row equals
-        the row alone. Without a cache, the whole sequence is run through the modules, with gradients where they are on. With a
-        cache, the tokens continue what it holds, through the fused Program. Gives logits `[B, T, V]`, or an object with the
-        spec's outputs. Raises E0801 where the context would overflow, E0803 for ids or shapes that do not fit.
+        tokens `[B, T]` int64; attention_mask `[B, T]` bool, False where a token is padding (left or right): a padded
+        row equals the row alone. Without a cache, the whole sequence is run through the modules, with gradients where
+        they are on. With a cache, the tokens continue what it holds, through the fused Program. Gives logits `[B, T,
+        V]`, or an object with the spec's outputs. Raises E0801 where the context would overflow, E0803 for ids or
+        shapes that do not fit.
         """
         values = self._inputs(tokens, named_inputs)
         if cache is not None:
@@ -193,7 +194,8 @@ class LanguageModel(nn.Module):
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:
         """An empty cache for `batch_size` rows of at most `max_seq_len` tokens.
 
-        The default is the spec's longest context, or no limit where no state grows with the tokens. `snapshots` is the number of calls that states of constant size keep a copy of, so that they can be taken back.
+        The default is the spec's longest context, or no limit where no state grows with the tokens. `snapshots` is the
+        number of calls that states of constant size keep a copy of, so that they can be taken back.
         """
         limit = self.max_seq_len
         length = max_seq_len if max_seq_len is not None else limit

@@ -28,7 +28,8 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One meeting: the node's path, what is compared (`input` or `output`), the ratio, and the nodes that made the value."""
+    """One meeting: the node's path, what is compared (`input` or `output`), the ratio, and the nodes that made the
+    value."""
 
     path: str
     what: str
@@ -115,7 +116,9 @@ class _Comparer:
             return output
         return self._meet(path, "output", output, meeting.output, site, (f"{path} ({site.span.at_line})",))
 
-    def _meet(self, path: str, what: str, ours: Tensor, theirs: Tensor, site: Site, suspects: tuple[str, ...]) -> Tensor:
+    def _meet(
+        self, path: str, what: str, ours: Tensor, theirs: Tensor, site: Site, suspects: tuple[str, ...]
+    ) -> Tensor:
         """Note the ratio and go on with the reference's value; values of other shapes do not meet."""
         if theirs.numel() * ours.shape[0] == ours.numel() and theirs.shape[:1] == (1,):
             theirs = theirs.expand(ours.shape[0], *theirs.shape[1:])
@@ -123,9 +126,7 @@ class _Comparer:
             return ours
         theirs = theirs.reshape(ours.shape).to(ours.dtype)
         ratio = error_ratio(ours, theirs)
-        self.found.append(
-            Comparison(path=path, what=what, ratio=ratio, place=site.span.at_line, suspects=suspects)
-        )
+        self.found.append(Comparison(path=path, what=what, ratio=ratio, place=site.span.at_line, suspects=suspects))
         return theirs
 
 

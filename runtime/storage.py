@@ -1,4 +1,5 @@
-"""Binds a Program to a model's parameters: fused matrices own the storage, the model's parameters become views of their rows."""
+"""Binds a Program to a model's parameters: fused matrices own the storage, the model's parameters become views of their
+rows."""
 
 from __future__ import annotations
 

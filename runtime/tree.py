@@ -24,7 +24,7 @@ class Scope(nn.Module):
 
 
 class Block(nn.Module):
-    """One instance of a repeated block. All instances of a definition share one graph, run over this instance's leaves."""
+    """One instance of a repeated block. Instances of a definition share one graph, run over each one's leaves."""
 
     def __init__(self, lowered: Lowered, scalars: Mapping[str, Value], lookup: Lookup) -> None:
         super().__init__()
@@ -86,7 +86,8 @@ def find(root: nn.Module, path: str) -> object:
 
 
 def grow(root: nn.Module, model: Model) -> dict[str, TrainGraph]:
-    """Add every leaf and block of the model under `root`, on the meta device. Returns the graphs of unrepeated definitions."""
+    """Add every leaf and block of the model under `root`, on the meta device. Returns the graphs of unrepeated
+    definitions."""
     graphs = {name: lower_for_training(typed) for name, typed in model.definitions.items()}
     with torch.device("meta"):
         for call in model.calls:
@@ -106,7 +107,9 @@ def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Low
             parent, _, name = path.rpartition(".")
             owner = _scope(root, parent)
             if name not in own_parameters(owner):
-                owner.register_parameter(name, nn.Parameter(torch.empty(specs[0].shape), requires_grad=specs[0].is_trained))
+                owner.register_parameter(
+                    name, nn.Parameter(torch.empty(specs[0].shape), requires_grad=specs[0].is_trained)
+                )
         elif specs or node.op.reads_training:
             _add(root, path, make_leaf(node.op, node.fields, specs))
 
@@ -142,7 +145,8 @@ def _scope(root: nn.Module, path: str) -> nn.Module:
 
 
 def _add(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path. A scope that is there already gives it its content; a leaf that is there is shared and stays."""
+    """Put a module at a path. A scope that is there already gives it its content; a leaf that is there is shared and
+    stays."""
     parent_path, _, name = path.rpartition(".")
     parent = _scope(root, parent_path)
     existing = _child(parent, name)

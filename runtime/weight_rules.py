@@ -16,8 +16,8 @@ Shape = tuple[int, ...]
 def source_names(rule: WeightRule, holes: Mapping[str, str], available: set[str] | None) -> tuple[str, ...]:
     """The checkpoint names of a rule once the parameter's holes are known.
 
-    A hole that only the source has (`{expert}`) runs from 0 as far as `value`, the number of parts, says; else as far as the
-    checkpoint has names.
+    A hole that only the source has (`{expert}`) runs from 0 as far as `value`, the number of parts, says; else as far
+    as the checkpoint has names.
     """
     names = [fill(source, holes) for source in rule.sources]
     if rule.how in ("stack", "concat") and any("{" in name for name in names):

@@ -1,4 +1,5 @@
-"""Matches checkpoint tensors with parameters, strictly and both ways: what is read can be written back under the same names."""
+"""Matches checkpoint tensors with parameters, strictly and both ways: what is read can be written back under the same
+names."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MAX_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How one parameter is read: checkpoint names in order, and the rule that makes one tensor of them (None: as it is)."""
+    """How one parameter is read: checkpoint names in order, and the rule that makes one tensor of them (None: as it
+    is)."""
 
     path: str
     spec: ParameterSpec
@@ -39,7 +41,8 @@ class Matching:
 
 
 def recipes(weights: WeightMap, names: Iterable[str] | None = None) -> dict[str, Recipe]:
-    """A recipe for every parameter that owns its tensor. `names` are the checkpoint's, which may lack the spec's prefix."""
+    """A recipe for every parameter that owns its tensor. `names` are the checkpoint's, which may lack the spec's
+    prefix."""
     available = None if names is None else set(names)
     found: dict[str, Recipe] = {}
     for path, spec in weights.parameters.items():
@@ -210,8 +213,8 @@ def read_parameters(matching: Matching, checkpoint: Checkpoint, dtype: torch.dty
 def export_parameters(
     weights: WeightMap, tensors: Mapping[str, Tensor], layout: Mapping[str, str] | None
 ) -> dict[str, Tensor]:
-    """Checkpoint names -> tensors: the inverse of reading. `layout` names (a folder that was read) decide about the prefix
-    and about tied copies."""
+    """Checkpoint names -> tensors: the inverse of reading. `layout` names (a folder that was read) decide about the
+    prefix and about tied copies."""
     found = recipes(weights, None if layout is None else layout.keys())
     saved: dict[str, Tensor] = {}
     partial: dict[str, list[tuple[Recipe, Tensor]]] = {}

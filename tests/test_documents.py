@@ -6,8 +6,9 @@ import re
 import textwrap
 from pathlib import Path
 
-import llmc
 import pytest
+
+import llmc
 from llmc.tools.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +19,7 @@ FOLDERS = ("compiler", "kernels", "runtime", "specs", "tools", "tests")
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:%s)/[\w./-]+)`" % "|".join(FOLDERS), text)) | set(re.findall(r"\]\(([\w./-]+)\)", text))
+    named = set(re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)`", text)) | set(re.findall(r"\]\(([\w./-]+)\)", text))
     missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing
 
@@ -32,7 +33,7 @@ def test_the_layer_in_the_readme_is_the_one_in_the_spec() -> None:
 
 def test_commands_in_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    used = set(re.findall(r"(?:^|[\s`&])llmc ([a-z]+)", readme))
+    used = set(re.findall(r"(?:`|^    |&& |\$ )llmc ([a-z]+)", readme, re.MULTILINE))
     known = set(COMMANDS)
     assert used <= known
     assert {"build", "generate"} <= used

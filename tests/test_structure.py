@@ -75,7 +75,12 @@ def test_files_say_what_they_are() -> None:
 
 
 def test_no_file_is_two_ideas() -> None:
-    long = [p for floor in FLOORS for p in sources(floor) if p.name != "codes.py" and len(p.read_text(encoding="utf-8").splitlines()) > 450]
+    long = [
+        p
+        for floor in FLOORS
+        for p in sources(floor)
+        if p.name != "codes.py" and len(p.read_text(encoding="utf-8").splitlines()) > 450
+    ]
     assert not long
 
 
@@ -116,7 +121,20 @@ def test_importing_llmc_costs_nothing() -> None:
 
 def test_compiler_kernels_and_runtime_know_no_model() -> None:
     """No identifier or string literal equals a family's name, or has it as a part; docstrings are exempt."""
-    families = {"gpt2", "bert", "llama", "mistral", "phi", "phi3", "mamba", "deepseek", "rwkv7", "zamba2", "gemma3n", "litetorch"}
+    families = {
+        "gpt2",
+        "bert",
+        "llama",
+        "mistral",
+        "phi",
+        "phi3",
+        "mamba",
+        "deepseek",
+        "rwkv7",
+        "zamba2",
+        "gemma3n",
+        "litetorch",
+    }
     wrong: list[str] = []
     for floor in ("compiler", "kernels", "runtime"):
         for path in sources(floor):
@@ -128,7 +146,9 @@ def test_compiler_kernels_and_runtime_know_no_model() -> None:
                 and node.body
                 and isinstance(node.body[0], ast.Expr)
             }
-            docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+            docs = {
+                id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)
+            }
             for node in ast.walk(tree):
                 text = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | docs:

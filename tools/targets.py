@@ -40,5 +40,7 @@ def locate(target: str, params: Mapping[str, Value] | None = None) -> Located:
         from ..runtime.import_folder import import_folder
 
         imported = import_folder(folder)
-        return Located(spec=imported.spec, params={**imported.params, **given}, folder=folder, origin=f"{folder}/config.json")
+        return Located(
+            spec=imported.spec, params={**imported.params, **given}, folder=folder, origin=f"{folder}/config.json"
+        )
     return Located(spec=target, params=given)

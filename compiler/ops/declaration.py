@@ -1,7 +1,7 @@
 """What an op declares: fields, ports, shape rule, parameters, state, costs, and the name of its reference.
 
-A declaration imports no torch, so that `check` stays light. The reference named here is called with keyword arguments only:
-port names, parameter names, ambient names, the state, and the fields that `operands` lists.
+A declaration imports no torch, so that `check` stays light. The reference named here is called with keyword arguments
+only: port names, parameter names, ambient names, the state, and the fields that `operands` lists.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import prod
 from typing import Literal, TypeAlias, cast
 
 Dim: TypeAlias = int | str
-"""A size: a number, or a symbol that is known only at run time (`B` batch, `T` tokens of this call, `S` cached tokens)."""
+"""A size: a number, or a symbol known only at run time (`B` batch, `T` tokens of this call, `S` cached tokens)."""
 
 DType: TypeAlias = Literal["float", "float32", "int64", "bool"]
 """`float` is the model's own dtype, chosen at load."""
@@ -83,7 +83,8 @@ class Init:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterSpec:
-    """A tensor owned by a node; its checkpoint path is `<node path>.<name>`, or the node path itself where `name` is empty."""
+    """A tensor owned by a node; its checkpoint path is `<node path>.<name>`, or the node path itself where `name` is
+    empty."""
 
     name: str
     shape: tuple[int, ...]
@@ -190,7 +191,7 @@ class Op:
     reads_training: bool = False
     """The reference takes `training: bool`: dropout."""
     cached_form: str = ""
-    """The internal op that reads keys and values back from a cache; empty: the reference takes and returns its state."""
+    """The internal op that reads keys and values from a cache; empty: the reference takes and gives its state."""
     cached_ports: tuple[str, ...] = ()
     """Inputs that `cache: PATH` takes from the node at PATH instead of from the spec."""
     is_for_training: bool = False

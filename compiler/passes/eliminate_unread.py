@@ -29,9 +29,7 @@ def _remove_outputs(module: Module) -> int:
     for call in module.calls:
         for value in call.inputs.values():
             read |= set(value) if isinstance(value, tuple) else {value}
-    kept = {
-        (call.definition, port) for call in module.calls for port, value in call.outputs.items() if value in read
-    }
+    kept = {(call.definition, port) for call in module.calls for port, value in call.outputs.items() if value in read}
     count = 0
     for name, lowered in module.definitions.items():
         dropped = [port for port in lowered.outputs if (name, port) not in kept]
@@ -65,7 +63,9 @@ def _remove_inputs(module: Module) -> int:
         lowered.graph.erase_node(lowered.placeholders[port])
         lowered.inputs.remove(port)
     module.calls = [
-        replace(call, inputs={port: value for port, value in call.inputs.items() if (call.definition, port) not in unread})
+        replace(
+            call, inputs={port: value for port, value in call.inputs.items() if (call.definition, port) not in unread}
+        )
         for call in module.calls
     ]
     return len(unread)

@@ -1,7 +1,7 @@
 """Moves the residual add at the end of a block into the blocks that read it, so that it can fuse with their first norm.
 
-rewrite: block(x): ... return add(r, d)                 ->  block(x, x_residual): x = add(x_residual, x); ... return d, r
-         the first instance gets a zero residual, and the readers after the last one add for themselves
+rewrite: block(x): ... return add(r, d)                 ->  block(x, x_residual): x = add(x_residual, x); ... return d,
+r the first instance gets a zero residual, and the readers after the last one add for themselves
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ NORMS = ("rms_norm", "layer_norm")
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Output ports that give `(delta, residual)`, input ports that take it, and producers that must give a zero residual."""
+    """Output ports that give `(delta, residual)`, input ports that take it, and producers that must give a zero
+    residual."""
 
     outputs: frozenset[Port]
     inputs: frozenset[Port]
@@ -42,7 +43,8 @@ def rotate_residual(module: Module) -> int:
 
 
 def _plan(module: Module) -> _Plan:
-    """The largest set of ports that can change together: every reader of a changed output must be able to take both parts."""
+    """The largest set of ports that can change together: every reader of a changed output must be able to take both
+    parts."""
     producers = {value: (call.definition, port) for call in module.calls for port, value in call.outputs.items()}
     readers: dict[str, set[Port]] = {}
     collected = set(module.outputs.values())
@@ -133,5 +135,3 @@ def _rewire(module: Module, call: Call, plan: _Plan) -> Call:
         if (call.definition, port) in plan.outputs | plan.zeros:
             outputs[f"{port}_residual"] = f"{value}_residual"
     return replace(call, inputs=inputs, outputs=outputs)
-
-

@@ -48,7 +48,9 @@ def _table_fields(rope: fx.Node) -> dict[str, Value]:
 
 def _insert_table(anchor: fx.Node, fields: dict[str, Value], position: fx.Node, like: fx.Node | None = None) -> fx.Node:
     path = f"{site_of(like or anchor).path}.table"
-    return insert_before(anchor, op=ROPE_TABLE, path=path, fields=fields, inputs={"position": position}, like=like)["out"]
+    return insert_before(anchor, op=ROPE_TABLE, path=path, fields=fields, inputs={"position": position}, like=like)[
+        "out"
+    ]
 
 
 def _read_shared(

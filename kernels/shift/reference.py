@@ -17,9 +17,7 @@ ShiftState: TypeAlias = tuple[Tensor]
 def token_shift(*, x: Tensor, position: Tensor) -> Tensor: ...
 @overload
 def token_shift(*, x: Tensor, position: Tensor, state: ShiftState) -> tuple[Tensor, ShiftState]: ...
-def token_shift(
-    *, x: Tensor, position: Tensor, state: ShiftState | None = None
-) -> Tensor | tuple[Tensor, ShiftState]:
+def token_shift(*, x: Tensor, position: Tensor, state: ShiftState | None = None) -> Tensor | tuple[Tensor, ShiftState]:
     """The token before each token, zeros before a row's first (Peng et al. 2023, section 3.1).
 
     x `[B, T, M]`, position `[B, T]` int64 (-1 padding, which is passed over and gives zeros) -> `[B, T, M]`. With a

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from llmc.compiler.program import Program
 from llmc.compiler.verify import IllegalGraph, verify
 
 FIXTURES = Path(__file__).parent / "passes"
-PARAMS = {"num_layers": 3, "hidden_size": 24, "num_heads": 2, "num_kv_heads": 1, "intermediate_size": 40, "vocab_size": 31}
+PARAMS = {
+    "num_layers": 3,
+    "hidden_size": 24,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "intermediate_size": 40,
+    "vocab_size": 31,
+}
 
 
 def dump(module: Module) -> str:
@@ -30,7 +38,8 @@ def dump(module: Module) -> str:
         lines.append(f"{lowered.name}({', '.join(lowered.arguments())}):")
         lines += [f"    {line}" for line in definition_lines(lowered)]
     lines += [
-        f"{', '.join(call.outputs.values())} = {call.definition}[{call.binding.prefix}]({', '.join(map(str, call.inputs.values()))})"
+        f"{', '.join(call.outputs.values())} = {call.definition}[{call.binding.prefix}]"
+        f"({', '.join(map(str, call.inputs.values()))})"
         for call in module.calls
     ]
     return "\n".join(lines) + "\n"
@@ -47,10 +56,7 @@ def definition_lines(lowered: Lowered) -> list[str]:
             names[node] = f"{names[source]}.{list(site_of(source).types)[index]}"
         elif node.op == "call_function":
             names[node] = site_of(node).path
-            arguments = [
-                f"{key}={names[value] if isinstance(value, fx.Node) else [names[v] for v in value] if isinstance(value, list) else value}"
-                for key, value in node.kwargs.items()
-            ]
+            arguments = [f"{key}={shown(value, names)}" for key, value in node.kwargs.items()]
             lines.append(f"{names[node]} = {site_of(node).op.name}({', '.join(arguments)})")
     lines += [
         f"# {name} = concat({', '.join(part.path for part in formula.parts)})"
@@ -59,6 +65,12 @@ def definition_lines(lowered: Lowered) -> list[str]:
     ]
     lines.append(f"return {', '.join(names[result] for result in lowered.results)}")
     return lines
+
+
+def shown(value: object, names: Mapping[fx.Node, str]) -> object:
+    if isinstance(value, fx.Node):
+        return names[value]
+    return [shown(item, names) for item in cast("list[object]", value)] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("rewrite", PASSES, ids=lambda rewrite: rewrite.__name__)
@@ -113,9 +125,9 @@ def test_a_blocks_residual_add_fuses_with_its_neighbours_norm(num_layers: int) -
     program = fused(params={**PARAMS, "num_layers": num_layers})
     layer, last = program.module.definitions["layer"], program.module.definitions["exit"]
     assert not any(is_op(node, "add") for node, _ in layer.sites())
-    first = [site.op.name for _, site in layer.sites()][0]
+    first = next(site.op.name for _, site in layer.sites())
     assert first == ("add_rms_norm" if num_layers > 1 else "rms_norm"), "a single layer reads the embedding as it is"
-    assert [site.op.name for _, site in last.sites()][0] == "add_rms_norm"
+    assert next(site.op.name for _, site in last.sites()) == "add_rms_norm"
     assert layer.outputs == ["out", "out_residual"]
     assert len(program.module.calls) == num_layers + 2
 
@@ -130,7 +142,9 @@ def test_q_k_v_and_gate_up_are_one_matrix_each() -> None:
     }
 
 
-@pytest.mark.parametrize("spec", ["llama_tiny", "gpt2_tiny", "phi_tiny", "mistral_tiny", "llmodel_tiny", "axon_gpt_small"])
+@pytest.mark.parametrize(
+    "spec", ["llama_tiny", "gpt2_tiny", "phi_tiny", "mistral_tiny", "llmodel_tiny", "axon_gpt_small"]
+)
 def test_fused_equals_unfused(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params = {"num_layers": 2, "vocab_size": 31}
     tokens = torch.arange(14).reshape(2, 7)

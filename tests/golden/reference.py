@@ -22,7 +22,7 @@ from .random_weights import randomise
 BATCH, TOKENS = 2, 37
 
 
-_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM")
+_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM", "GatedDeltaNet", "NextRMSNorm")
 """Modules that call `.float()`, where float64 is meant to stay."""
 
 
@@ -87,9 +87,7 @@ def class_of(name: str) -> type[Any]:
 
 def make_reference(family: Family) -> transformers.PreTrainedModel:
     """The model of transformers, eager attention, every tensor random."""
-    config = class_of(family.config)(
-        **family.kwargs, attn_implementation="eager", experts_implementation="eager"
-    )
+    config = class_of(family.config)(**family.kwargs, attn_implementation="eager", experts_implementation="eager")
     model = class_of(family.model)(config)
     randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
     return with_positions(model.eval(), family.first_position)

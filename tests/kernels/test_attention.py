@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
 from llmc.kernels.attention import reference, sdpa
 from llmc.kernels.attention.reference import MaskKind
 from llmc.kernels.kernel import Request
 from llmc.kernels.tolerance import assert_close
-from torch import Tensor
-from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 B, T, H, HKV, D, DV = 3, 7, 6, 3, 20, 12
 PADDED = torch.tensor(

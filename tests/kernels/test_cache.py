@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from llmc.kernels.attention import reference, sdpa
 from llmc.kernels.cache.reference import KvState, kv_full_append, kv_window_append
 from llmc.kernels.states import STATES
 from llmc.kernels.states.kv_window import ROLLBACK_SLACK
 from llmc.kernels.tolerance import assert_close
-from torch import Tensor
 
 H, HKV, D, DV = 6, 3, 20, 12
 

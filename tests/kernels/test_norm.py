@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.kernels.kernel import Request
-from llmc.kernels.norm import fused, reference
-from llmc.kernels.tolerance import assert_close
 from torch import Tensor
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from llmc.kernels.kernel import Request
+from llmc.kernels.norm import fused, reference
+from llmc.kernels.tolerance import assert_close
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from transformers.activations import ACT2FN
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+
 from llmc.kernels.embedding.reference import embedding
 from llmc.kernels.linear.reference import linear
 from llmc.kernels.pointwise import reference
 from llmc.kernels.pointwise.reference import ActivationKind, PoolKind, pool, sinusoidal
 from llmc.kernels.tolerance import assert_close
-from torch import Tensor
-from transformers.activations import ACT2FN
-from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 KINDS: tuple[ActivationKind, ...] = get_args(ActivationKind)
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from llmc.kernels.kernel import Kernel, Request
 from llmc.kernels.registry import KERNELS, kernels_for, resolve_reference
 from llmc.kernels.states import STATES

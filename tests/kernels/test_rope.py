@@ -11,13 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmc.kernels.rope.reference import RopeScaling, rope, rope_apply, rope_table
-from llmc.kernels.tolerance import assert_close
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gptj import modeling_gptj
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from llmc.kernels.rope.reference import RopeScaling, rope, rope_apply, rope_table
+from llmc.kernels.tolerance import assert_close
 
 D = 20
 SHORT, LONG = [1.0 + 0.1 * i for i in range(D // 2)], [2.0 + 0.5 * i for i in range(D // 2)]

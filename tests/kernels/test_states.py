@@ -56,8 +56,15 @@ def _full(state: States, x: Streams, position: Tensor, lengths: Tensor) -> tuple
 
 def _window(state: States, x: Streams, position: Tensor, lengths: Tensor) -> tuple[Tensor, States]:
     new, keys, values, at = kv_window_append(
-        state=(state[0], state[1]), k=x["k"], v=x["v"], position=position, lengths=lengths, heads=2, key_dim=5,
-        value_dim=3, window=4,
+        state=(state[0], state[1]),
+        k=x["k"],
+        v=x["v"],
+        position=position,
+        lengths=lengths,
+        heads=2,
+        key_dim=5,
+        value_dim=3,
+        window=4,
     )
     out = attend_cached(
         q=x["q"], keys=keys, values=values, key_position=at, position=position, head_dim=5, v_head_dim=3, window=4

@@ -17,7 +17,14 @@ from torch.distributed.fsdp import fully_shard
 
 import llmc
 
-PARAMS = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 48, "vocab_size": 61}
+PARAMS = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 61,
+}
 
 
 def train(model: Any, tokens: Tensor) -> list[float]:

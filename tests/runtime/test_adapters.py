@@ -12,7 +12,14 @@ from torch import Tensor
 import llmc
 from llmc.runtime.model import LanguageModel
 
-PARAMS = {"num_layers": 2, "hidden_size": 48, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 64, "vocab_size": 61}
+PARAMS = {
+    "num_layers": 2,
+    "hidden_size": 48,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 61,
+}
 
 
 @pytest.fixture
@@ -25,7 +32,9 @@ def fused_logits(model: LanguageModel, tokens: Tensor) -> Tensor:
     return cast("Tensor", model(tokens, cache=model.new_cache(len(tokens), 32)))
 
 
-def train(model: Any, parameters: list[torch.nn.Parameter], tokens: Tensor, steps: int, lr: float = 0.05) -> list[float]:
+def train(
+    model: Any, parameters: list[torch.nn.Parameter], tokens: Tensor, steps: int, lr: float = 0.05
+) -> list[float]:
     optimiser = torch.optim.AdamW(parameters, lr=lr)
     losses: list[float] = []
     model.train()

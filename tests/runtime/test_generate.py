@@ -99,9 +99,7 @@ def test_seeds(model: LanguageModel) -> None:
     assert draw(1) != draw(2)
 
 
-@pytest.mark.parametrize(
-    "options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=["top_k", "top_p", "min_p"]
-)
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=["top_k", "top_p", "min_p"])
 def test_filters_that_leave_one_token_are_greedy(model: LanguageModel, options: dict[str, float]) -> None:
     greedy = model.generate([1, 2, 3], max_new_tokens=8)
     assert model.generate([1, 2, 3], max_new_tokens=8, temperature=5.0, **options).tokens == greedy.tokens

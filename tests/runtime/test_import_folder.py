@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llmc
 import pytest
+
+import llmc
 from llmc.compiler.pipeline import check
 from llmc.runtime.import_folder import families
 
@@ -113,7 +114,18 @@ def test_a_hostile_config_gets_a_diagnostic(tmp_path: Path, changes: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 10_000, "\ufeff{}", '{"a": "' + "x" * 5_000_000 + '"}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"a": 1, "a": 2}',
+        '{"a": NaN}',
+        "[" * 10_000,
+        "\ufeff{}",
+        '{"a": "' + "x" * 5_000_000 + '"}',
+    ],
 )
 def test_broken_json_gets_a_diagnostic(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import llmc
 import pytest
 import torch
 import transformers
+
+import llmc
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.node_by_node import Comparison, compare
 from llmc.runtime.reference_trace import Meeting, reference_trace

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from llmc.specs import packaged
 from llmc.specs.diagnostics import Diagnostic, LlmcError
 from llmc.specs.document import Document, load_document

@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.expression_syntax import FUNCTIONS
 from llmc.specs.expressions import Value, evaluate, evaluate_template, parse, parse_template

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
 from llmc.specs.codes import CODES, exit_status
 from llmc.specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, fail, quoted
 from llmc.specs.render import render, to_json

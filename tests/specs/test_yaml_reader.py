@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.source import Span, YamlList, YamlMap, YamlNode, YamlScalar, plain
 from llmc.specs.yaml_reader import read_yaml, read_yaml_file
