@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -42,9 +42,9 @@ def reference_trace(folder: Path, tokens: Tensor) -> dict[str, Meeting]:
 
         return hook
 
-    for path, module in model.named_modules():
+    for path, module in cast("Iterable[tuple[str, nn.Module]]", model.named_modules()):
         if path:
-            module.register_forward_hook(note(path), with_kwargs=True)
+            module.register_forward_hook(note(path), with_kwargs=True)  # pyright: ignore[reportUnknownMemberType]
     with torch.no_grad():
         model(tokens)
     return {path: meeting for path, meeting in found.items() if path not in repeated}

@@ -84,7 +84,7 @@ class _Builder:
 
     def _node(self, event: Any) -> YamlNode:
         if isinstance(event, events.AliasEvent):
-            return self.anchors[event.anchor]
+            return self.anchors[str(event.anchor)]
         if event.tag is not None:
             shown = quoted(str(event.tag).replace("tag:yaml.org,2002:", "!!"))
             span = at(self.file, event.start_mark)

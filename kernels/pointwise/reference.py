@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 import torch
@@ -73,7 +74,7 @@ def topk_sparsity(*, x: Tensor, sparsity: float) -> Tensor:
     """
     if sparsity == 0.0:
         return x
-    quantile = torch.special.ndtri(torch.tensor(sparsity, dtype=torch.float64)).item()
+    quantile = NormalDist().inv_cdf(sparsity)
     cutoff = x.mean(-1, keepdim=True) + x.std(-1, keepdim=True, correction=0) * quantile
     return functional.relu(x - cutoff)
 

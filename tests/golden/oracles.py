@@ -269,10 +269,10 @@ class ChimeraForCausalLM(transformers.DiffLlamaForCausalLM):
 
     def __init__(self, config: ChimeraConfig) -> None:
         super().__init__(config)
-        config.router_jitter_noise = 0.0
+        config.router_jitter_noise = 0.0  # pyright: ignore[reportAttributeAccessIssue]
         for layer in self.model.layers:
             layer.mlp = MixtralSparseMoeBlock(config)
-        del config.router_jitter_noise
+        del config.router_jitter_noise  # pyright: ignore[reportAttributeAccessIssue]
 
 
 for _config in (ChimeraConfig, HydraConfig, RWKV7Config):

@@ -12,8 +12,9 @@ from .family import VOCAB, Family
 
 
 def _family(
-    name: str, spec: str, config: str, model: str, keys: Mapping[str, str], params: dict[str, Value], seed: int
-) -> Family:
+    name: str, spec: str, config: str, model: str, keys: Mapping[str, str], params: dict[str, Value], seed: int,
+    embedding_std: float = 0.3, bias_std: float = 0.3,
+) -> Family:  # fmt: skip
     """A record whose `kwargs` are the params under the keys of transformers."""
     kwargs: dict[str, object] = {keys.get(param, param): value for param, value in params.items()}
     rope = {key: kwargs.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in kwargs}
@@ -23,6 +24,7 @@ def _family(
         name=name, spec=spec, config=config, model=model, params=params, is_sharded=name.endswith("_biases"),
         kwargs={**kwargs, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None},
         eps=next(name for name in ("norm_eps", "layer_norm_eps", "rms_norm_eps") if name in params), seed=seed,
+        embedding_std=embedding_std, bias_std=bias_std,
     )  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def _gated_delta(name: str, *, seed: int = 0, **changes: Value) -> Family:
         "conv_kernel": "linear_conv_kernel_dim", "num_experts_per_token": "num_experts_per_tok",
         "dense_layers": "mlp_only_layers",
     }  # fmt: skip
-    return _family(name, "qwen3_next", "Qwen3NextConfig", "Qwen3NextForCausalLM", keys, params, seed)
+    return _family(name, "qwen3_next", "Qwen3NextConfig", "Qwen3NextForCausalLM", keys, params, seed, 1.0)
 
 
 def _shared_transformers(name: str, *, seed: int = 0, **changes: Value) -> Family:
@@ -116,13 +118,13 @@ def _shared_transformers(name: str, *, seed: int = 0, **changes: Value) -> Famil
         "layer_types": ["hybrid", "linear_attention", "hybrid", "hybrid"], "num_layers": 4, "num_heads": 6,
         "num_kv_heads": 6, "mamba_expand": 2, "num_mamba_heads": 8, "num_groups": 2, "state_size": 7, "conv_kernel": 3,
         "time_step_min": 0.4, "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3,
-        "use_shared_attention_adapter": False, "use_mem_rope": False, "tie_word_embeddings": True, **changes,
+        "use_shared_attention_adapter": False, "use_mem_rope": False, "tie_word_embeddings": False, **changes,
     }  # fmt: skip
     keys = {
         **_ATTENTION_KEYS, "layer_types": "layers_block_type", "num_mamba_heads": "n_mamba_heads",
         "num_groups": "mamba_ngroups", "state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv",
     }  # fmt: skip
-    return _family(name, "zamba2", "Zamba2Config", "Zamba2ForCausalLM", keys, params, seed)
+    return _family(name, "zamba2", "Zamba2Config", "Zamba2ForCausalLM", keys, params, seed, 3.0, 1.0)
 
 
 def _periodic_attention(name: str, *, seed: int = 0, **changes: Value) -> Family:
@@ -140,7 +142,7 @@ def _periodic_attention(name: str, *, seed: int = 0, **changes: Value) -> Family
         "expand": "mamba_expand", "time_step_rank": "mamba_dt_rank", "layer_norm_eps": "rms_norm_eps",
         "use_bias": "mamba_proj_bias", "use_conv_bias": "mamba_conv_bias",
     }  # fmt: skip
-    return _family(name, "jamba", "JambaConfig", "JambaForCausalLM", keys, params, seed)
+    return _family(name, "jamba", "JambaConfig", "JambaForCausalLM", keys, params, seed, 1.0)
 
 
 RECURRENT: tuple[Family, ...] = (
@@ -157,7 +159,7 @@ RECURRENT: tuple[Family, ...] = (
     _short_convolutions("lfm2_conv_biases", conv_bias=True, adjusts_width=False, tie_word_embeddings=True),
     _gated_delta("qwen3_next"),
     _gated_delta("qwen3_next_dense", num_layers=2, layer_types=["full_attention", "linear_attention"],
-                 dense_layers=[0, 1], tie_word_embeddings=True),
+                 dense_layers=[0], tie_word_embeddings=True),
     _shared_transformers("zamba2"),
     _shared_transformers("zamba2_adapters", use_shared_attention_adapter=True, use_mem_rope=True),
     _periodic_attention("jamba"),

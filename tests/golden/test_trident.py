@@ -9,6 +9,7 @@ by one on the reference's own inputs, and whole models by the ratio of errors.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def make_reference(*, tied: bool) -> transformers.PreTrainedModel:
         vocab_size=VOCAB, hidden_size=60, intermediate_size=44, num_hidden_layers=3, num_attention_heads=6,
         num_key_value_heads=3, max_position_embeddings=101, rms_norm_eps=2e-3, bos_token_id=1, eos_token_id=None,
         rope_parameters={"rope_type": "default", "rope_theta": 337.0}, tie_word_embeddings=tied,
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     model = transformers.BitNetForCausalLM(config)
     for name, module in list(model.named_modules()):
@@ -67,11 +68,12 @@ class Case:
         self.tokens = torch.randint(0, VOCAB, (2, TOKENS), generator=torch.Generator().manual_seed(7))
         self.seen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-        def keep(name: str, module: AutoBitLinear, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+            assert isinstance(module, AutoBitLinear)
             self.seen[name] = (inputs[0], module.weight, out)
 
         handles = [
-            module.register_forward_hook(lambda m, i, o, name=name: keep(name, m, i, o))
+            module.register_forward_hook(partial(keep, name))
             for name, module in self.reference.named_modules()
             if isinstance(module, AutoBitLinear)
         ]
@@ -168,7 +170,8 @@ def test_gradients_pass_both_roundings(case: Case, model: LanguageModel) -> None
     theirs = dict(case.reference.named_parameters())
     for name, parameter in model.named_parameters():
         expected = theirs[name].grad
-        assert parameter.grad is not None and expected is not None, name
+        assert parameter.grad is not None, name
+        assert expected is not None, name
         assert rms(parameter.grad - expected) <= 4 * ROUNDED * rms(expected), name
     model.zero_grad()
     case.reference.zero_grad()

@@ -9,17 +9,16 @@ import sys
 import pytest
 import torch
 
+from llmc.compiler.ops import OP_INDEX
 from llmc.kernels.kernel import Kernel, Request
 from llmc.kernels.registry import KERNELS, kernels_for, resolve_reference
 from llmc.kernels.states import STATES
 from llmc.kernels.tolerance import assert_close, error_ratio
 
-FAMILIES = {"attention": "attention", "attend_cached": "attention"}
-
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: f"{k.op}-{k.name}")
 def test_a_kernel_takes_what_its_reference_takes(kernel: Kernel) -> None:
-    reference = resolve_reference(f"{FAMILIES.get(kernel.op, 'norm')}:{kernel.op}")
+    reference = resolve_reference(OP_INDEX[kernel.op].reference)
     expected = inspect.signature(reference).parameters
     actual = inspect.signature(kernel.function()).parameters
     assert {n: (p.default, p.kind) for n, p in actual.items()} == {n: (p.default, p.kind) for n, p in expected.items()}

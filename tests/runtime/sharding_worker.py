@@ -34,8 +34,8 @@ def train(model: Any, tokens: Tensor) -> list[float]:
         logits = cast("Tensor", model(tokens))
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
         optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        optimiser.step()  # pyright: ignore[reportUnknownMemberType]
         losses.append(float(loss.detach()))
     return losses
 

@@ -67,7 +67,7 @@ def test_greedy_is_the_argmax_of_the_whole_sequence(model: LanguageModel) -> Non
     with torch.no_grad():
         logits = model(torch.tensor([tokens + out.tokens]))
     assert isinstance(logits, torch.Tensor)
-    assert logits[0, 2:-1].argmax(dim=-1).tolist() == out.tokens
+    assert logits[0, 2:-1].argmax(dim=-1).tolist() == out.tokens  # pyright: ignore[reportUnknownMemberType]
     assert len(set(out.tokens)) > 3
 
 
@@ -138,7 +138,7 @@ def test_logprobs(model: LanguageModel) -> None:
     for step, (own, *likeliest) in enumerate(out.logprobs):
         assert own[0] == out.tokens[step]
         assert own[1] == pytest.approx(float(expected[step, own[0]]), abs=1e-4)
-        assert [token for token, _ in likeliest] == expected[step].topk(3).indices.tolist()
+        assert [token for token, _ in likeliest] == expected[step].topk(3).indices.tolist()  # pyright: ignore[reportUnknownMemberType]
 
 
 def code_of(call: object, *args: object, **kwargs: object) -> str:

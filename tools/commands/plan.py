@@ -76,7 +76,9 @@ def command(
                 "device": device,
                 "dtype": sizes.dtype,
                 "parameters": sizes.parameters,
+                "active_parameters": sizes.active_parameters,
                 "weight_bytes": sizes.weight_bytes,
+                "packed_weight_bytes": sizes.packed_weight_bytes,
                 "prefill_flops": sizes.prefill_flops,
                 "decode_flops": sizes.decode_flops,
                 "state_bytes": sizes.state_bytes,
@@ -93,8 +95,8 @@ def command(
         )
         return
     rows = [
-        ("parameters", count(sizes.parameters)),
-        ("weights", f"{bytes_text(sizes.weight_bytes)} in {sizes.dtype}"),
+        ("parameters", _parameters(sizes)),
+        ("weights", _weights(sizes)),
         (
             "FLOPs",
             f"{big(sizes.prefill_flops)} for a prompt of {count(context)}, {big(sizes.decode_flops)} for a token after",
@@ -110,6 +112,19 @@ def command(
         ("roofline", f"{machine.bandwidth / 1e9:.1f} GB/s, {machine.flops / 1e12:.2f} TFLOPS, {machine.source}"),
     ]
     table([resolved.name, f"batch {batch}, context {count(context)}, {device}"], rows)
+
+
+def _parameters(sizes: Plan) -> str:
+    if sizes.active_parameters == sizes.parameters:
+        return count(sizes.parameters)
+    return f"{count(sizes.parameters)}, of which a token reads {count(sizes.active_parameters)}"
+
+
+def _weights(sizes: Plan) -> str:
+    text = f"{bytes_text(sizes.weight_bytes)} in {sizes.dtype}"
+    if sizes.packed_weight_bytes == sizes.weight_bytes:
+        return text
+    return f"{text}; {bytes_text(sizes.packed_weight_bytes)} with ternary weights packed in 2 bits"
 
 
 def _state_rows(sizes: Plan) -> list[tuple[str, str]]:
