@@ -115,16 +115,16 @@ def _gated_delta(name: str, *, seed: int = 0, **changes: Value) -> Family:
 def _shared_transformers(name: str, *, seed: int = 0, **changes: Value) -> Family:
     params: dict[str, Value] = {
         "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "adapter_rank": 5, "num_mem_blocks": 2,
-        "layer_types": ["hybrid", "linear_attention", "hybrid", "hybrid"], "num_layers": 4, "num_heads": 6,
+        "layer_types": ["hybrid", "linear_attention", "hybrid"], "num_layers": 3, "num_heads": 6,
         "num_kv_heads": 6, "mamba_expand": 2, "num_mamba_heads": 8, "num_groups": 2, "state_size": 7, "conv_kernel": 3,
         "time_step_min": 0.4, "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3,
-        "use_shared_attention_adapter": False, "use_mem_rope": False, "tie_word_embeddings": False, **changes,
+        "use_shared_attention_adapter": False, "use_mem_rope": False, "tie_word_embeddings": True, **changes,
     }  # fmt: skip
     keys = {
         **_ATTENTION_KEYS, "layer_types": "layers_block_type", "num_mamba_heads": "n_mamba_heads",
         "num_groups": "mamba_ngroups", "state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv",
     }  # fmt: skip
-    return _family(name, "zamba2", "Zamba2Config", "Zamba2ForCausalLM", keys, params, seed, 3.0, 1.0)
+    return _family(name, "zamba2", "Zamba2Config", "Zamba2ForCausalLM", keys, params, seed, bias_std=4.0)
 
 
 def _periodic_attention(name: str, *, seed: int = 0, **changes: Value) -> Family:
@@ -161,7 +161,7 @@ RECURRENT: tuple[Family, ...] = (
     _gated_delta("qwen3_next_dense", num_layers=2, layer_types=["full_attention", "linear_attention"],
                  dense_layers=[0], tie_word_embeddings=True),
     _shared_transformers("zamba2"),
-    _shared_transformers("zamba2_adapters", use_shared_attention_adapter=True, use_mem_rope=True),
+    _shared_transformers("zamba2_adapters", use_shared_attention_adapter=True, use_mem_rope=True, num_mem_blocks=1),
     _periodic_attention("jamba"),
     _periodic_attention("jamba_biases", use_bias=True, num_layers=3, attention_period=2, attention_offset=0),
     _delta("rwkv7", seed=1),
