@@ -205,8 +205,9 @@ def _unsupported_value(file: str, key: str, value: object, values: Mapping[str, 
 
 
 def _is_ignored(key: str, mapping: ConfigMap) -> bool:
-    top = key.split(".")[0]
-    return bool({key, top} & (mapping.ignored | GENERIC_KEYS))
+    parts = key.split(".")
+    above = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return bool(above & mapping.ignored or GENERIC_KEYS & {*parts})
 
 
 def _leaves(config: Json) -> Iterator[str]:

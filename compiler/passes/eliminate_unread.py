@@ -11,7 +11,7 @@ from ..lowered import Lowered, Module, set_results
 
 
 def eliminate_unread(module: Module) -> int:
-    """Returns the number of ports removed. Runs until nothing changes: an output may be read by what is itself unread."""
+    """Returns the number of ports removed; until nothing changes, as an output may be read by what is itself unread."""
     count = 0
     while True:
         removed = _remove_outputs(module) + _remove_inputs(module)

@@ -86,6 +86,7 @@ _DEEPSEEK_KEYS: Mapping[str, str] = {
     "normalise_router_weights": "norm_topk_prob", "router_scale": "routed_scaling_factor",
     "rope_interleaved": "rope_interleave",
 }  # fmt: skip
+_LATENT_SCALE_WRONG = "1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"
 _YARN: Mapping[str, Value] = {
     "rope_scaling": "yarn", "rope_factor": 8.0, "rope_original_max_seq_len": 16, "rope_beta_fast": 9.0,
     "rope_beta_slow": 0.5, "rope_mscale": 0.7, "rope_mscale_all_dim": 0.4,
@@ -108,7 +109,7 @@ def _deepseek_v3(name: str, seed: int = 0, **changes: Value) -> Family:
             "eps_x10": _param(rms_norm_eps=2e-2),
             "rope_theta_x1.1": _param(rope_theta=370.7),
             "rope_pairs": _param(rope_interleaved=not params["rope_interleaved"]),
-            "scale_x1.1": _node("attention", "attend", scale="1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"),
+            "scale_x1.1": _node("attention", "attend", scale=_LATENT_SCALE_WRONG),
             "one_expert_more": _param(num_experts_per_token=4),
             "all_groups": _param(top_expert_groups=params["num_expert_groups"]),
             "group_by_best": _node("moe", "gate", group_score="max"),
@@ -136,9 +137,7 @@ def _deepseek_v2(name: str, seed: int = 0, **changes: Value) -> Family:
         mistakes={
             "eps_x10": _param(rms_norm_eps=2e-2),
             "rope_pairs": _param(rope_interleaved=False),
-            "scale_x1.1": _node(
-                "attention", "attend", scale="1.1 * attention_mscale * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"
-            ),
+            "scale_x1.1": _node("attention", "attend", scale=_LATENT_SCALE_WRONG),
             "one_expert_more": _param(num_experts_per_token=4),
             **({} if params["routing"] == "greedy" else {"other_routing": _param(routing="greedy")}),
             "weights_normalised": _param(normalise_router_weights=True),
@@ -219,7 +218,8 @@ def _gpt_oss(name: str, seed: int = 0, **changes: Value) -> Family:
 def _chimera(name: str, seed: int = 0, **changes: Value) -> Family:
     params: dict[str, Value] = {
         **{key: value for key, value in _SIZES.items() if key != "attention_dropout"}, "num_layers": 3,
-        "num_heads": 8, "num_kv_heads": 4, "head_dim": 14, "num_experts": 5, "num_experts_per_token": 2, "attention_bias": False,
+        "num_heads": 8, "num_kv_heads": 4, "head_dim": 14, "num_experts": 5, "num_experts_per_token": 2,
+        "attention_bias": False,
         **changes,
     }  # fmt: skip
     return Family(

@@ -22,7 +22,7 @@ from .random_weights import randomise
 BATCH, TOKENS = 2, 37
 
 
-_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM", "GatedDeltaNet", "NextRMSNorm")
+_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM", "GatedDeltaNet")
 """Modules that call `.float()`, where float64 is meant to stay."""
 
 
@@ -96,7 +96,9 @@ def make_reference(family: Family) -> transformers.PreTrainedModel:
 def with_positions(model: transformers.PreTrainedModel, first: int | None) -> transformers.PreTrainedModel:
     """The model itself; where `first` is given, it is told the positions of its tokens from there on."""
 
-    def add_positions(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> object:
+    def add_positions(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[Tensor, ...], dict[str, object]]:
         assert first is not None
         return args, {"position_ids": torch.arange(first, first + args[0].shape[1]).expand_as(args[0]), **kwargs}
 

@@ -1,7 +1,7 @@
 """Ternary linears against transformers' BitNet, whose linears are exchanged for its own online quantisation.
 
-Both sides round, so a difference of one unit in the last place may move a rounded value by one: linears are compared one
-by one on the reference's own inputs, and whole models by the ratio of errors.
+Both sides round, so a difference of one unit in the last place may move a rounded value by one: linears are compared
+one by one on the reference's own inputs, and whole models by the ratio of errors.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false

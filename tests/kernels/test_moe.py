@@ -75,8 +75,8 @@ def test_experts_are_differentiable() -> None:
 
 def test_no_tokens() -> None:
     none = torch.zeros(2, 0, 3, dtype=torch.int64)
-    weights: dict[str, Tensor] = {"up_proj": random(5, 3, 4), "down_proj": random(5, 4, 3)}
-    out = experts(x=random(2, 0, 4), weights=random(2, 0, 3), experts=none, **weights)
+    up, down = random(5, 3, 4), random(5, 4, 3)
+    out = experts(x=random(2, 0, 4), weights=random(2, 0, 3), experts=none, up_proj=up, down_proj=down)
     assert out.shape == (2, 0, 4)
 
 

@@ -192,7 +192,12 @@ def config_keys(target: Any) -> list[str]:
 def exported_config(spec: Spec) -> dict[str, Any]:
     """The spec's params as the keyword arguments of a transformers config."""
     config: dict[str, Any] = {}
+    written = spec.config.get("params") if spec.config else None
     for param, target in plain_map(spec.config, "params").items():
+        entry = written.get(param) if isinstance(written, YamlMap) else None
+        when = entry.get("when") if isinstance(entry, YamlMap) else None
+        if when is not None and evaluate_node(when, spec.environment, is_text=False) is not True:
+            continue
         value = spec.params[param].value
         key = config_keys(target)[0]
         if isinstance(target, dict) and "values" in target:

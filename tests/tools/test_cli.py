@@ -164,7 +164,7 @@ def test_exit_statuses(tmp_path: Path) -> None:
     assert child("check").returncode == 2
     assert child("build", str(TINY), "--quantize", "int8").returncode == 3
     (tmp_path / "file").write_text("")
-    assert run("build", TINY, "-o", tmp_path / "file" / "out").exit_code == 4
+    assert run("build", TINY, "-o", tmp_path / "file" / "out").exit_code == 1
 
 
 def test_diagnostics_as_json_go_to_stdout() -> None:
