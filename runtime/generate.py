@@ -45,7 +45,8 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a request may say. None takes the spec's `generation:` value, else greedy and 100 tokens."""
+    """What a request may say. None takes what the folder's generation_config.json (for the penalty) or the spec's
+    `generation:` says, else greedy and 100 tokens."""
 
     max_new_tokens: int | None = None
     temperature: float | None = None
@@ -98,6 +99,8 @@ def _several(prompt: object) -> list[object] | None:
 
 
 def _with_defaults(model: LanguageModel, options: Options) -> Options:
+    if options.repetition_penalty is None and model.folder_repetition_penalty is not None:
+        options = replace(options, repetition_penalty=model.folder_repetition_penalty)
     section = model.program.spec.generation
     defaults = _defaults(section, model)
     for name, value in defaults.items():

@@ -74,6 +74,7 @@ def load(
         loaded.layout = checkpoint.layout
     loaded.source = folder
     loaded.folder_eos_ids = _eos_ids(folder)
+    loaded.folder_repetition_penalty = _repetition_penalty(folder)
     _retie(loaded, program)
     _check_vocabulary(loaded, tokenizer)
     return loaded.eval()
@@ -115,6 +116,13 @@ def _eos_ids(folder: Path) -> tuple[int, ...] | None:
     """The end ids that the folder's own config gives; None where it says nothing."""
     has_config = any(find_inside(folder, name) for name in ("generation_config.json", "config.json"))
     return read_special_tokens(folder).eos_ids if has_config else None
+
+
+def _repetition_penalty(folder: Path) -> float | None:
+    """What generation_config.json says: it holds for greedy text too, unlike the values for sampling."""
+    path = find_inside(folder, "generation_config.json")
+    value = None if path is None else read_json_object(path, 1 << 20).get("repetition_penalty")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _fill(model: LanguageModel, program: Program, dtype: torch.dtype, device: str, seed: int) -> None:

@@ -32,6 +32,7 @@ class LanguageModel(nn.Module):
         self.layout: Mapping[str, str] | None = None
         self.source: Path | None = None
         self.folder_eos_ids: tuple[int, ...] | None = None
+        self.folder_repetition_penalty: float | None = None
         self._graphs = grow(self, program.model)
         for path, owner in program.weights.ties.items():
             self._tie(path, owner)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -126,23 +125,6 @@ class Pretraining:
         self.losses = []
         self.curve.append(row)
         return row
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs to go on after an interruption as if there had been none."""
-        return {
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "counts": (self.step, self.tokens, self.seconds, self.cpu_seconds),
-            "losses": self.losses,
-            "curve": [asdict(row) for row in self.curve],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.tokens, self.seconds, self.cpu_seconds = state["counts"]
-        self.losses = list(state["losses"])
-        self.curve = [Measurement(**row) for row in state["curve"]]
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:

@@ -223,7 +223,8 @@ DECODERS: tuple[Family, ...] = (
                   "layer_norm_eps": "layer_norm_epsilon",
                   "residual_after_norm": "apply_residual_connection_post_layernorm"},
             params={"num_kv_heads": ABSENT, "rope_theta": ABSENT, "intermediate_size": ABSENT, "hidden_dropout": 0.0,
-                    "residual_after_norm": name == "bloom_residual", "tie_word_embeddings": False},
+                    "residual_after_norm": name == "bloom_residual", "tie_word_embeddings": False,
+                    "num_layers": 2 if name == "bloom_residual" else 3},
         )
         for name in ("bloom", "bloom_residual")
     ),

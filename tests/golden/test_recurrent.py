@@ -282,7 +282,7 @@ def mutations(family: Family) -> Iterator[Mutation]:
 OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
     "falcon_mamba": {"mixer_eps_x10": {"params": {"mixer_rms_eps": 3e-2}}},
     "lfm2": {
-        "no_gate_before": _nodes("convolution", conv={"in": "parts:x"}),
+        "no_gate_before": _nodes("convolution", let_in={"in": ["parts:x", "parts:x"]}),
         "gates_swapped": _nodes(
             "convolution", let_in={"in": ["parts:after", "parts:x"]}, let_out={"in": ["parts:before", "conv"]}
         ),
@@ -291,12 +291,14 @@ OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
         "keys_of_any_length": _nodes("delta_net", k={"eps": 0.1}),
         "queries_unscaled": _nodes("delta_net", scan={"scale": 1.0}),
         "strength_doubled": _nodes("delta_net", beta={"kind": "exp"}),
-        "gate_before_norm": _nodes("delta_net", norm={"in": "gated"}, gated={"in": ["scan", "gate"]}, out_proj={"in": "norm"}),
+        "gate_before_norm": _nodes(
+            "delta_net", norm={"in": "gated"}, gated={"in": ["scan", "gate"]}, out_proj={"in": "norm"}
+        ),
         "attention_not_gated": _nodes("attention", gate={"kind": "tanh"}),
         "norm_without_offset": {"graph": {"nodes": {"model.norm": {"weight_offset": 0.9}}}},
     },
-    "zamba2": {"shared_norm_eps": _nodes("mixer", norm={"eps": 1e-2}), "least_step": _nodes("mixer", dt={"min": 0.0})},
-    "jamba": {"no_norm_of_steps": _nodes("mixer", dt_proj={"in": "selected:dt"}, dt_layernorm=None)},
+    "zamba2": {"shared_norm_eps": _nodes("mixer", norm={"eps": 1e-2}), "least_step": _nodes("mixer", dt={"min": "0.9 * time_step_min"})},
+    "jamba": {"mixer_eps": _nodes("mixer", dt_layernorm={"eps": 0.05})},
     "rwkv7": {
         "erase_weaker": _nodes("time_mix", erase={"factor": -0.9}),
         "decay_faster": _nodes("time_mix", log_decay={"factor": "-exp(-0.4)"}),
