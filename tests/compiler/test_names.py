@@ -21,6 +21,9 @@ SPAN = Span(file="x.yaml", line=1, column=1, end_column=2)
 OTHER_VERSIONS = frozenset(("ipu", "mtia", "xpu"))
 """Attributes that only some versions of torch have."""
 
+ADDED_BY_OTHERS = frozenset(("smart_apply",))
+"""Attributes that other libraries put on torch's modules once they are imported, here transformers."""
+
 INJECTIONS = (
     'q", print("x") or "q',
     "q'); import os; os.system('echo", "__import__('os')", "x = 1", "x\nimport os", "x;y", "x#y",
@@ -114,7 +117,7 @@ def _public(module: torch.nn.Module) -> set[str]:
     names = {*dir(module), *vars(module)} - {name for name, _ in (*module.named_children(), *module.named_parameters())}
     for kind in type(module).__mro__:
         names |= set(getattr(kind, "__annotations__", {}))
-    return {name for name in names if not name.startswith("_")}
+    return {name for name in names if not name.startswith("_")} - ADDED_BY_OTHERS
 
 
 def _with_name(root: YamlMap, where: str, name: str) -> YamlMap:

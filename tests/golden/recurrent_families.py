@@ -160,7 +160,7 @@ RECURRENT: tuple[Family, ...] = (
     _gated_delta("qwen3_next", seed=1),
     _gated_delta("qwen3_next_dense", num_layers=2, layer_types=["full_attention", "linear_attention"],
                  dense_layers=[0], tie_word_embeddings=True),
-    _shared_transformers("zamba2", seed=3),
+    _shared_transformers("zamba2", num_layers=2, layer_types=["hybrid", "hybrid"], num_mem_blocks=1),
     _shared_transformers("zamba2_adapters", seed=2, use_shared_attention_adapter=True, use_mem_rope=True,
                          num_mem_blocks=1),
     _periodic_attention("jamba", seed=2),

@@ -297,7 +297,10 @@ OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
         "attention_not_gated": _nodes("attention", gate={"kind": "tanh"}),
         "norm_without_offset": {"graph": {"nodes": {"model.norm": {"weight_offset": 0.9}}}},
     },
-    "zamba2": {"shared_norm_eps": _nodes("mixer", norm={"eps": 1e-2}), "least_step": _nodes("mixer", dt={"min": "0.9 * time_step_min"})},
+    "zamba2": {
+        "mixer_eps": _nodes("mixer", norm={"eps": 1e-2}),
+        "least_step": _nodes("mixer", dt={"min": "0.9 * time_step_min"}),
+    },
     "jamba": {"mixer_eps": _nodes("mixer", dt_layernorm={"eps": 0.05})},
     "rwkv7": {
         "erase_weaker": _nodes("time_mix", erase={"factor": -0.9}),

@@ -30,6 +30,7 @@ FAMILIES = (
     "llama", "mistral", "gpt2", "bert", "bert_mlm", "bert_classifier", "phi", "phi3",
     "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "starcoder2", "gpt_neox", "gptj", "opt", "bloom", "mpt", "falcon",
     "stablelm", "cohere2", "granite", "roberta", "albert", "modernbert",
+    "mamba", "mamba2", "falcon_mamba",
 )  # fmt: skip
 """The specs whose architecture transformers has too."""
 
@@ -104,6 +105,7 @@ COUNTS = {
 """What the published checkpoints hold."""
 
 ROUNDED_COUNTS = {
+    "hydra": (2926, 10**5),
     "litetorch_gpt_tiny": (59, 10**3),
     "litetorch_gpt_small": (335, 10**3),
     "chimera_default_2b": (452, 10**6),
