@@ -214,9 +214,9 @@ class _RecurrentLayer(nn.Module):
 
     def forward(self, x: Tensor, v_first: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.pre_norm(x)
-        mixed, v_first = self.attn(self.attn_norm(x), v_first)
+        mixed, first = self.attn(self.attn_norm(x), v_first)
         x = x + mixed
-        return x + self.ffn(self.ffn_norm(x)), v_first
+        return x + self.ffn(self.ffn_norm(x)), first
 
 
 class _RecurrentModel(nn.Module):

@@ -262,6 +262,8 @@ def mutations(family: Family) -> Iterator[Mutation]:
         yield Mutation(name="read_scaled", overlay=_nodes("mixer", scan={"scale": 1.1}))
     if family.spec in DUAL:
         yield Mutation(name="norm_over_all_groups", overlay=_nodes("mixer", norm={"num_groups": 1}))
+    if "mixer_rms_eps" in family.params:
+        yield Mutation(name="mixer_eps_x10", params={"mixer_rms_eps": 3e-2})
     if "time_step_limit" in family.params:
         for low, high in ((0.2, 0.9), (0.3, 1.0)):
             yield Mutation(name=f"limits_{low}_{high}", params={"time_step_limit": [low, high]})
@@ -280,7 +282,6 @@ def mutations(family: Family) -> Iterator[Mutation]:
 
 
 OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
-    "falcon_mamba": {"mixer_eps_x10": {"params": {"mixer_rms_eps": 3e-2}}},
     "lfm2": {
         "no_gate_before": _nodes("convolution", let_in={"in": ["parts:x", "parts:x"]}),
         "gates_swapped": _nodes(
