@@ -19,8 +19,8 @@ from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, plain
 from .check_names import check_names
 from .fields import GATED, choice_help, kind_of, show_value
 from .ops import OP_INDEX, OPS
+from .ops.activation import ACTIVATIONS
 from .ops.declaration import Value
-from .ops.pointwise import ACTIVATIONS
 from .schema import BLOCK_NODE_SCHEMA, node_schema, structure_schema
 
 LANGUAGE_VERSION = 1

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from llmc.compiler.ops import OPS
+from llmc.compiler.ops.declaration import Op
 
 ROOT = Path(__file__).parent.parent
 FLOORS = ("specs", "kernels", "compiler", "runtime", "tools")
@@ -82,6 +86,18 @@ def test_no_file_is_two_ideas() -> None:
         if p.name != "codes.py" and len(p.read_text(encoding="utf-8").splitlines()) > 450
     ]
     assert not long
+
+
+def test_every_op_is_one_file() -> None:
+    """`compiler/ops/<op>.py` declares `<OP>`, and no other op; what several share is in files that declare none."""
+    declared: dict[str, list[str]] = {}
+    for path in sources("compiler/ops"):
+        module = import_module(f"llmc.compiler.ops.{path.stem}" if path.stem != "__init__" else "llmc.compiler.ops")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
+        names = [t.id for t in targets if isinstance(t, ast.Name)]
+        declared[path.stem] = [name for name in names if isinstance(getattr(module, name), Op)]
+    assert {stem: names for stem, names in declared.items() if names} == {op.name: [op.name.upper()] for op in OPS}
 
 
 def test_the_root_imports_nothing() -> None:

@@ -4,35 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .arithmetic import CLAMP, DIV, LERP, REDUCE, SUB, TOPK_SPARSITY
-from .attention import ATTEND_CACHED, ATTENTION, KV_FULL_APPEND, KV_WINDOW_APPEND
-from .conv import SHORT_CONV
+from .activation import ACTIVATION
+from .add import ADD
+from .add_layer_norm import ADD_LAYER_NORM
+from .add_rms_norm import ADD_RMS_NORM
+from .attend_cached import ATTEND_CACHED
+from .attention import ATTENTION
+from .clamp import CLAMP
+from .concat import CONCAT
 from .declaration import Op
+from .div import DIV
+from .dropout import DROPOUT
 from .embedding import EMBEDDING
-from .features import MIX_STREAMS, RESHAPE, SLICE, SPLIT_HEADS, TILE
-from .group_norm import GROUP_NORM, L2_NORM
-from .latent_attention import KV_LATENT_APPEND, LATENT_ATTEND_CACHED, LATENT_ATTENTION
-from .layout import CONCAT, POOL, SINUSOIDAL, SPLIT, WATCH
+from .experts import EXPERTS
+from .gated_activation import GATED_ACTIVATION
+from .gated_activation_packed import GATED_ACTIVATION_PACKED
+from .group_norm import GROUP_NORM
+from .kv_full_append import KV_FULL_APPEND
+from .kv_latent_append import KV_LATENT_APPEND
+from .kv_window_append import KV_WINDOW_APPEND
+from .l2_norm import L2_NORM
+from .latent_attend_cached import LATENT_ATTEND_CACHED
+from .latent_attention import LATENT_ATTENTION
+from .layer_norm import LAYER_NORM
+from .lerp import LERP
 from .linear import LINEAR
-from .moe import EXPERTS, ROUTER, ROUTER_LOSS
-from .norm import ADD_LAYER_NORM, ADD_RMS_NORM, LAYER_NORM, RMS_NORM
+from .mix_streams import MIX_STREAMS
+from .mul import MUL
 from .parameter import PARAMETER
-from .pointwise import (
-    ACTIVATION,
-    ADD,
-    DROPOUT,
-    GATED_ACTIVATION,
-    GATED_ACTIVATION_PACKED,
-    MUL,
-    SCALE,
-    SOFTCAP,
-    ZEROS_LIKE,
-)
+from .pool import POOL
+from .reduce import REDUCE
 from .relative_bias import RELATIVE_BIAS
-from .rope import ROPE, ROPE_APPLY, ROPE_TABLE
+from .reshape import RESHAPE
+from .rms_norm import RMS_NORM
+from .rope import ROPE
+from .rope_apply import ROPE_APPLY
+from .rope_table import ROPE_TABLE
+from .router import ROUTER
+from .router_loss import ROUTER_LOSS
+from .scale import SCALE
 from .scan import SCAN
-from .shift import TOKEN_SHIFT
-from .ternary import TERNARY_LINEAR
+from .short_conv import SHORT_CONV
+from .sinusoidal import SINUSOIDAL
+from .slice import SLICE
+from .softcap import SOFTCAP
+from .split import SPLIT
+from .split_heads import SPLIT_HEADS
+from .sub import SUB
+from .ternary_linear import TERNARY_LINEAR
+from .tile import TILE
+from .token_shift import TOKEN_SHIFT
+from .topk_sparsity import TOPK_SPARSITY
+from .watch import WATCH
+from .zeros_like import ZEROS_LIKE
 
 OPS: tuple[Op, ...] = (
     EMBEDDING,

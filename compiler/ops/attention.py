@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType, known
+from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType
+from .shapes import known
 
 
 def _heads(fields: Fields, inputs: Inputs) -> tuple[int, int, int]:
@@ -56,113 +57,46 @@ def _flops(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
     return 2.0 * sizes["B"] * sizes["T"] * span * heads * (fields.int("head_dim") + v_head_dim)
 
 
-_PORTS = (
-    Port(name="q", doc="[B, T, H*D]"),
-    Port(name="k", doc="[B, T, Hkv*D]"),
-    Port(name="v", doc="[B, T, Hkv*Dv]"),
-    Port(name="bias", doc="[H, T, S], added to the scores", is_optional=True),
-    Port(
-        name="distance_bias",
-        doc="[H, 2*R + 1], added to the scores by distance: column R + min(max(key - query, -R), R)",
-        is_optional=True,
-    ),
-    Port(name="sink", doc="[H], one more logit in each head's softmax that attends to nothing", is_optional=True),
-)
-_FIELDS = (
-    Field(name="head_dim", kind="int", doc="Size of a query and key head", is_required=True, minimum=1),
-    Field(name="v_head_dim", kind="int", doc="Size of a value head; absent: head_dim", is_nullable=True, minimum=1),
-    Field(
-        name="mask",
-        kind="str",
-        doc="Which keys a query sees: its own and earlier ones, or all",
-        default="causal",
-        choices=("causal", "bidirectional"),
-    ),
-    Field(name="window", kind="int", doc="Only keys less than this many tokens away", is_nullable=True, minimum=1),
-    Field(name="scale", kind="float", doc="Factor on q k; absent: 1/sqrt(head_dim)", is_nullable=True),
-    Field(name="softcap", kind="float", doc="cap * tanh(score / cap)", is_nullable=True),
-    Field(name="alibi", kind="bool", doc="Linear position bias per head (Press et al. 2021)", default=False),
-    Field(name="dropout", kind="float", doc="Dropout on the attention weights in training", default=0.0, minimum=0),
-)
-_OPERANDS = ("head_dim", "v_head_dim", "mask", "window", "scale", "softcap", "alibi")
-
 ATTENTION = Op(
     name="attention",
     summary="Softmax attention; MHA, GQA or MQA by the widths of q, k and v",
-    ports=_PORTS,
+    ports=(
+        Port(name="q", doc="[B, T, H*D]"),
+        Port(name="k", doc="[B, T, Hkv*D]"),
+        Port(name="v", doc="[B, T, Hkv*Dv]"),
+        Port(name="bias", doc="[H, T, S], added to the scores", is_optional=True),
+        Port(
+            name="distance_bias",
+            doc="[H, 2*R + 1], added to the scores by distance: column R + min(max(key - query, -R), R)",
+            is_optional=True,
+        ),
+        Port(name="sink", doc="[H], one more logit in each head's softmax that attends to nothing", is_optional=True),
+    ),
     fields=(
-        *_FIELDS,
+        Field(name="head_dim", kind="int", doc="Size of a query and key head", is_required=True, minimum=1),
+        Field(name="v_head_dim", kind="int", doc="Size of a value head; absent: head_dim", is_nullable=True, minimum=1),
+        Field(
+            name="mask",
+            kind="str",
+            doc="Which keys a query sees: its own and earlier ones, or all",
+            default="causal",
+            choices=("causal", "bidirectional"),
+        ),
+        Field(name="window", kind="int", doc="Only keys less than this many tokens away", is_nullable=True, minimum=1),
+        Field(name="scale", kind="float", doc="Factor on q k; absent: 1/sqrt(head_dim)", is_nullable=True),
+        Field(name="softcap", kind="float", doc="cap * tanh(score / cap)", is_nullable=True),
+        Field(name="alibi", kind="bool", doc="Linear position bias per head (Press et al. 2021)", default=False),
+        Field(name="dropout", kind="float", doc="Dropout on the attention weights in training", default=0.0, minimum=0),
         Field(name="cache", kind="str", doc="Path of the attention node whose keys and values this one reads"),
     ),
     infer=_infer,
     states=_states,
     flops=_flops,
-    operands=(*_OPERANDS, "dropout"),
+    operands=("head_dim", "v_head_dim", "mask", "window", "scale", "softcap", "alibi", "dropout"),
     ambient=("position",),
     reads_training=True,
     cached_form="attend_cached",
     cached_ports=("k", "v"),
     is_tokenwise=False,
     reference="attention:attention",
-)
-
-
-def _infer_append(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    batch, heads = inputs["k"].shape[0], fields.int("heads")
-    return {
-        "state": TensorType(shape=()),
-        "keys": TensorType(shape=(batch, heads, "S", fields.int("key_dim"))),
-        "values": TensorType(shape=(batch, heads, "S", fields.int("value_dim"))),
-        "key_position": TensorType(shape=(batch, "S"), dtype="int64"),
-    }
-
-
-def _append(name: str, sizes: tuple[str, ...]) -> Op:
-    return Op(
-        name=name,
-        summary="Write new keys and values into the cache; yields its successor and all that may be read",
-        ports=(Port(name="k", doc="[B, T, Hkv*D]"), Port(name="v", doc="[B, T, Hkv*Dv]")),
-        fields=tuple(Field(name=s, kind="int", doc="size of the state", is_required=True) for s in sizes),
-        outputs=("state", "keys", "values", "key_position"),
-        infer=_infer_append,
-        operands=sizes,
-        ambient=("position", "lengths"),
-        is_internal=True,
-        is_tokenwise=False,
-        reference=f"cache:{name}",
-    )
-
-
-KV_FULL_APPEND = _append("kv_full_append", ("heads", "key_dim", "value_dim"))
-KV_WINDOW_APPEND = _append("kv_window_append", ("heads", "key_dim", "value_dim", "window"))
-
-
-def _infer_cached(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    heads = known(inputs["q"].features, "the width of q", "q") // fields.int("head_dim")
-    return {"out": inputs["q"].with_features(heads * (fields.opt_int("v_head_dim") or fields.int("head_dim")))}
-
-
-def _flops_cached(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
-    span = min(sizes["S"], fields.opt_int("window") or sizes["S"])
-    return 4.0 * inputs["q"].count(sizes) * span
-
-
-ATTEND_CACHED = Op(
-    name="attend_cached",
-    summary="Attention over keys and values read from a cache",
-    ports=(
-        Port(name="q", doc="[B, T, H*D]"),
-        Port(name="keys", doc="[B, Hkv, S, D]"),
-        Port(name="values", doc="[B, Hkv, S, Dv]"),
-        Port(name="key_position", doc="[B, S] int64, -1 where empty"),
-        *_PORTS[3:],
-    ),
-    fields=_FIELDS[:-1],
-    infer=_infer_cached,
-    flops=_flops_cached,
-    operands=_OPERANDS,
-    ambient=("position",),
-    is_internal=True,
-    is_tokenwise=False,
-    reference="attention:attend_cached",
 )

@@ -214,15 +214,3 @@ class Op:
 
     def __hash__(self) -> int:
         return hash(self.name)
-
-
-def same_as_input(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    """The shape rule of elementwise ops: the output is typed as the first input."""
-    return {"out": next(iter(inputs.values()))}
-
-
-def known(dim: Dim, what: str, at: str) -> int:
-    """The dim as a number; a `ShapeProblem` where it is only known at run time."""
-    if isinstance(dim, str):
-        raise ShapeProblem(f"{what} must be a fixed size, but it is {dim}", at)
-    return dim

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, Port, ShapeProblem, TensorType
+from .declaration import Field, Fields, Inputs, Op, ParameterSpec, Port, ShapeProblem, TensorType
+from .learned import normal_init
 
 
 def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
@@ -16,8 +17,7 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
 
 def _parameters(fields: Fields, _inputs: Inputs) -> tuple[ParameterSpec, ...]:
     rows = fields.int("rows") + fields.int("offset")
-    init = Init(kind="normal", value=fields.float("init_std"))
-    return (ParameterSpec(name="weight", shape=(rows, fields.int("features")), init=init),)
+    return (ParameterSpec(name="weight", shape=(rows, fields.int("features")), init=normal_init(fields)),)
 
 
 EMBEDDING = Op(

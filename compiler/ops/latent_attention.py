@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType, known
+from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType
+from .shapes import known
 
 
 def _heads(fields: Fields, inputs: Inputs) -> int:
@@ -67,64 +68,4 @@ LATENT_ATTENTION = Op(
     cached_form="latent_attend_cached",
     is_tokenwise=False,
     reference="latent_attention:latent_attention",
-)
-
-
-def _infer_append(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    batch = inputs["latent"].shape[0]
-    return {
-        "state": TensorType(shape=()),
-        "latents": TensorType(shape=(batch, 1, "S", fields.int("rank"))),
-        "k_ropes": TensorType(shape=(batch, 1, "S", fields.int("rope_dim"))),
-        "key_position": TensorType(shape=(batch, "S"), dtype="int64"),
-    }
-
-
-KV_LATENT_APPEND = Op(
-    name="kv_latent_append",
-    summary="Write new latents and rotated key parts into the cache; yields its successor and all that may be read",
-    ports=(Port(name="latent", doc="[B, T, R]"), Port(name="k_rope", doc="[B, T, Dr]")),
-    fields=tuple(
-        Field(name=name, kind="int", doc="size of the state", is_required=True) for name in ("rank", "rope_dim")
-    ),
-    outputs=("state", "latents", "k_ropes", "key_position"),
-    infer=_infer_append,
-    operands=("rank", "rope_dim"),
-    ambient=("position", "lengths"),
-    is_internal=True,
-    is_tokenwise=False,
-    reference="latent_attention:kv_latent_append",
-)
-
-
-def _infer_cached(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    heads = known(inputs["q_nope"].features, "the width of q_nope", "q_nope") // fields.int("nope_head_dim")
-    return {"out": inputs["q_nope"].with_features(heads * fields.int("v_head_dim"))}
-
-
-def _flops_cached(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
-    """Of the absorbed form, in which a cached token costs its latent twice and its rotated part once."""
-    rank = known(inputs["latents"].features, "the width of the latents", "latents")
-    heads = known(inputs["q_nope"].features, "the width of q_nope", "q_nope") // fields.int("nope_head_dim")
-    return 2.0 * sizes["B"] * sizes["T"] * sizes["S"] * heads * (2 * rank + fields.int("rope_head_dim"))
-
-
-LATENT_ATTEND_CACHED = Op(
-    name="latent_attend_cached",
-    summary="Latent attention over cached latents",
-    ports=(
-        *LATENT_ATTENTION.ports[:2],
-        Port(name="latents", doc="[B, 1, S, R]"),
-        Port(name="k_ropes", doc="[B, 1, S, Dr]"),
-        Port(name="key_position", doc="[B, S] int64, -1 where empty"),
-        LATENT_ATTENTION.ports[4],
-    ),
-    fields=LATENT_ATTENTION.fields,
-    infer=_infer_cached,
-    flops=_flops_cached,
-    operands=LATENT_ATTENTION.operands,
-    ambient=("position",),
-    is_internal=True,
-    is_tokenwise=False,
-    reference="latent_attention:latent_attend_cached",
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, Port, Sizes, TensorType, known
+from .declaration import Field, Fields, Inputs, Op, ParameterSpec, Port, Sizes, TensorType
+from .learned import INIT_STD, learned_bias, normal_init
+from .shapes import known
 
 
 def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
@@ -17,12 +19,10 @@ def _parameters(fields: Fields, inputs: Inputs) -> tuple[ParameterSpec, ...]:
     weight = ParameterSpec(
         name="weight",
         shape=(out, width),
-        init=Init(kind="normal", value=fields.float("init_std")),
+        init=normal_init(fields),
         is_transposed=fields.str("layout") == "in_out",
     )
-    if not fields.bool("bias"):
-        return (weight,)
-    return (weight, ParameterSpec(name="bias", shape=(out,), init=Init(kind="zeros")))
+    return (weight, *learned_bias(fields, out))
 
 
 def _flops(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
@@ -43,7 +43,7 @@ LINEAR = Op(
             default="out_in",
             choices=("out_in", "in_out"),
         ),
-        Field(name="init_std", kind="float", doc="Standard deviation of a fresh weight", default=0.02, minimum=0),
+        INIT_STD,
     ),
     infer=_infer,
     parameters=_parameters,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, TensorType
+from .declaration import Field, Fields, Inputs, Op, ParameterSpec, TensorType
+from .learned import normal_init
 
 
 def _infer(fields: Fields, _inputs: Inputs) -> Mapping[str, TensorType]:
@@ -12,8 +13,11 @@ def _infer(fields: Fields, _inputs: Inputs) -> Mapping[str, TensorType]:
 
 
 def _parameters(fields: Fields, _inputs: Inputs) -> tuple[ParameterSpec, ...]:
-    init = Init(kind="normal", value=fields.float("init_std"))
-    return (ParameterSpec(name="weight", shape=(fields.int("num_buckets"), fields.int("num_heads")), init=init),)
+    return (
+        ParameterSpec(
+            name="weight", shape=(fields.int("num_buckets"), fields.int("num_heads")), init=normal_init(fields)
+        ),
+    )
 
 
 RELATIVE_BIAS = Op(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, TensorType, known
+from .declaration import Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, TensorType
+from .shapes import divides, known
 
 SCALINGS = ("none", "linear", "dynamic", "llama3", "yarn", "longrope")
 
@@ -13,8 +14,7 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     width = known(inputs["x"].features, "the rotated width", "x")
     head_dim = fields.int("head_dim")
     rotary_dim = fields.opt_int("rotary_dim") or head_dim
-    if width % head_dim:
-        raise ShapeProblem(f"head_dim {head_dim} does not divide the input width {width}", "head_dim")
+    divides(head_dim, width, "head_dim")
     if rotary_dim > head_dim or rotary_dim % 2:
         at = "rotary_dim" if fields.opt_int("rotary_dim") else "head_dim"
         raise ShapeProblem(f"the rotated part must be even and at most head_dim {head_dim}, not {rotary_dim}", at)
@@ -46,6 +46,7 @@ TABLE_FIELDS = (
     Field(name="max_seq_len", kind="int", doc="dynamic, longrope: longest context", is_nullable=True, minimum=1),
 )
 
+
 ROPE = Op(
     name="rope",
     summary="Rotate each head by its token's position",
@@ -67,36 +68,4 @@ ROPE = Op(
     operands=("head_dim", "rotary_dim", "layout", *(f.name for f in TABLE_FIELDS)),
     ambient=("position",),
     reference="rope:rope",
-)
-
-
-def _infer_table(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    return {"out": TensorType(shape=(*inputs["position"].shape, fields.int("rotary_dim")), dtype="float32")}
-
-
-def _infer_apply(_fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
-    return {"out": inputs["x"]}
-
-
-ROPE_TABLE = Op(
-    name="rope_table",
-    summary="Cosines and sines of every position, computed once per call for all layers",
-    ports=(Port(name="position", doc="[B, T] int64"),),
-    fields=(ROPE.field_index["rotary_dim"], *TABLE_FIELDS),
-    infer=_infer_table,
-    operands=("rotary_dim", *(f.name for f in TABLE_FIELDS)),
-    reference="rope:rope_table",
-    is_internal=True,
-)
-
-ROPE_APPLY = Op(
-    name="rope_apply",
-    summary="Rotate each head by a table of cosines and sines",
-    ports=(Port(name="x", doc="[B, T, H*D]"), Port(name="table", doc="[B, T, rotary_dim] float32")),
-    fields=(ROPE.field_index["head_dim"], ROPE.field_index["rotary_dim"], ROPE.field_index["layout"]),
-    infer=_infer_apply,
-    flops=_flops,
-    operands=("head_dim", "rotary_dim", "layout"),
-    reference="rope:rope_apply",
-    is_internal=True,
 )

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Dim, Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType, known
+from .declaration import Dim, Field, Fields, Inputs, Op, Port, ShapeProblem, Sizes, StateSpec, TensorType
+from .shapes import known
 
 _UPDATE_PORTS = {"add": (), "delta": ("beta",), "erase_write": ("erase", "write")}
 

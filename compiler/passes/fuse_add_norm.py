@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import fx
 
 from ..lowered import Lowered, Module, is_op, site_of, type_of
-from ..ops.norm import ADD_LAYER_NORM, ADD_RMS_NORM
+from ..ops.add_layer_norm import ADD_LAYER_NORM
+from ..ops.add_rms_norm import ADD_RMS_NORM
 from ..rewrite import insert_before, operand, parameters_of
 
 FUSED = {"rms_norm": ADD_RMS_NORM, "layer_norm": ADD_LAYER_NORM}

@@ -12,7 +12,8 @@ from typing import cast
 from torch import fx
 
 from ..lowered import Lowered, Module, is_op, site_of, type_of
-from ..ops.pointwise import GATED_ACTIVATION, GATED_ACTIVATION_PACKED
+from ..ops.gated_activation import GATED_ACTIVATION
+from ..ops.gated_activation_packed import GATED_ACTIVATION_PACKED
 from ..rewrite import insert_before, operand
 
 

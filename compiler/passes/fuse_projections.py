@@ -10,8 +10,8 @@ from typing import cast
 from torch import fx
 
 from ..lowered import Lowered, Module, is_op, site_of
-from ..ops.layout import SPLIT
 from ..ops.linear import LINEAR
+from ..ops.split import SPLIT
 from ..parameters import Concat, Tensor
 from ..rewrite import erase_placeholders, insert_before, operand, parameters_of, replace_parameters
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from ..ir import Call
 from ..lowered import Lowered, Module, is_op, type_of
-from ..ops.pointwise import ADD, ZEROS_LIKE
+from ..ops.add import ADD
+from ..ops.zeros_like import ZEROS_LIKE
 from ..rewrite import add_input, add_output, first_op, insert_before, operand
 
 Port = tuple[str, str]

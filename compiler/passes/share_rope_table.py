@@ -12,7 +12,8 @@ from torch import fx
 from ..ir import AMBIENT
 from ..lowered import Lowered, Module, identifier, is_op, site_of, type_of
 from ..ops.declaration import Value
-from ..ops.rope import ROPE_APPLY, ROPE_TABLE
+from ..ops.rope_apply import ROPE_APPLY
+from ..ops.rope_table import ROPE_TABLE
 from ..rewrite import add_ambient, add_input, add_output, first_op, insert_before, operand
 
 Key = tuple[tuple[str, object], ...]

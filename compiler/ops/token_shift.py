@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .declaration import Fields, Inputs, Op, Port, StateSpec, known, same_as_input
+from .declaration import Fields, Inputs, Op, Port, StateSpec
+from .shapes import known, same_as_input
 
 
 def _states(_fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, Port, Sizes, StateSpec, TensorType, known
-from .pointwise import ACTIVATIONS
+from .activation import ACTIVATIONS
+from .declaration import Field, Fields, Init, Inputs, Op, ParameterSpec, Port, Sizes, StateSpec, TensorType
+from .learned import learned_bias
+from .shapes import known
 
 
 def _channels(inputs: Inputs) -> int:
@@ -22,9 +24,7 @@ def _parameters(fields: Fields, inputs: Inputs) -> tuple[ParameterSpec, ...]:
     weight = ParameterSpec(
         name="weight", shape=(channels, 1, kernel), init=Init(kind="uniform", value=float(kernel) ** -0.5)
     )
-    if not fields.bool("bias"):
-        return (weight,)
-    return (weight, ParameterSpec(name="bias", shape=(channels,), init=Init(kind="zeros")))
+    return (weight, *learned_bias(fields, channels))
 
 
 def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
