@@ -1,0 +1,76 @@
+"""Compiles kernels in C for one instruction set with the machine's compiler, and calls them on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+KERNELS = Path(__file__).parent.parent.parent / "kernels"
+INSTRUCTION_SETS = {
+    "native": ("-march=native",),
+    "avx512": ("-march=x86-64-v4",),
+    "vnni": ("-march=x86-64-v4", "-mavx512vnni"),
+    "avxvnni": ("-march=x86-64-v3", "-mavxvnni"),
+    "avx2": ("-march=x86-64-v3",),
+    "portable": (),
+}
+"""Compiler flags of each path through the kernels."""
+NEEDS = {
+    "native": "",
+    "avx512": "avx512f avx512bw avx512vl avx512dq",
+    "vnni": "avx512f avx512bw avx512vl avx512dq avx512_vnni",
+    "avxvnni": "avx2 fma f16c avx_vnni",
+    "avx2": "avx2 fma f16c",
+    "portable": "",
+}
+"""Words of /proc/cpuinfo without which a path cannot run."""
+_FOLDER = tempfile.TemporaryDirectory(prefix="llmc-native-tests-")
+
+
+@functools.cache
+def _processor() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+@functools.cache
+def library(name: str, sources: Sequence[Path], extra: str = "") -> ctypes.CDLL:
+    """The shared library of `sources` and the text `extra`, for one of INSTRUCTION_SETS; skips where it cannot run."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine (cc, gcc or clang)")
+    lacking = sorted(set(NEEDS[name].split()) - _processor())
+    if lacking:
+        pytest.skip(f"this processor lacks {', '.join(lacking)}")
+    folder = Path(_FOLDER.name)
+    key = hashlib.sha256(repr((name, sources, extra)).encode()).hexdigest()[:16]
+    text, target = folder / f"{key}.c", folder / f"{key}.so"
+    text.write_text(extra, encoding="utf-8")
+    flags = [*INSTRUCTION_SETS[name], "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    places = [f"-I{KERNELS / 'native'}", *(f"-I{p}" for p in sorted({str(s.parent) for s in sources}))]
+    command = [compiler, *flags, *places, *map(str, sources), str(text), "-o", str(target), "-lpthread", "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    return ctypes.CDLL(str(target))
+
+
+def pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:
+    """Where the elements of a contiguous array are; NULL for None."""
+    if array is None:
+        return ctypes.c_void_p(None)
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
