@@ -33,6 +33,7 @@ from .mix_streams import MIX_STREAMS
 from .mul import MUL
 from .parameter import PARAMETER
 from .pool import POOL
+from .position_scale import POSITION_SCALE
 from .reduce import REDUCE
 from .relative_bias import RELATIVE_BIAS
 from .reshape import RESHAPE
@@ -99,6 +100,7 @@ OPS: tuple[Op, ...] = (
     TILE,
     RESHAPE,
     MIX_STREAMS,
+    POSITION_SCALE,
     # created by passes only
     ADD_RMS_NORM,
     ADD_LAYER_NORM,

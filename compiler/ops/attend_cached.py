@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .attention import ATTENTION
+from .attention import ATTENTION, span_of
 from .declaration import Fields, Inputs, Op, Port, Sizes, TensorType
 from .shapes import known
 
@@ -17,7 +17,7 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
 
 
 def _flops(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
-    span = min(sizes["S"], fields.opt_int("window") or sizes["S"])
+    span = min(sizes["S"], span_of(fields) or sizes["S"])
     return 4.0 * inputs["q"].count(sizes) * span
 
 

@@ -35,6 +35,11 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     return {"out": inputs["q"].with_features(heads * v_head_dim)}
 
 
+def span_of(fields: Fields) -> int | None:
+    """How many of the last tokens a query may see, itself counted; None: all."""
+    return min((size for size in (fields.opt_int("window"), fields.opt_int("chunk")) if size is not None), default=None)
+
+
 def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
     """Its own keys and values; none where another node's are read, and cross attention's stay as prefill left them."""
     if fields.values.get("cache") is not None:
@@ -45,15 +50,15 @@ def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
         return (StateSpec(kind="cross_kv", sizes=sizes),)
     if fields.str("mask") == "bidirectional":
         return ()
-    window = fields.opt_int("window")
-    if window is None:
+    span = span_of(fields)
+    if span is None:
         return (StateSpec(kind="kv_full", sizes=sizes),)
-    return (StateSpec(kind="kv_window", sizes={**sizes, "window": window}),)
+    return (StateSpec(kind="kv_window", sizes={**sizes, "window": span}),)
 
 
 def _flops(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
     heads, _, v_head_dim = _heads(fields, inputs)
-    span = min(sizes["S"], fields.opt_int("window") or sizes["S"])
+    span = min(sizes["S"], span_of(fields) or sizes["S"])
     return 2.0 * sizes["B"] * sizes["T"] * span * heads * (fields.int("head_dim") + v_head_dim)
 
 
@@ -83,6 +88,13 @@ ATTENTION = Op(
             choices=("causal", "bidirectional"),
         ),
         Field(name="window", kind="int", doc="Only keys less than this many tokens away", is_nullable=True, minimum=1),
+        Field(
+            name="chunk",
+            kind="int",
+            doc="Only keys of the query's own run of this many tokens, counted from the first (Llama 4)",
+            is_nullable=True,
+            minimum=1,
+        ),
         Field(name="scale", kind="float", doc="Factor on q k; absent: 1/sqrt(head_dim)", is_nullable=True),
         Field(name="softcap", kind="float", doc="cap * tanh(score / cap)", is_nullable=True),
         Field(name="alibi", kind="bool", doc="Linear position bias per head (Press et al. 2021)", default=False),
@@ -92,7 +104,7 @@ ATTENTION = Op(
     infer=_infer,
     states=_states,
     flops=_flops,
-    operands=("head_dim", "v_head_dim", "mask", "window", "scale", "softcap", "alibi", "dropout"),
+    operands=("head_dim", "v_head_dim", "mask", "window", "chunk", "scale", "softcap", "alibi", "dropout"),
     ambient=("position",),
     reads_training=True,
     cached_form="attend_cached",

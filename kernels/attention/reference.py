@@ -27,12 +27,20 @@ def alibi_slopes(*, heads: int, device: torch.device | None = None) -> Tensor:
     return torch.tensor(slopes, dtype=torch.float32, device=device)
 
 
-def visible_keys(*, position: Tensor, key_position: Tensor, mask: MaskKind, window: int | None = None) -> Tensor:
+def visible_keys(
+    *,
+    position: Tensor,
+    key_position: Tensor,
+    mask: MaskKind,
+    window: int | None = None,
+    chunk: int | None = None,
+) -> Tensor:
     """Which keys each query sees. position `[B, T]`, key_position `[B, S]`, both int64 -> `[B, T, S]` bool.
 
     Position -1 marks padding and empty slots: such a key is never seen and such a query sees nothing. `causal` sees
     keys at or before itself; with a window only those with `query - key < window`, itself counted. `bidirectional` sees
-    all; with a window those with `|query - key| < window`.
+    all; with a window those with `|query - key| < window`. With a chunk, either sees only keys of the query's own run
+    of `chunk` positions, counted from position 0 (Llama 4).
     """
     query, key = position[:, :, None], key_position[:, None, :]
     visible = (query >= 0) & (key >= 0)
@@ -42,6 +50,8 @@ def visible_keys(*, position: Tensor, key_position: Tensor, mask: MaskKind, wind
         visible = visible & (key > query - window)
         if mask == "bidirectional":
             visible = visible & (key < query + window)
+    if chunk is not None:
+        visible = visible & (key // chunk == query // chunk)
     return visible
 
 
@@ -62,6 +72,7 @@ def attend_cached(
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     alibi: bool = False,
@@ -92,7 +103,7 @@ def attend_cached(
         scores = scores + alibi_bias(position=position, key_position=key_position, heads=heads).to(wide)
     if bias is not None:
         scores = scores + bias.to(wide)
-    visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window)[:, None]
+    visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window, chunk=chunk)[:, None]
     scores = scores.masked_fill(~visible, torch.finfo(wide).min)
     if sink is not None:
         scores = torch.cat((scores, sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
@@ -112,6 +123,7 @@ def attention(
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     alibi: bool = False,
@@ -135,6 +147,7 @@ def attention(
         v_head_dim=v_head_dim,
         mask=mask,
         window=window,
+        chunk=chunk,
         scale=scale,
         softcap=softcap,
         alibi=alibi,

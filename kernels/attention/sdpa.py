@@ -22,7 +22,9 @@ def serves(request: Request) -> str | None:
     return None
 
 
-def _needs_no_mask(position: Tensor, key_position: Tensor, mask: MaskKind, window: int | None) -> bool:
+def _needs_no_mask(
+    position: Tensor, key_position: Tensor, mask: MaskKind, window: int | None, chunk: int | None
+) -> bool:
     """Every key is seen by every query. A few reductions over small tensors, read on the host."""
     first_key, last_key = torch.aminmax(key_position)
     first_query, last_query = torch.aminmax(position)
@@ -30,18 +32,23 @@ def _needs_no_mask(position: Tensor, key_position: Tensor, mask: MaskKind, windo
         return False
     if mask == "causal" and int(last_key) > int(first_query):
         return False
+    if chunk is not None and len({int(p) // chunk for p in (first_key, last_key, first_query, last_query)}) > 1:
+        return False
     return window is None or (
         int(first_key) > int(last_query) - window and (mask == "causal" or int(last_key) < int(first_query) + window)
     )
 
 
-def _is_whole_prefill(position: Tensor, key_position: Tensor, window: int | None) -> bool:
+def _is_whole_prefill(position: Tensor, key_position: Tensor, window: int | None, chunk: int | None) -> bool:
     """Queries are the keys, in order and without padding: row t sees columns 0 to t."""
     tokens = position.shape[1]
     if key_position.shape[1] != tokens or (window is not None and window < tokens):
         return False
     run = position[:, :1] + torch.arange(tokens, device=position.device)
-    return bool(((position == run) & (key_position == run) & (run >= 0)).all())
+    is_whole = (position == run) & (key_position == run) & (run >= 0)
+    if chunk is not None:
+        is_whole = is_whole & (run // chunk == run[:, :1] // chunk)
+    return bool(is_whole.all())
 
 
 def attend_cached(
@@ -55,6 +62,7 @@ def attend_cached(
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     alibi: bool = False,
@@ -75,16 +83,18 @@ def attend_cached(
     may_read = not has_bias and (tokens > 1 or not position.is_cuda)
     drop = dropout if training else 0.0
     is_grouped = keys.shape[1] != heads.shape[1]
-    if may_read and mask == "causal" and tokens > 1 and _is_whole_prefill(position, key_position, window):
+    if may_read and mask == "causal" and tokens > 1 and _is_whole_prefill(position, key_position, window, chunk):
         out = functional.scaled_dot_product_attention(
             heads, keys, values, dropout_p=drop, is_causal=True, scale=scale, enable_gqa=is_grouped
         )
-    elif may_read and _needs_no_mask(position, key_position, mask, window):
+    elif may_read and _needs_no_mask(position, key_position, mask, window, chunk):
         out = functional.scaled_dot_product_attention(
             heads, keys, values, dropout_p=drop, scale=scale, enable_gqa=is_grouped
         )
     else:
-        visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window)[:, None]
+        visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window, chunk=chunk)[
+            :, None
+        ]
         is_blind = ~visible.any(-1, keepdim=True)  # [B, 1, T, 1]
         allowed = visible | is_blind
         if has_bias:
@@ -108,6 +118,7 @@ def attention(
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     alibi: bool = False,
@@ -127,6 +138,7 @@ def attention(
         v_head_dim=v_head_dim,
         mask=mask,
         window=window,
+        chunk=chunk,
         scale=scale,
         softcap=softcap,
         alibi=alibi,

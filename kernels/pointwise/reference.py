@@ -200,3 +200,14 @@ def sinusoidal(
     if layout == "interleaved":
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., :features]
     return torch.cat((angle.sin(), angle.cos()), dim=-1)[..., :features]
+
+
+def position_scale(*, x: Tensor, position: Tensor, scale: float, period: int, offset: int = 0) -> Tensor:
+    """`x * (1 + scale * log(1 + floor((position + offset) / period)))`: sharper queries far out (Nakanishi 2025).
+
+    x `[B, T, M]`, position `[B, T]` int64 (-1 padding, which counts as 0) -> the shape and dtype of x. The factor and
+    the product are float32 (float64 for float64 input).
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    factor = 1 + scale * torch.log1p(torch.floor((position.clamp(min=0) + offset).to(wide) / period))
+    return (x * factor[..., None]).to(x.dtype)

@@ -8,6 +8,7 @@ import pytest
 
 from llmc.compiler.ops.declaration import Value
 
+from .chunked_families import CHUNKED
 from .dense_families import DECODERS, DENSE_ENCODERS
 from .expert_families import EXPERTS
 from .family import VOCAB, Family
@@ -141,6 +142,7 @@ CAUSAL: tuple[Family, ...] = (
     ),
     *DECODERS,
     *EXPERTS,
+    *CHUNKED,
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Family:
 
     @property
     def window(self) -> int | None:
-        value = self.params.get("sliding_window")
+        value = self.params.get("sliding_window", self.params.get("chunk_size"))
         return value if isinstance(value, int) else None
 
     @property

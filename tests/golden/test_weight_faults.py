@@ -170,12 +170,19 @@ def test_another_size_of_model(golden: Golden, model: LanguageModel) -> None:
     family = golden.family
     if "num_groups" in family.params:
         pytest.skip("layers that share their weights fit any depth")
-    params = {name: value for name, value in family.params.items() if name != "layer_types"}
+    per_layer = {
+        name: value
+        for name, value in family.params.items()
+        if isinstance(value, list) and len(value) == family.num_layers
+    }
     for change, code in ((1, "E0703"), (-1, "E0704")):
         if family.num_layers + change == 0:
             continue
+        size = family.num_layers + change
+        lists = {name: [*value, value[-1]][:size] for name, value in per_layer.items()}
+        params = {**family.params, **lists, "num_layers": size}
         with pytest.raises(LlmcError) as found:
-            llmc.load(family.spec, weights=golden.folder, params={**params, "num_layers": family.num_layers + change})
+            llmc.load(family.spec, weights=golden.folder, params=params)
         assert {d.code for d in found.value.diagnostics} == {code}
 
 

@@ -52,6 +52,7 @@ class Fields(TypedDict, total=False):
 
     mask: MaskKind
     window: int | None
+    chunk: int | None
     scale: float | None
     softcap: float | None
     alibi: bool
@@ -71,6 +72,7 @@ def oracle(
     position: Tensor,
     mask: MaskKind = "causal",
     window: int | None = None,
+    chunk: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
     alibi: bool = False,
@@ -91,6 +93,7 @@ def oracle(
                 and (r := int(position[b, j])) >= 0
                 and (mask == "bidirectional" or r <= p)
                 and (window is None or abs(p - r) < window)
+                and (chunk is None or p // chunk == r // chunk)
             ]
             if not seen:
                 continue
@@ -114,6 +117,10 @@ CASES: list[Fields] = [
     {},
     {"window": 3},
     {"window": 1},
+    {"chunk": 3},
+    {"chunk": 1},
+    {"chunk": 3, "window": 2},
+    {"chunk": 2, "mask": "bidirectional"},
     {"mask": "bidirectional"},
     {"mask": "bidirectional", "window": 2},
     {"scale": 0.5},
@@ -194,10 +201,11 @@ def test_padding_on_either_side_equals_the_row_alone(module: object) -> None:
     past=st.lists(st.integers(0, 9), min_size=1, max_size=3),
     groups=st.integers(1, 3),
     window=st.sampled_from([None, 1, 3, 50]),
+    chunk=st.sampled_from([None, 1, 3, 50]),
     mask=st.sampled_from(["causal", "bidirectional"]),
 )
 def test_sdpa_over_a_cache_is_the_reference(
-    tokens: int, past: list[int], groups: int, window: int | None, mask: MaskKind
+    tokens: int, past: list[int], groups: int, window: int | None, chunk: int | None, mask: MaskKind
 ) -> None:
     lengths = torch.tensor(past)[:, None]
     size = max(past) + tokens
@@ -207,10 +215,9 @@ def test_sdpa_over_a_cache_is_the_reference(
     q = torch.randn(len(past), tokens, 2 * groups * D)
     keys, values = torch.randn(len(past), 2, size, D), torch.randn(len(past), 2, size, D)
     cached = Cached(keys=keys, values=values, key_position=key_position)
-    expected = reference.attend_cached(q=q, **cached, position=position, head_dim=D, mask=mask, window=window)
-    assert_close(
-        "out", sdpa.attend_cached(q=q, **cached, position=position, head_dim=D, mask=mask, window=window), expected
-    )
+    fields: Fields = {"mask": mask, "window": window, "chunk": chunk}
+    expected = reference.attend_cached(q=q, **cached, position=position, head_dim=D, **fields)
+    assert_close("out", sdpa.attend_cached(q=q, **cached, position=position, head_dim=D, **fields), expected)
 
 
 def test_sdpa_builds_no_mask_where_none_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +228,7 @@ def test_sdpa_builds_no_mask_where_none_is_needed(monkeypatch: pytest.MonkeyPatc
     q, k, v = inputs()
     sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV)
     sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV, window=T)
+    sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV, chunk=T)
     sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV, mask="bidirectional")
     one = Cached(keys=torch.randn(B, HKV, T, D), values=torch.randn(B, HKV, T, DV), key_position=WHOLE)
     sdpa.attend_cached(q=q[:, -1:], position=WHOLE[:, -1:], head_dim=D, v_head_dim=DV, **one)
@@ -228,6 +236,8 @@ def test_sdpa_builds_no_mask_where_none_is_needed(monkeypatch: pytest.MonkeyPatc
         sdpa.attention(q=q, k=k, v=v, position=PADDED, head_dim=D, v_head_dim=DV)
     with pytest.raises(AssertionError, match="a mask was built"):
         sdpa.attend_cached(q=q[:, -1:], position=WHOLE[:, -1:], head_dim=D, v_head_dim=DV, window=3, **one)
+    with pytest.raises(AssertionError, match="a mask was built"):
+        sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV, chunk=T - 1)
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import pytest
@@ -164,3 +165,14 @@ def test_embedding_rounds_its_scale_to_the_dtype() -> None:
     weight = torch.randn(10, 6).bfloat16()
     out = embedding(ids=torch.arange(10)[None], weight=weight, scale=3072**0.5)
     assert torch.equal(out[0], weight * torch.tensor(55.5, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_position_scale_grows_by_the_period(offset: int) -> None:
+    x, position = torch.randn(2, 5, 6), torch.tensor([[0, 3, 4, 5, 99], [-1, -1, 0, 1, 2]])
+    out = reference.position_scale(x=x, position=position, scale=0.3, period=4, offset=offset)
+    for row, column in ((r, c) for r in range(2) for c in range(5)):
+        steps = (max(int(position[row, column]), 0) + offset) // 4
+        assert_close("out", out[row, column], x[row, column].double() * (1 + 0.3 * math.log(1 + steps)))
+    half = reference.position_scale(x=x.bfloat16(), position=position, scale=0.3, period=4, offset=offset)
+    assert half.dtype == torch.bfloat16

@@ -101,6 +101,8 @@ COUNTS = {
     "albert_xxlarge_v2": 206_368_944,
     "modernbert_base": 149_655_232,
     "modernbert_large": 395_881_664,
+    "llama4_scout": 107_769_861_120,
+    "llama4_maverick": 400_711_848_960,
 }
 """What the published checkpoints hold."""
 
@@ -204,6 +206,7 @@ def exported_config(spec: Spec) -> dict[str, Any]:
         key = config_keys(target)[0]
         if isinstance(target, dict) and "values" in target:
             value = next(theirs for theirs, ours in cast("dict[str, str]", target["values"]).items() if ours == value)
+            value = {"true": True, "false": False}.get(value, value)
         if isinstance(target, dict) and "count" in target:
             key = "num_labels"
         *outer, last = key.split(".")
