@@ -132,13 +132,52 @@ LLMC_INLINE float vf_largest(vf a) {
 LLMC_INLINE int32_t vi_sum(vi a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 #endif
 
+/* Halves as unsigned int32 and back: gcc's own conversion of such vectors goes by halves of the register. */
+#if defined(LLMC_AVX512)
+LLMC_INLINE vu vu_from_halves(vh a) { return (vu)_mm512_cvtepu16_epi32((__m256i)a); }
+LLMC_INLINE vh vh_from_ints(vu a) { return (vh)_mm512_cvtepi32_epi16((__m512i)a); }
+#elif defined(LLMC_AVX2)
+LLMC_INLINE vu vu_from_halves(vh a) { return (vu)_mm256_cvtepu16_epi32((__m128i)a); }
+LLMC_INLINE vh vh_from_ints(vu a) {
+    __m128i low = _mm256_castsi256_si128((__m256i)a), high = _mm256_extracti128_si256((__m256i)a, 1);
+    return (vh)_mm_packus_epi32(low, high); /* all are below 65536 */
+}
+#else
+LLMC_INLINE vu vu_from_halves(vh a) { return __builtin_convertvector(a, vu); }
+LLMC_INLINE vh vh_from_ints(vu a) { return __builtin_convertvector(a, vh); }
+#endif
+
+/* Every other lane of a followed by b. */
+#if defined(LLMC_AVX512)
+LLMC_INLINE vf vf_evens(vf a, vf b) {
+    const __m512i i = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (vf)_mm512_permutex2var_ps((__m512)a, i, (__m512)b);
+}
+LLMC_INLINE vf vf_odds(vf a, vf b) {
+    const __m512i i = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return (vf)_mm512_permutex2var_ps((__m512)a, i, (__m512)b);
+}
+#elif defined(LLMC_AVX2)
+LLMC_INLINE vf vf_evens(vf a, vf b) {
+    __m256d s = _mm256_castps_pd(_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88));
+    return (vf)_mm256_castpd_ps(_mm256_permute4x64_pd(s, 0xd8));
+}
+LLMC_INLINE vf vf_odds(vf a, vf b) {
+    __m256d s = _mm256_castps_pd(_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd));
+    return (vf)_mm256_castpd_ps(_mm256_permute4x64_pd(s, 0xd8));
+}
+#else
+LLMC_INLINE vf vf_evens(vf a, vf b) { return (vf){a[0], a[2], b[0], b[2]}; }
+LLMC_INLINE vf vf_odds(vf a, vf b) { return (vf){a[1], a[3], b[1], b[3]}; }
+#endif
+
 /* bf16 is the upper half of a float; rounding is to the nearest, ties to even, NaN stays NaN. */
-LLMC_INLINE vf vf_from_bf16(vh a) { return vf_bits((vi)(__builtin_convertvector(a, vu) << 16)); }
+LLMC_INLINE vf vf_from_bf16(vh a) { return vf_bits((vi)(vu_from_halves(a) << 16)); }
 LLMC_INLINE vf vf_load_bf16(const void *p) { vh h; memcpy(&h, p, sizeof h); return vf_from_bf16(h); }
 LLMC_INLINE vh vh_bf16(vf a) {
     vu bits = (vu)vi_bits(a), round = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     vu is_nan = (vu)(a != a), quiet = (bits >> 16) | 0x40;
-    return __builtin_convertvector((round & ~is_nan) | (quiet & is_nan), vh);
+    return vh_from_ints((round & ~is_nan) | (quiet & is_nan));
 }
 LLMC_INLINE void vf_store_bf16(void *p, vf a) { vh h = vh_bf16(a); memcpy(p, &h, sizeof h); }
 
@@ -150,7 +189,7 @@ LLMC_INLINE vf vf_from_fp16(vh a) { return (vf)_mm256_cvtph_ps((__m128i)a); }
 LLMC_INLINE vh vh_fp16(vf a) { return (vh)_mm256_cvtps_ph((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #else
 LLMC_INLINE vf vf_from_fp16(vh a) {
-    vu bits = __builtin_convertvector(a, vu), size = bits & 0x7fff;
+    vu bits = vu_from_halves(a), size = bits & 0x7fff;
     vf wide = vf_bits((vi)(size << 13)) * vf_all(0x1p112f);        /* subnormals come out right too */
     vi special = (vi)(size >= 0x7c00) & vi_all(0x7f800000);        /* infinities and NaN */
     return vf_bits(vi_bits(wide) | special | (vi)((bits & 0x8000) << 16));
@@ -164,7 +203,7 @@ LLMC_INLINE vh vh_fp16(vf a) {
     vu r = ((vu)(size < 0x1p-14f) & tiny) | ((vu)(size >= 0x1p-14f) & normal);
     r = ((vu)(size >= 65520.0f) & 0x7c00u) | (~(vu)(size >= 65520.0f) & r);
     r = ((vu)(a != a) & 0x7e00u) | (~(vu)(a != a) & r);
-    return __builtin_convertvector(r | sign, vh);
+    return vh_from_ints(r | sign);
 }
 #endif
 LLMC_INLINE vf vf_load_fp16(const void *p) { vh h; memcpy(&h, p, sizeof h); return vf_from_fp16(h); }

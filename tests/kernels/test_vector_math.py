@@ -1,6 +1,6 @@
 """Vector mathematics in C against float64, over the whole range of floats, on each instruction set."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import ctypes

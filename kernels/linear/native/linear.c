@@ -1,0 +1,111 @@
+/* The regions of a linear layer: how rows of the weight are cut into chunks, and what is done with their sums. */
+#include "linear.h"
+
+#include "groups.h"
+
+#define CHUNK_BYTES (96 * 1024)
+
+typedef struct {
+    int64_t groups, per_chunk, chunks;
+} cut;
+
+static int64_t bits_of(int format) {
+    switch (format) {
+    case LLMC_FP32: return 32;
+    case LLMC_BF16: case LLMC_FP16: return 16;
+    case LLMC_INT8: return 8;
+    case LLMC_TERNARY: return 2;
+    default: return 4;
+    }
+}
+
+/* Chunks are long streams of the weight, but at least a few for each thread and at most `most`. */
+static cut cut_rows(const llmc_matrix *m, int threads, int64_t most) {
+    int64_t groups = (m->N + LLMC_GROUP - 1) / LLMC_GROUP;
+    int64_t bytes = LLMC_GROUP * m->K * bits_of(m->format) / 8 * (1 + m->is_gated);
+    int64_t per = CHUNK_BYTES / (bytes + 1) + 1, even = (groups + 4 * threads - 1) / (4 * threads);
+    if (per > even) per = even;
+    if (per * most < groups) per = (groups + most - 1) / most;
+    return (cut){groups, per, (groups + per - 1) / per};
+}
+
+/* One vector of outputs: bias and activation, at column n, of which `count` are there. */
+LLMC_INLINE vf finish(const llmc_matrix *m, vf gate, vf up, int64_t n, int count) {
+    if (m->bias) {
+        gate += vf_load_part(m->bias + n, count);
+        if (m->is_gated) up += vf_load_part(m->bias + m->N + n, count);
+    }
+    vf y = vf_activate(gate, m->activation);
+    return m->is_gated ? y * up : y;
+}
+
+static void group_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
+    llmc_plain_group(m, g, half, x, R, out);
+}
+
+/* y[r, columns of group g] for `rows` rows; sums are made for R >= rows rows. */
+static void group_outputs(const llmc_matrix *m, int64_t g, const float *const *x, int R, int rows, float *y) {
+    float gate[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
+    float up[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
+    group_sums(m, g, 0, x, R, gate);
+    if (m->is_gated) group_sums(m, g, 1, x, R, up);
+    int left = llmc_rows_left(m, g);
+    for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < left; i += LLMC_LANES) {
+            int count = left - i < LLMC_LANES ? left - i : LLMC_LANES;
+            vf b = m->is_gated ? vf_load(up + r * LLMC_GROUP + i) : vf_zero();
+            vf v = finish(m, vf_load(gate + r * LLMC_GROUP + i), b, g * LLMC_GROUP + i, count);
+            vf_store_part(y + r * m->N + g * LLMC_GROUP + i, v, count);
+        }
+    }
+}
+
+static void small_batch(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int rows) {
+    int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
+    const float *in[LLMC_SMALL_BATCH];
+    for (int r = 0; r < R; r++) in[r] = x + (r < rows ? r : rows - 1) * m->K;
+    cut c = cut_rows(m, t->count, LLMC_MAX_CHUNKS);
+    LLMC_FOR(t, chunk, c.chunks) {
+        for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++)
+            group_outputs(m, g, in, R, rows, y);
+    }
+}
+
+void llmc_linear(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
+                 int is_prepared) {
+    (void)workspace, (void)is_prepared;
+    if (m->N == 0) return;
+    for (; rows > 0; rows -= LLMC_SMALL_BATCH, x += LLMC_SMALL_BATCH * m->K, y += LLMC_SMALL_BATCH * m->N)
+        small_batch(t, m, x, y, rows < LLMC_SMALL_BATCH ? (int)rows : LLMC_SMALL_BATCH);
+}
+
+LLMC_INLINE int is_better(llmc_best a, llmc_best b) { return a.value > b.value || (a.value != a.value && b.value == b.value); }
+
+void llmc_linear_argmax(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, llmc_best *best) {
+    cut c = cut_rows(m, t->count, LLMC_MAX_BEST);
+    LLMC_FOR(t, chunk, c.chunks) {
+        llmc_best first = {-__builtin_inff(), (int32_t)(chunk * c.per_chunk * LLMC_GROUP)};
+        for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++) {
+            float out[LLMC_GROUP];
+            const float *in[1] = {x};
+            float *base = y ? y : out - g * LLMC_GROUP;
+            group_outputs(m, g, in, 1, 1, base);
+            for (int i = 0; i < llmc_rows_left(m, g); i++) {
+                llmc_best other = {base[g * LLMC_GROUP + i], (int32_t)(g * LLMC_GROUP + i)};
+                if (is_better(other, first)) first = other;
+            }
+        }
+        best[chunk] = first;
+    }
+}
+
+llmc_best llmc_best_of(const llmc_matrix *m, const llmc_best *best, int threads) {
+    cut c = cut_rows(m, threads, LLMC_MAX_BEST);
+    llmc_best first = best[0];
+    for (int64_t i = 1; i < c.chunks; i++)
+        if (is_better(best[i], first)) first = best[i];
+    return first;
+}
+
+size_t llmc_linear_workspace(int64_t rows, int64_t K) { (void)rows, (void)K; return 64; }
+size_t llmc_linear_scratch(int64_t K) { (void)K; return 64; }

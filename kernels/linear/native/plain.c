@@ -1,0 +1,110 @@
+/* Matrix-vector products with plain rows in fp32, bf16 or fp16: a few rows at once, each read from front to end.
+ *
+ * A register of weights is a whole cache line: bf16 is split into even and odd columns by a shift and a mask, x by two
+ * permutations that all rows share; what reads fewer bytes an instruction does not reach the memory's bandwidth.
+ */
+#include "groups.h"
+
+#ifndef LLMC_AHEAD_PLAIN
+#define LLMC_AHEAD_PLAIN 16384 /* bytes between what is read and what is prefetched */
+#endif
+#define STEP (2 * LLMC_LANES) /* columns taken at once */
+#if defined(LLMC_AVX512)
+#define MOST_SUMS 16
+#else
+#define MOST_SUMS 8
+#endif
+
+LLMC_INLINE int bytes_of(int format) { return format == LLMC_FP32 ? 4 : 2; }
+
+typedef struct {
+    vf a, b;
+} pair;
+
+/* STEP columns of x or of a row: the evens and the odds for bf16, the first and the second half otherwise. */
+LLMC_INLINE pair arrange(int format, vf a, vf b) {
+    return format == LLMC_BF16 ? (pair){vf_evens(a, b), vf_odds(a, b)} : (pair){a, b};
+}
+LLMC_INLINE pair weights(int format, const char *p) {
+    if (format == LLMC_FP32) return (pair){vf_load((const float *)p), vf_load((const float *)p + LLMC_LANES)};
+    if (format == LLMC_FP16) return (pair){vf_load_fp16(p), vf_load_fp16(p + 2 * LLMC_LANES)};
+    vi both = vi_load(p);
+    return (pair){vf_bits(both << 16), vf_bits(both & vi_all((int32_t)0xffff0000u))};
+}
+
+/* out[r * 16 + i] for ROWS rows i from w on, all of them one after the other in memory or clamped to the last. */
+LLMC_INLINE void rows_by_x(int format, int ROWS, int R, const char *const *w, const float *const *x, int64_t K, float *out) {
+    const int SUMS = ROWS * R * 2 <= MOST_SUMS ? 2 : 1;
+    vf sum[2][8][8];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) sum[0][i][r] = sum[1][i][r] = vf_zero();
+    }
+    int64_t k = 0;
+    for (; k + STEP <= K; k += STEP) {
+        pair v[8];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) v[r] = arrange(format, vf_load(x[r] + k), vf_load(x[r] + k + LLMC_LANES));
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+            const char *at = w[i] + k * bytes_of(format);
+#pragma GCC unroll 2
+            for (int line = 0; line < (LLMC_LANES == 16 ? 32 * bytes_of(format) : 64); line += 64)
+                if (LLMC_LANES == 16 || k % 32 == 0) __builtin_prefetch(at + LLMC_AHEAD_PLAIN + line, 0, 2);
+            pair c = weights(format, at);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                sum[0][i][r] = vf_fma(c.a, v[r].a, sum[0][i][r]);
+                sum[SUMS - 1][i][r] = vf_fma(c.b, v[r].b, sum[SUMS - 1][i][r]);
+            }
+        }
+    }
+    if (k < K) {
+        int64_t rest = K - k;
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+            char last[STEP * 4] = {0};
+            memcpy(last, w[i] + k * bytes_of(format), (size_t)(rest * bytes_of(format)));
+            pair c = weights(format, last);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                float tail[STEP] = {0};
+                memcpy(tail, x[r] + k, (size_t)rest * 4);
+                pair v = arrange(format, vf_load(tail), vf_load(tail + LLMC_LANES));
+                sum[0][i][r] = vf_fma(c.a, v.a, vf_fma(c.b, v.b, sum[0][i][r]));
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) out[r * LLMC_GROUP + i] = vf_sum(SUMS == 2 ? sum[0][i][r] + sum[1][i][r] : sum[0][i][r]);
+    }
+}
+
+LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int half, const float *const *x, float *out) {
+    const int ROWS = R == 8 && MOST_SUMS == 8 ? 1 : 2;
+    int64_t first = llmc_first_row(m, g, half), stride = m->K * bytes_of(format);
+    int left = llmc_rows_left(m, g);
+    for (int i = 0; i < left; i += ROWS) {
+        const char *w[2];
+        for (int j = 0; j < ROWS; j++)
+            w[j] = (const char *)m->weight + (first + (i + j < left ? i + j : left - 1)) * stride;
+        rows_by_x(format, ROWS, R, w, x, m->K, out + i);
+    }
+}
+
+#define CASES(FORMAT)                                      \
+    switch (R) {                                           \
+    case 1: group(FORMAT, 1, m, g, half, x, out); return;  \
+    case 2: group(FORMAT, 2, m, g, half, x, out); return;  \
+    case 4: group(FORMAT, 4, m, g, half, x, out); return;  \
+    default: group(FORMAT, 8, m, g, half, x, out); return; \
+    }
+
+void llmc_plain_group(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
+    if (m->format == LLMC_FP32) CASES(LLMC_FP32)
+    if (m->format == LLMC_BF16) CASES(LLMC_BF16)
+    CASES(LLMC_FP16)
+}

@@ -1,0 +1,144 @@
+"""Linear kernels in C as functions of NumPy arrays: a team of threads, guarded buffers, and one call."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .native import KERNELS, library, pointer
+
+FORMATS = ("fp32", "bf16", "fp16", "int8", "int4_32", "int4_128", "ternary")
+ACTIVATIONS = ("identity", "silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+GUARD = 64
+"""Elements around every output that must stay NaN."""
+SOURCES = (KERNELS / "native" / "team.c", *sorted((KERNELS / "linear" / "native").glob("*.c")))
+DRIVER = """
+#include "linear.h"
+typedef struct {
+    const llmc_matrix *m;
+    const float *x;
+    float *y;
+    int64_t rows;
+    void *workspace;
+    llmc_best *best;
+    int times;
+} job;
+static void work(llmc_thread *t, void *argument) {
+    const job *j = argument;
+    for (int i = 0; i < j->times; i++) {
+        if (j->best) llmc_linear_argmax(t, j->m, j->x, j->y, j->best);
+        else llmc_linear(t, j->m, j->x, j->y, j->rows, j->workspace, i > 0);
+    }
+}
+llmc_best run(llmc_team *team, int threads, job *j) {
+    llmc_team_run(team, work, j);
+    return j->best ? llmc_best_of(j->m, j->best, threads) : (llmc_best){0, 0};
+}
+"""
+
+
+class Matrix(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("N", ctypes.c_int64),
+        ("K", ctypes.c_int64),
+        ("format", ctypes.c_int),
+        ("activation", ctypes.c_int),
+        ("is_gated", ctypes.c_int),
+    )
+
+
+class Job(ctypes.Structure):
+    _fields_ = (
+        ("m", ctypes.POINTER(Matrix)),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("workspace", ctypes.c_void_p),
+        ("best", ctypes.c_void_p),
+        ("times", ctypes.c_int),
+    )
+
+
+class Best(ctypes.Structure):
+    _fields_ = (("value", ctypes.c_float), ("index", ctypes.c_int32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One linear layer: `weight` is what the kernel reads, `N` the width of y."""
+
+    weight: NDArray[np.generic]
+    bias: NDArray[np.float32] | None
+    N: int
+    K: int
+    format: str
+    activation: str = "identity"
+    is_gated: bool = False
+
+    def matrix(self) -> Matrix:
+        return Matrix(
+            pointer(self.weight),
+            pointer(self.bias),
+            self.N,
+            self.K,
+            FORMATS.index(self.format),
+            ACTIVATIONS.index(self.activation),
+            self.is_gated,
+        )
+
+
+def build(isa: str) -> ctypes.CDLL:
+    """The kernels for one instruction set."""
+    module = library(isa, SOURCES, DRIVER)
+    module.llmc_team_new.restype = ctypes.c_void_p
+    module.llmc_team_new.argtypes = (ctypes.c_int, ctypes.c_size_t)
+    module.llmc_team_free.argtypes = (ctypes.c_void_p,)
+    module.llmc_linear_workspace.restype = ctypes.c_size_t
+    module.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
+    module.llmc_linear_scratch.restype = ctypes.c_size_t
+    module.llmc_linear_scratch.argtypes = (ctypes.c_int64,)
+    module.run.restype = Best
+    module.run.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Job))
+    return module
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Uninitialised memory at a multiple of 64 bytes; poisoned with NaN."""
+    memory = np.full(size + 128, 0xFF, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+def run(isa: str, layer: Layer, x: NDArray[np.float32], *, threads: int = 2, times: int = 1) -> NDArray[np.float32]:
+    """y `[rows, N]`; fails where the kernel wrote outside y. `times` above 1 repeats with the prepared input."""
+    module = build(isa)
+    rows = len(x)
+    memory = np.full(rows * layer.N + 2 * GUARD, np.nan, np.float32)
+    y = memory[GUARD : GUARD + rows * layer.N]
+    matrix, workspace = layer.matrix(), aligned(module.llmc_linear_workspace(rows, layer.K))
+    team = module.llmc_team_new(threads, module.llmc_linear_scratch(layer.K))
+    job = Job(ctypes.pointer(matrix), pointer(x), pointer(y), rows, pointer(workspace), None, times)
+    module.run(team, threads, ctypes.byref(job))
+    module.llmc_team_free(team)
+    assert np.isnan(memory[:GUARD]).all()
+    assert np.isnan(memory[GUARD + y.size :]).all()
+    return y.reshape(rows, layer.N)
+
+
+def argmax(isa: str, layer: Layer, x: NDArray[np.float32], *, threads: int = 2) -> tuple[int, NDArray[np.float32]]:
+    """The number of the largest output of one row, and all outputs; twice, with and without y."""
+    module = build(isa)
+    y, best, matrix = np.full(layer.N, np.nan, np.float32), aligned(1024 * 8), layer.matrix()
+    team = module.llmc_team_new(threads, module.llmc_linear_scratch(layer.K))
+    found: list[int] = []
+    for out in (y, None):
+        job = Job(ctypes.pointer(matrix), pointer(x), pointer(out), 1, None, pointer(best), 1)
+        found.append(module.run(team, threads, ctypes.byref(job)).index)
+    module.llmc_team_free(team)
+    assert found[0] == found[1]
+    return found[0], y
