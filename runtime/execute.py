@@ -18,7 +18,7 @@ State = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
+class Step:
     """One call, with everything about it looked up."""
 
     functions: Mapping[Phase, Callable[..., tuple[object, ...]]]
@@ -41,7 +41,7 @@ class Executor:
         last = program.module.definitions[program.module.calls[-1].definition]
         self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
 
-    def _step(self, index: int, tensors: tuple[Tensor, ...]) -> _Step:
+    def _step(self, index: int, tensors: tuple[Tensor, ...]) -> Step:
         module = self.program.module
         call = module.calls[index]
         lowered = module.definitions[call.definition]
@@ -51,7 +51,7 @@ class Executor:
             for value in following.inputs.values():
                 later |= set(value) if isinstance(value, tuple) else {value}
         read = {v for value in call.inputs.values() for v in (value if isinstance(value, tuple) else (value,))}
-        return _Step(
+        return Step(
             functions={
                 phase: cast(
                     "Callable[..., tuple[object, ...]]", self.program.selections[phase][call.definition].module.forward
@@ -85,26 +85,44 @@ class Executor:
         for index, step in enumerate(self.steps):
             if last_token_only and self.tail_is_tokenwise and index == len(self.steps) - 1:
                 values = _keep_last_token(values, step, ambient["position"])
-            results = step.functions[phase](
-                *([values[v] for v in value] if isinstance(value, tuple) else values[value] for value in step.inputs),
-                *(ambient[name] for name in step.ambient),
-                *step.parameters,
-                *(states[path] for path in step.states),
-                *step.scalars,
-            )
+            given = [[values[v] for v in value] if isinstance(value, tuple) else values[value] for value in step.inputs]
+            results = self.call(step, phase, given, ambient, states)
             for name in step.spent:
                 values.pop(name, None)
-            count = len(step.outputs)
-            values.update(zip(step.outputs, results[:count], strict=True))
-            for path, state in zip(step.states, results[count:], strict=True):
-                states[path] = cast("State", state)
+            values.update(zip(step.outputs, results, strict=True))
         return {name: cast("Tensor", values[value]) for name, value in self.program.module.outputs.items()}
 
+    def call(
+        self,
+        step: Step,
+        phase: Phase,
+        given: Sequence[object],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+    ) -> tuple[object, ...]:
+        """One call with its inputs; updates `states` and returns the outputs."""
+        results = step.functions[phase](
+            *given,
+            *(ambient[name] for name in step.ambient),
+            *step.parameters,
+            *(states[path] for path in step.states),
+            *step.scalars,
+        )
+        count = len(step.outputs)
+        for path, state in zip(step.states, results[count:], strict=True):
+            states[path] = cast("State", state)
+        return results[:count]
 
-def _keep_last_token(values: Mapping[str, object], step: _Step, position: Tensor) -> dict[str, object]:
-    """The values this step reads, cut to the token of each row with the highest position."""
+
+def last_rows(position: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of the batch, and where in each the token with the highest position lies. `[B, T]` -> two of `[B]`."""
     last = position.argmax(dim=1)
-    rows = torch.arange(len(last), device=last.device)
+    return torch.arange(len(last), device=last.device), last
+
+
+def _keep_last_token(values: Mapping[str, object], step: Step, position: Tensor) -> dict[str, object]:
+    """The values this step reads, cut to the token of each row with the highest position."""
+    rows, last = last_rows(position)
     kept = dict(values)
     for name in step.inputs:
         if not isinstance(name, str):

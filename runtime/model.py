@@ -13,6 +13,7 @@ from ..compiler.program import Program
 from ..specs.diagnostics import did_you_mean, fail
 from .cache import UNBOUNDED, Cache, has_constant_size
 from .execute import Executor
+from .native.choose import make_executor
 from .outputs import Outputs, unwrap
 from .storage import Signature, bind_parameters, signature
 from .tokenizer import Tokenizer
@@ -189,7 +190,7 @@ class LanguageModel(nn.Module):
         if self._executor is None or self._executor[0] != current:
             with torch.inference_mode(False):
                 bound = bind_parameters(self, self.program)
-            self._executor = (signature(self), Executor(self.program, bound))
+            self._executor = (signature(self), make_executor(self.program, bound))
         return self._executor[1]
 
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:

@@ -21,7 +21,7 @@ def _needed(value: Known | None, name: str, scaling: str) -> Known:
     return value
 
 
-def rope_table(
+def rope_law(
     *,
     position: Tensor,
     rotary_dim: int,
@@ -41,15 +41,9 @@ def rope_table(
     short_factor: Sequence[float] | None = None,
     long_factor: Sequence[float] | None = None,
     rotary_fraction: float = 1.0,
-) -> Tensor:
-    """Cosines, then sines, of every position's angles.
-
-    position `[B, T]` int64 -> `[B, T, R]` float32 with R = `rotary_dim`: R/2 cosines, then R/2 sines, both times the
-    attention factor of `yarn` and `longrope`. Padding (position -1) reads position 0. Frequencies and angles are
-    float32. `factor` of `yarn` and `longrope` defaults to `max_seq_len / original_max_seq_len`; `original_max_seq_len`
-    of `dynamic` to `max_seq_len`. `rotary_fraction` belongs to `proportional`. Raises ValueError for a scaling whose
-    values are missing. Sources: transformers `modeling_rope_utils`; the papers are named in `frequencies`.
-    """
+) -> tuple[Tensor, float]:
+    """What each pair turns per position, `[R/2]` float32 (`[B, 1, R/2]` where it depends on a row's length), and the
+    factor on cosines and sines. The arguments are those of `rope_table`."""
     dims, device, gain = rotary_dim, position.device, 1.0
     match scaling:
         case "none":
@@ -84,6 +78,58 @@ def rope_table(
             raise ValueError(f"no rope scaling is called {scaling!r}")
     if scaling in ("yarn", "longrope") and attention_factor is not None:
         gain = attention_factor
+    return frequency, gain
+
+
+def rope_table(
+    *,
+    position: Tensor,
+    rotary_dim: int,
+    theta: float = 10000.0,
+    scaling: RopeScaling = "none",
+    factor: float | None = None,
+    low_freq_factor: float = 1.0,
+    high_freq_factor: float = 4.0,
+    original_max_seq_len: int | None = None,
+    max_seq_len: int | None = None,
+    attention_factor: float | None = None,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    mscale: float | None = None,
+    mscale_all_dim: float | None = None,
+    short_factor: Sequence[float] | None = None,
+    long_factor: Sequence[float] | None = None,
+    rotary_fraction: float = 1.0,
+) -> Tensor:
+    """Cosines, then sines, of every position's angles.
+
+    position `[B, T]` int64 -> `[B, T, R]` float32 with R = `rotary_dim`: R/2 cosines, then R/2 sines, both times the
+    attention factor of `yarn` and `longrope`. Padding (position -1) reads position 0. Frequencies and angles are
+    float32. `factor` of `yarn` and `longrope` defaults to `max_seq_len / original_max_seq_len`; `original_max_seq_len`
+    of `dynamic` to `max_seq_len`. `rotary_fraction` belongs to `proportional`. Raises ValueError for a scaling whose
+    values are missing. Sources: transformers `modeling_rope_utils`; the papers are named in `frequencies`.
+    """
+    frequency, gain = rope_law(
+        position=position,
+        rotary_dim=rotary_dim,
+        theta=theta,
+        scaling=scaling,
+        factor=factor,
+        low_freq_factor=low_freq_factor,
+        high_freq_factor=high_freq_factor,
+        original_max_seq_len=original_max_seq_len,
+        max_seq_len=max_seq_len,
+        attention_factor=attention_factor,
+        beta_fast=beta_fast,
+        beta_slow=beta_slow,
+        truncate=truncate,
+        mscale=mscale,
+        mscale_all_dim=mscale_all_dim,
+        short_factor=short_factor,
+        long_factor=long_factor,
+        rotary_fraction=rotary_fraction,
+    )
     angle = position.clamp(min=0)[..., None].float() * frequency  # [B, T, R/2]
     table = torch.cat((angle.cos(), angle.sin()), dim=-1)
     return table if gain == 1.0 else table * gain

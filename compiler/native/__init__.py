@@ -1,0 +1,1 @@
+"""The CPU backend: a fused Program becomes one plain C file, one function per definition."""

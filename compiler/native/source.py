@@ -1,0 +1,122 @@
+"""A whole program as C: its definitions, and one entry that runs a range of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...kernels.native.node import NotNative
+from ..ir import Call
+from ..lowered import Module
+from .buffers import Buffer, place, rounded
+from .definition import NativeDefinition, ctype_of, floats_of, function_name, rows_of, write_definition
+
+_MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeProgram:
+    """The C text of what can be compiled of a program, and where each call's values lie."""
+
+    text: str
+    definitions: Mapping[str, NativeDefinition]
+    refused: Mapping[str, NotNative]
+    """The definitions that torch runs, with the reason."""
+    slots: Mapping[str, int]
+    """For every value between calls, floats a row before it; the model's inputs and outputs are not among them."""
+    values_floats: int
+    locals_floats: int
+    sources: tuple[str, ...]
+
+    def function(self, definition: str) -> int:
+        """The number under which the entry knows a definition."""
+        return list(self.definitions).index(definition)
+
+
+def write_program(module: Module, dtype: str) -> NativeProgram:
+    """Compile every definition that can be; the others stay with torch."""
+    definitions: dict[str, NativeDefinition] = {}
+    refused: dict[str, NotNative] = {}
+    for name, lowered in module.definitions.items():
+        try:
+            if dtype not in _MODEL_TYPES:
+                raise NotNative(f"there are no kernels in C for {dtype}")
+            definitions[name] = write_definition(lowered, dtype)
+        except NotNative as reason:
+            refused[name] = reason
+    slots, values_floats = _slots(module, definitions)
+    return NativeProgram(
+        text=_text(definitions, dtype),
+        definitions=definitions,
+        refused=refused,
+        slots=slots,
+        values_floats=values_floats,
+        locals_floats=max((rounded(d.floats) for d in definitions.values()), default=0),
+        sources=("native/team.c", *dict.fromkeys(source for d in definitions.values() for source in d.sources)),
+    )
+
+
+def values_read(call: Call) -> list[str]:
+    """Every program value that a call reads."""
+    return [v for value in call.inputs.values() for v in (value if isinstance(value, tuple) else (value,))]
+
+
+def _slots(module: Module, definitions: Mapping[str, NativeDefinition]) -> tuple[dict[str, int], int]:
+    """A place for every value that a compiled call reads or writes."""
+    outputs = set(module.outputs.values())
+    buffers: dict[str, Buffer] = {}
+    for at, call in enumerate(module.calls):
+        lowered = module.definitions[call.definition]
+        for port, name in call.outputs.items():
+            if name in outputs:
+                continue
+            found = lowered.results[lowered.outputs.index(port)].meta["type"]
+            try:
+                floats = floats_of(rows_of(found)[1], ctype_of(found))
+            except NotNative:
+                continue
+            buffers[name] = Buffer(name=name, floats=floats, first=at, last=at)
+        for name in values_read(call):
+            if name in buffers:
+                buffers[name].last = at
+    total = place(buffers.values())
+    return {name: buffer.offset for name, buffer in buffers.items()}, total
+
+
+def _text(definitions: Mapping[str, NativeDefinition], dtype: str) -> str:
+    headers = dict.fromkeys(header for d in definitions.values() for header in d.headers)
+    names = ", ".join(function_name(name) for name in definitions)
+    return "\n".join(
+        [
+            "/* Emitted by llmc: one function per definition of the program, run for each call with its operands. */",
+            "#include <math.h>",
+            "#include <string.h>",
+            "",
+            '#include "native/program.h"',
+            *(f'#include "{header}"' for header in headers),
+            "",
+            f"#define LLMC_MODEL_TYPE {_MODEL_TYPES.get(dtype, 'LLMC_FLOAT32')}",
+            "",
+            *(definition.text for definition in definitions.values()),
+            f"static llmc_segment *const segments[] = {{{names or '0'}}};",
+            "",
+            "typedef struct {",
+            "    const llmc_pass *pass;",
+            "    const llmc_call *calls;",
+            "    int64_t count;",
+            "} llmc_job;",
+            "",
+            "static void run_calls(llmc_thread *t, void *argument) {",
+            "    const llmc_job *job = argument;",
+            "    for (int64_t i = 0; i < job->count; i++)",
+            "        segments[job->calls[i].function](t, job->pass, &job->calls[i]);",
+            "}",
+            "",
+            "/* Runs consecutive calls on all threads of the team. */",
+            "void llmc_run(llmc_team *team, const llmc_pass *pass, const llmc_call *calls, int64_t count) {",
+            "    llmc_job job = {pass, calls, count};",
+            "    llmc_team_run(team, run_calls, &job);",
+            "}",
+            "",
+        ]
+    )

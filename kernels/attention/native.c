@@ -1,0 +1,190 @@
+/* Attention with a running softmax: keys in blocks, all queries of a kv head that share them together. */
+#include "native.h"
+
+#include "../native/numbers.h"
+
+#include <math.h>
+#include <string.h>
+
+#define KEYS 64        /* in a block */
+#define MAX_QUERIES 64 /* of a chunk, all heads of a group counted */
+
+static void widen(float *to, const void *from, int64_t first, int64_t count, int type) {
+    if (type == LLMC_BFLOAT16) {
+        const uint16_t *source = (const uint16_t *)from + first;
+        for (int64_t i = 0; i < count; i++) to[i] = llmc_from_bfloat16(source[i]);
+    } else if (type == LLMC_FLOAT16) {
+        const _Float16 *source = (const _Float16 *)from + first;
+        for (int64_t i = 0; i < count; i++) to[i] = (float)source[i];
+    } else {
+        memcpy(to, (const float *)from + first, count * sizeof(float));
+    }
+}
+
+static void store(void *to, int64_t first, const float *from, int64_t count, int type) {
+    if (type == LLMC_BFLOAT16) {
+        uint16_t *target = (uint16_t *)to + first;
+        for (int64_t i = 0; i < count; i++) target[i] = llmc_to_bfloat16(from[i]);
+    } else if (type == LLMC_FLOAT16) {
+        _Float16 *target = (_Float16 *)to + first;
+        for (int64_t i = 0; i < count; i++) target[i] = (_Float16)from[i];
+    } else {
+        memcpy((float *)to + first, from, count * sizeof(float));
+    }
+}
+
+static int64_t length_after(const llmc_attention *a, int64_t b) {
+    int64_t length = a->lengths[b];
+    for (int64_t i = 0; i < a->tokens; i++)
+        if (a->position[b * a->tokens + i] >= length) length = a->position[b * a->tokens + i] + 1;
+    return length;
+}
+
+void llmc_append(llmc_thread *t, const llmc_attention *a) {
+    LLMC_FOR(t, chunk, a->batch * a->kv_heads) {
+        int64_t b = chunk / a->kv_heads, head = chunk % a->kv_heads, end = length_after(a, b);
+        for (int64_t i = 0; i < a->tokens; i++) {
+            int64_t row = b * a->tokens + i, position = a->position[row];
+            if (position < 0 || (a->is_ring && position + a->slots < end)) continue;
+            int64_t slot = chunk * a->slots + (a->is_ring ? position % a->slots : position);
+            store(a->keys, slot * a->key_dim, a->k + row * a->k_stride + head * a->key_dim, a->key_dim, a->cache_type);
+            store(a->values, slot * a->value_dim, a->v + row * a->v_stride + head * a->value_dim, a->value_dim,
+                  a->cache_type);
+        }
+    }
+}
+
+typedef struct {
+    const float *q[MAX_QUERIES]; /* of one token and head each */
+    float *out[MAX_QUERIES];
+    int64_t position[MAX_QUERIES];
+    int head[MAX_QUERIES];
+    float largest[MAX_QUERIES], sum[MAX_QUERIES];
+    int count;
+} queries;
+
+static inline float dot(const float *restrict x, const float *restrict y, int64_t n) {
+    float lanes[16] = {0}, rest = 0;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++) lanes[j] += x[i + j] * y[i + j];
+    for (; i < n; i++) rest += x[i] * y[i];
+    for (int j = 0; j < 8; j++) lanes[j] += lanes[j + 8];
+    for (int j = 0; j < 4; j++) lanes[j] += lanes[j + 4];
+    return lanes[0] + lanes[1] + (lanes[2] + lanes[3]) + rest;
+}
+
+/* Folds a block of keys into the running result of every query. `where[i]` is the position of key i, -1 where unseen. */
+static void fold(const llmc_attention *a, queries *qs, const float *keys, int64_t key_stride, const float *values,
+                 int64_t value_stride, const int64_t *where, int count) {
+    for (int n = 0; n < qs->count; n++) {
+        int64_t at = qs->position[n];
+        float scores[KEYS], largest = qs->largest[n];
+        for (int i = 0; i < count; i++) {
+            int is_seen = where[i] >= 0 && (!a->is_causal || where[i] <= at);
+            if (a->window) is_seen = is_seen && where[i] > at - a->window && (a->is_causal || where[i] < at + a->window);
+            if (!is_seen) {
+                scores[i] = -INFINITY;
+                continue;
+            }
+            float score = dot(qs->q[n], keys + i * key_stride, a->key_dim) * a->scale;
+            if (a->softcap != 0) score = a->softcap * tanhf(score / a->softcap);
+            if (a->slopes) score -= a->slopes[qs->head[n]] * (float)(at > where[i] ? at - where[i] : where[i] - at);
+            scores[i] = score;
+            if (!(score <= largest)) largest = score;
+        }
+        if (largest == -INFINITY) continue;
+        float *out = qs->out[n];
+        if (largest != qs->largest[n]) {
+            float shrink = expf(qs->largest[n] - largest);
+            qs->sum[n] *= shrink;
+            for (int64_t d = 0; d < a->value_dim; d++) out[d] *= shrink;
+            qs->largest[n] = largest;
+        }
+        for (int i = 0; i < count; i++) {
+            if (scores[i] == -INFINITY) continue;
+            float weight = expf(scores[i] - largest);
+            qs->sum[n] += weight;
+            const float *value = values + i * value_stride;
+            for (int64_t d = 0; d < a->value_dim; d++) out[d] += weight * value[d];
+        }
+    }
+}
+
+/* The cached keys that some query of the chunk may see. */
+static void fold_cache(llmc_thread *t, const llmc_attention *a, queries *qs, int64_t b, int64_t head, int64_t held,
+                       int64_t first, int64_t last) {
+    float *wide_keys = t->scratch, *wide_values = wide_keys + KEYS * a->key_dim;
+    int64_t base = (b * a->kv_heads + head) * a->slots, where[KEYS];
+    int64_t begin = held - a->slots > 0 && a->is_ring ? held - a->slots : 0;
+    if (begin < first) begin = first;
+    int64_t end = held < last ? held : last;
+    for (int64_t p = begin; p < end;) {
+        int64_t slot = a->is_ring ? p % a->slots : p;
+        int64_t count = end - p < KEYS ? end - p : KEYS;
+        if (slot + count > a->slots) count = a->slots - slot;
+        for (int i = 0; i < count; i++) where[i] = p + i;
+        const float *keys = (const float *)a->keys + (base + slot) * a->key_dim;
+        const float *values = (const float *)a->values + (base + slot) * a->value_dim;
+        if (a->cache_type != LLMC_FLOAT32) {
+            widen(wide_keys, a->keys, (base + slot) * a->key_dim, count * a->key_dim, a->cache_type);
+            widen(wide_values, a->values, (base + slot) * a->value_dim, count * a->value_dim, a->cache_type);
+            keys = wide_keys, values = wide_values;
+        }
+        fold(a, qs, keys, a->key_dim, values, a->value_dim, where, (int)count);
+        p += count;
+    }
+}
+
+/* The call's own keys, straight from its rows. */
+static void fold_new(const llmc_attention *a, queries *qs, int64_t b, int64_t head) {
+    for (int64_t i = 0; i < a->tokens; i += KEYS) {
+        int count = (int)(a->tokens - i < KEYS ? a->tokens - i : KEYS);
+        int64_t row = b * a->tokens + i;
+        fold(a, qs, a->k + row * a->k_stride + head * a->key_dim, a->k_stride,
+             a->v + row * a->v_stride + head * a->value_dim, a->v_stride, a->position + row, count);
+    }
+}
+
+void llmc_attend(llmc_thread *t, const llmc_attention *a) {
+    int64_t group = a->heads / a->kv_heads;
+    int64_t heads_at_once = group < MAX_QUERIES ? group : MAX_QUERIES;
+    int64_t parts = (group + heads_at_once - 1) / heads_at_once; /* of a group with very many heads */
+    int64_t block = MAX_QUERIES / heads_at_once;
+    if (block > 16) block = 16;
+    int64_t blocks = (a->tokens + block - 1) / block;
+    while (a->batch * a->kv_heads * parts * blocks > LLMC_MAX_CHUNKS) block *= 2, blocks = (a->tokens + block - 1) / block;
+    LLMC_FOR(t, chunk, a->batch * a->kv_heads * parts * blocks) {
+        int64_t b = chunk / (a->kv_heads * parts * blocks), rest = chunk % (a->kv_heads * parts * blocks);
+        int64_t head = rest / (parts * blocks), part = rest / blocks % parts, first_row = rest % blocks * block;
+        queries qs = {.count = 0};
+        int64_t first = INT64_MAX, last = 0;
+        for (int64_t i = first_row; i < first_row + block && i < a->tokens; i++) {
+            int64_t row = b * a->tokens + i;
+            for (int64_t g = part * heads_at_once; g < (part + 1) * heads_at_once && g < group; g++) {
+                int h = (int)(head * group + g), n = qs.count;
+                qs.out[n] = a->out + (row * a->heads + h) * a->value_dim;
+                memset(qs.out[n], 0, a->value_dim * sizeof(float));
+                if (a->position[row] < 0) continue;
+                qs.q[n] = a->q + row * a->q_stride + h * a->key_dim;
+                qs.position[n] = a->position[row];
+                qs.head[n] = h;
+                qs.largest[n] = a->sink ? a->sink[h] : -INFINITY;
+                qs.sum[n] = a->sink ? 1 : 0;
+                qs.count++;
+            }
+            int64_t at = a->position[row];
+            if (at >= 0 && at < first) first = at;
+            if (at >= last) last = at + 1;
+        }
+        if (qs.count == 0) continue;
+        first = a->window ? first - a->window + 1 : 0;
+        if (!a->is_causal) last = a->window ? last + a->window : INT64_MAX;
+        if (a->keys) fold_cache(t, a, &qs, b, head, a->reads_new ? a->lengths[b] : length_after(a, b), first < 0 ? 0 : first, last);
+        if (a->reads_new) fold_new(a, &qs, b, head);
+        for (int n = 0; n < qs.count; n++) {
+            float inverse = qs.sum[n] == 0 ? 0 : 1.0f / qs.sum[n];
+            for (int64_t d = 0; d < a->value_dim; d++) qs.out[n][d] *= inverse;
+        }
+    }
+}

@@ -1,0 +1,162 @@
+"""What an emitter of C sees of one node: its operands as places in memory, its fields, and where to write its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+Rows: TypeAlias = Literal["tokens", "batch", "one"]
+"""How many rows a value has: one per token (`B * T`), one per row of the batch, or one for all."""
+
+CType: TypeAlias = Literal["float", "int64_t"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A value in C, row-major: element `j` of row `r` is `pointer[r * stride + j]`. Floats are float32."""
+
+    pointer: str
+    shape: tuple[int, ...]
+    """The axes of one row."""
+    stride: int
+    rows: Rows = "tokens"
+    ctype: CType = "float"
+    buffer: str = ""
+    """The buffer whose memory this is; empty for operands that the caller owns."""
+
+    @property
+    def width(self) -> int:
+        """Elements in a row."""
+        width = 1
+        for size in self.shape:
+            width *= size
+        return width
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its rows follow one another without gaps."""
+        return self.stride == self.width
+
+    def row(self, row: str = "r") -> str:
+        """The C expression of a row's first element; a value with one row has it for all."""
+        if self.rows == "one" or self.stride == 0:
+            return self.pointer
+        return f"{self.pointer} + {row} * {self.stride}"
+
+    def part(self, start: int, shape: tuple[int, ...]) -> Place:
+        """Some elements of every row, in place."""
+        pointer = f"({self.pointer} + {start})" if start else self.pointer
+        return Place(
+            pointer=pointer, shape=shape, stride=self.stride, rows=self.rows, ctype=self.ctype, buffer=self.buffer
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A parameter as it lies in memory: `pointer` is a `const void *` in C, `format` its element type or packing."""
+
+    pointer: str
+    shape: tuple[int, ...]
+    format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBuffers:
+    """The buffers of a state in C and the size of their token axis, with the law by which a position has a slot."""
+
+    pointers: tuple[str, ...]
+    slots: str
+    kind: str
+    sizes: Mapping[str, int]
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheView:
+    """Keys and values that an append gives to the attention after it: the state, and the call's own new rows."""
+
+    state: StateBuffers
+    new: tuple[Place, ...]
+
+
+class NativeNode(Protocol):
+    """One node, as its emitter sees it. Code of a row runs for row `r` of its kind; a region is run by all threads."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+
+    def has(self, name: str) -> bool:
+        """Whether an optional port or parameter is given."""
+        ...
+
+    def input(self, name: str) -> Place:
+        """A port's value, or a parameter as float32."""
+        ...
+
+    def inputs(self, name: str) -> Sequence[Place]:
+        """The values of a variadic port."""
+        ...
+
+    def view(self, name: str) -> CacheView:
+        """The cache that a port reads."""
+        ...
+
+    def weight(self, name: str) -> Weight:
+        """A parameter in the format in which it is stored."""
+        ...
+
+    def field(self, name: str) -> object:
+        """The value that the reference would be called with."""
+        ...
+
+    def number(self, name: str) -> str:
+        """A numeric field as a C expression: a literal, or this call's own scalar."""
+        ...
+
+    def state(self) -> StateBuffers:
+        """The state this node threads."""
+        ...
+
+    def output(self, port: str = "out", *, rows: Rows = "tokens") -> Place:
+        """A fresh buffer for an output."""
+        ...
+
+    def alias(self, port: str, place: Place | CacheView) -> None:
+        """An output that is memory which exists already."""
+        ...
+
+    def workspace(self, name: str, floats: int, *, rows: Rows = "tokens") -> str:
+        """The pointer of a buffer of this node's own, `floats` per row, for what regions hand to each other."""
+        ...
+
+    def constant(self, name: str, values: Sequence[float]) -> str:
+        """The name of a constant float array."""
+        ...
+
+    def row(self, text: str, *, rows: Rows = "tokens") -> None:
+        """Statements for one row; those of neighbouring nodes are joined in one loop."""
+        ...
+
+    def region(self, text: str) -> None:
+        """Statements that every thread runs: calls of kernels, each a parallel region or several."""
+        ...
+
+
+class NotNative(Exception):
+    """Why a node has no code in C: the reason, and the path of the node."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.path = reason, path
+
+
+def literal(value: float) -> str:
+    """A Python number as a C double."""
+    if value != value:
+        return '__builtin_nan("")'
+    if value in (float("inf"), float("-inf")):
+        return "__builtin_inf()" if value > 0 else "-__builtin_inf()"
+    return repr(float(value))

@@ -1,0 +1,52 @@
+/* What an emitted program is run with: one pass over some tokens, and the operands of each call of a definition. */
+#ifndef LLMC_PROGRAM_H
+#define LLMC_PROGRAM_H
+
+#include "team.h"
+
+typedef struct {
+    int64_t batch, tokens, rows;  /* rows = batch * tokens */
+    float *values;                /* what calls hand to each other, as many floats a row as the program says */
+    float *locals;                /* what lives within a call */
+    const int64_t *position;      /* [batch, tokens], -1 padding */
+    const int64_t *lengths;       /* [batch], tokens held before this pass */
+    void *const *inputs;          /* inputs and outputs of the model */
+} llmc_pass;
+
+typedef struct {
+    int64_t function;               /* which segment of the program */
+    const int64_t *values;          /* of each input and output: floats a row before it in `values`; -1-i: input i */
+    const void *const *parameters;
+    void *const *states;            /* the buffers of each state, one after the other */
+    const int64_t *slots;           /* of each buffer: the size of its token axis */
+    const double *scalars;
+} llmc_call;
+
+typedef void llmc_segment(llmc_thread *, const llmc_pass *, const llmc_call *);
+
+static inline void *llmc_value(const llmc_pass *pass, int64_t place) {
+    return place < 0 ? pass->inputs[-1 - place] : (void *)(pass->values + place * pass->rows);
+}
+
+/* Rows of a chunk of a loop over rows: a few chunks a thread. */
+static inline int64_t llmc_rows_per_chunk(const llmc_thread *t, int64_t rows) {
+    return (rows + t->count * 4 - 1) / (t->count * 4);
+}
+
+static inline int64_t llmc_row_chunks(const llmc_thread *t, int64_t rows) {
+    int64_t size = llmc_rows_per_chunk(t, rows);
+    return size ? (rows + size - 1) / size : 0;
+}
+
+static inline int64_t llmc_last_row(const llmc_thread *t, int64_t rows, int64_t chunk) {
+    int64_t end = (chunk + 1) * llmc_rows_per_chunk(t, rows);
+    return end < rows ? end : rows;
+}
+
+/* A region in which each row is done by one thread. */
+#define LLMC_ROWS(t, r, rows)                                                       \
+    LLMC_FOR(t, r##_chunk, llmc_row_chunks(t, rows))                                \
+    for (int64_t r = r##_chunk * llmc_rows_per_chunk(t, rows),                      \
+                 r##_end = llmc_last_row(t, rows, r##_chunk); r < r##_end; r++)
+
+#endif

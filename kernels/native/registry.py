@@ -1,0 +1,55 @@
+"""All kernels in C, one an op."""
+
+from __future__ import annotations
+
+from .kernel import NativeKernel
+
+NORM = ("norm/native.h",)
+POINTWISE = ("norm/native.h", "pointwise/native.h")
+ATTENTION = ("attention/native.h",)
+ROPE = ("rope/native.h",)
+
+NATIVE_KERNELS: tuple[NativeKernel, ...] = (
+    NativeKernel(op="embedding", emitter="embedding.native:embedding", headers=("embedding/native.h",)),
+    NativeKernel(op="linear", emitter="linear.native:linear", headers=("linear/plain.h",)),
+    NativeKernel(op="rms_norm", emitter="norm.native:rms_norm", headers=NORM),
+    NativeKernel(op="add_rms_norm", emitter="norm.native:add_rms_norm", headers=NORM),
+    NativeKernel(op="layer_norm", emitter="norm.native:layer_norm", headers=NORM),
+    NativeKernel(op="add_layer_norm", emitter="norm.native:add_layer_norm", headers=NORM),
+    NativeKernel(op="group_norm", emitter="norm.native:group_norm", headers=NORM),
+    NativeKernel(op="l2_norm", emitter="norm.native:l2_norm", headers=NORM),
+    NativeKernel(op="rope_table", emitter="rope.native:rope_table", headers=ROPE),
+    NativeKernel(op="rope_apply", emitter="rope.native:rope_apply", headers=ROPE),
+    NativeKernel(op="kv_full_append", emitter="attention.native:append"),
+    NativeKernel(op="kv_window_append", emitter="attention.native:append"),
+    NativeKernel(op="attend_cached", emitter="attention.native:attend_cached", headers=ATTENTION),
+    NativeKernel(op="attention", emitter="attention.native:attention", headers=ATTENTION),
+    NativeKernel(op="add", emitter="pointwise.native:add"),
+    NativeKernel(op="sub", emitter="pointwise.native:sub"),
+    NativeKernel(op="mul", emitter="pointwise.native:mul"),
+    NativeKernel(op="div", emitter="pointwise.native:div"),
+    NativeKernel(op="lerp", emitter="pointwise.native:lerp"),
+    NativeKernel(op="clamp", emitter="pointwise.native:clamp"),
+    NativeKernel(op="scale", emitter="pointwise.native:scale"),
+    NativeKernel(op="softcap", emitter="pointwise.native:softcap", headers=POINTWISE),
+    NativeKernel(op="activation", emitter="pointwise.native:activation", headers=POINTWISE),
+    NativeKernel(op="gated_activation", emitter="pointwise.native:gated_activation", headers=POINTWISE),
+    NativeKernel(op="gated_activation_packed", emitter="pointwise.native:gated_activation_packed", headers=POINTWISE),
+    NativeKernel(op="zeros_like", emitter="pointwise.native:zeros_like"),
+    NativeKernel(op="split", emitter="pointwise.native:split"),
+    NativeKernel(op="concat", emitter="pointwise.native:concat"),
+    NativeKernel(op="reduce", emitter="pointwise.native:reduce", headers=POINTWISE),
+    NativeKernel(op="topk_sparsity", emitter="pointwise.native:topk_sparsity", headers=POINTWISE),
+    NativeKernel(op="split_heads", emitter="layout.native:split_heads"),
+    NativeKernel(op="slice_features", emitter="layout.native:slice_features"),
+    NativeKernel(op="tile", emitter="layout.native:tile"),
+    NativeKernel(op="reshape", emitter="layout.native:reshape"),
+    NativeKernel(op="mix_streams", emitter="layout.native:mix_streams"),
+)
+
+_BY_OP = {kernel.op: kernel for kernel in NATIVE_KERNELS}
+
+
+def native_kernel(op: str) -> NativeKernel | None:
+    """The kernel in C of an op, if it has one."""
+    return _BY_OP.get(op)

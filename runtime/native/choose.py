@@ -1,0 +1,29 @@
+"""Machine code where it serves, torch where it does not, with the reason said once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+
+from torch import Tensor
+
+from ...compiler.program import Program
+from ..execute import Executor
+from .executor import NativeExecutor, refusal
+from .toolchain import NoCompiler
+
+
+def make_executor(program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> Executor:
+    """The fastest executor that serves this program here."""
+    if refusal(program, [tensor for tensors in parameters for tensor in tensors]) is None:
+        try:
+            return NativeExecutor(program, parameters)
+        except NoCompiler as reason:
+            _say_once(str(reason))
+    return Executor(program, parameters)
+
+
+@cache
+def _say_once(reason: str) -> None:
+    print(f"note: running through torch, slower than machine code: {reason}", file=sys.stderr)

@@ -1,0 +1,292 @@
+"""Runs a bound Program as machine code: consecutive compiled calls in one native call, the others through torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ...compiler.ir import Call
+from ...compiler.native.definition import Operand
+from ...compiler.native.source import values_read, write_program
+from ...compiler.ops.declaration import StateSpec
+from ...compiler.program import Program, kernels_are_on
+from ...kernels.kernel import Phase
+from ...kernels.states import STATES
+from ..execute import Executor, State, last_rows
+from ..tree import scalar_operands
+from .objects import shared_library
+from .team import team
+from .toolchain import NoCompiler
+from .values import Values, value_types
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class _Pass(ctypes.Structure):
+    """`llmc_pass`."""
+
+    _fields_ = (
+        ("batch", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("locals", ctypes.c_void_p),
+        ("position", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("inputs", ctypes.c_void_p),
+    )
+
+
+class _Call(ctypes.Structure):
+    """`llmc_call`."""
+
+    _fields_ = (
+        ("function", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("parameters", ctypes.c_void_p),
+        ("states", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("scalars", ctypes.c_void_p),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Consecutive calls that one native call runs."""
+
+    first: int
+    count: int
+
+
+def is_on() -> bool:
+    """False where `LLMC_NATIVE=0` or `LLMC_KERNELS=0`."""
+    return os.environ.get("LLMC_NATIVE", "1") != "0" and kernels_are_on()
+
+
+def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
+    """Why the program does not run as machine code; None where it does."""
+    if not is_on():
+        return "it is switched off"
+    if program.target.device != "cpu" or any(parameter.device.type != "cpu" for parameter in parameters):
+        return "it is for the CPU"
+    kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    if len(kinds) != 1 or next(iter(kinds)) not in _DTYPES:
+        return f"there are no kernels for {', '.join(sorted(str(kind) for kind in kinds))}"
+    if any(call.rate != "stream" for call in program.module.calls):
+        return "calls that run once a request stay with torch"
+    return None
+
+
+class NativeExecutor(Executor):
+    """An Executor whose compiled calls run natively. Raises NoCompiler where nothing can be compiled."""
+
+    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+        super().__init__(program, parameters)
+        floats = [p for tensors in parameters for p in tensors if p.is_floating_point()]
+        self.dtype = floats[0].dtype
+        self.native = write_program(program.module, _DTYPES[self.dtype])
+        if not self.native.definitions:
+            reason = next(iter(self.native.refused.values()))
+            raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
+        self.library = ctypes.CDLL(str(shared_library(self.native.text, self.native.sources)))
+        self.library.llmc_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        self.library.llmc_run.restype = None
+        self.inputs = [port.name for port in program.model.inputs]
+        self.outputs = list(program.module.outputs.values())
+        self.types = value_types(program.module)
+        self._bind(parameters)
+        self.regions = self._regions()
+        self._pass = _Pass()
+        self._memory = torch.empty(0)
+
+    # --- binding -------------------------------------------------------------------------------------------------
+
+    def _bind(self, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+        calls = self.program.module.calls
+        self._kept: list[object] = []
+        """Everything that the tables point into."""
+        self._calls = (_Call * len(calls))()
+        self._states: list[tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]] = []
+        converted: dict[int, Tensor] = {}
+        for entry, call, tensors in zip(self._calls, calls, parameters, strict=True):
+            definition = self.native.definitions.get(call.definition)
+            lowered = self.program.module.definitions[call.definition]
+            count = sum(_buffer_count(spec) for _, spec in lowered.states.values())
+            pointers, slots = (ctypes.c_void_p * max(1, count))(), (ctypes.c_int64 * max(1, count))()
+            self._states.append((pointers, slots))
+            if definition is None:
+                continue
+            named = dict(zip(lowered.parameters, tensors, strict=True))
+            operands = [self._operand(operand, named, converted) for operand in definition.parameters]
+            addresses = (ctypes.c_void_p * max(1, len(operands)))(*(tensor.data_ptr() for tensor in operands))
+            places = [self._place(call, name) for name in definition.values]
+            values = (ctypes.c_int64 * max(1, len(places)))(*places)
+            numbers = [float(value) for value in scalar_operands(lowered, call).values()]  # type: ignore[arg-type]
+            scalars = (ctypes.c_double * max(1, len(numbers)))(*numbers)
+            self._kept += [operands, addresses, values, scalars]
+            entry.function = self.native.function(call.definition)
+            entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
+            entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
+            entry.scalars = ctypes.addressof(scalars)
+
+    def _operand(self, operand: Operand, named: Mapping[str, Tensor], converted: dict[int, Tensor]) -> Tensor:
+        """A parameter in the format that the code reads; those that are already so are not copied."""
+        tensor = named[operand.placeholder]
+        if operand.format == "float32" and tensor.dtype != torch.float32:
+            if id(tensor) not in converted:
+                converted[id(tensor)] = tensor.float()
+            tensor = converted[id(tensor)]
+        return tensor.contiguous()
+
+    def _place(self, call: Call, port: str) -> int:
+        """Where a value of a call lies: floats a row, or -1-i for an input or output of the model."""
+        name = call.inputs.get(port, call.outputs.get(port))
+        assert isinstance(name, str)
+        if port in call.inputs and name in self.inputs:
+            return -1 - self.inputs.index(name)
+        if name in self.outputs:
+            return -1 - len(self.inputs) - self.outputs.index(name)
+        return self.native.slots[name]
+
+    def _regions(self) -> tuple[Region | int, ...]:
+        """Runs of compiled calls, and the indices of the calls between them that torch runs."""
+        found: list[Region | int] = []
+        for index, call in enumerate(self.program.module.calls):
+            if call.definition not in self.native.definitions:
+                found.append(index)
+            elif found and isinstance(found[-1], Region):
+                found[-1] = Region(found[-1].first, found[-1].count + 1)
+            else:
+                found.append(Region(index, 1))
+        return tuple(found)
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        phase: Phase,
+        inputs: Mapping[str, Tensor],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+        *,
+        last_token_only: bool = False,
+    ) -> dict[str, Tensor]:
+        """As `Executor.run`; states are written in place."""
+        position = ambient["position"].contiguous()
+        batch, tokens = position.shape
+        cuts_tail = last_token_only and tokens > 1 and self.tail_is_tokenwise
+        values = self._values(inputs, batch, tokens, cuts_tail)
+        pointers = (ctypes.c_void_p * len(values.outside))(*(x.data_ptr() for x in values.outside.values()))  # type: ignore[attr-defined]
+        self._point_at(states)
+        passed = self._pass
+        passed.batch, passed.tokens, passed.rows = batch, tokens, batch * tokens
+        passed.values = values.memory.data_ptr()
+        passed.locals = passed.values + 4 * batch * tokens * self.native.values_floats
+        lengths = ambient["lengths"].contiguous()
+        passed.position, passed.lengths = position.data_ptr(), lengths.data_ptr()
+        passed.inputs = ctypes.addressof(pointers)
+        tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
+        for part in self.regions:
+            if isinstance(part, int):
+                if part < tail:
+                    self._run_in_torch(part, phase, values, ambient, states)
+            else:
+                self._run(part.first, min(part.first + part.count, tail) - part.first)
+        if cuts_tail:
+            self._run_tail(values, phase, ambient, states)
+        return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+
+    def _values(self, inputs: Mapping[str, Tensor], batch: int, tokens: int, cuts_tail: bool) -> Values:
+        """Memory for a pass; the model's inputs and outputs lie outside it, in the order that the code counts them."""
+        rows = batch * tokens
+        floats = rows * (self.native.values_floats + self.native.locals_floats) + 16
+        if self._memory.numel() < floats:
+            self._memory = torch.empty(floats)
+        values = Values(
+            types=self.types,
+            slots=self.native.slots,
+            memory=self._memory,
+            sizes={"B": batch, "T": tokens},
+            rows=rows,
+            dtype=self.dtype,
+        )
+        values.outside.update({name: inputs[name].contiguous() for name in self.inputs})
+        result_sizes = {"B": batch, "T": 1 if cuts_tail else tokens}
+        for name in self.outputs:
+            shape = [dim if isinstance(dim, int) else result_sizes[dim] for dim in self.types[name].shape]
+            dtype = torch.int64 if self.types[name].dtype == "int64" else torch.float32
+            values.outside[name] = torch.empty(shape, dtype=dtype)
+        return values
+
+    def _result(self, values: Values, name: str) -> Tensor:
+        return cast("Tensor", values.read(name))
+
+    def _run(self, first: int, count: int) -> None:
+        if count > 0:
+            address = ctypes.addressof(self._calls) + first * ctypes.sizeof(_Call)
+            self.library.llmc_run(team().pointer, ctypes.addressof(self._pass), address, count)
+
+    def _run_in_torch(
+        self, index: int, phase: Phase, values: Values, ambient: Mapping[str, Tensor], states: dict[str, State]
+    ) -> None:
+        """A call that could not be compiled."""
+        step = self.steps[index]
+        given = [
+            [values.read(v) for v in value] if isinstance(value, tuple) else values.read(value) for value in step.inputs
+        ]
+        results = self.call(step, phase, given, ambient, states)
+        for name, value in zip(step.outputs, results, strict=True):
+            values.write(name, value)
+
+    def _run_tail(self, values: Values, phase: Phase, ambient: Mapping[str, Tensor], states: dict[str, State]) -> None:
+        """The last call on each row's last token alone: what it reads is gathered into memory of its own."""
+        call = self.program.module.calls[-1]
+        rows, last = last_rows(ambient["position"])
+        batch = len(rows)
+        spare = torch.empty(batch * (self.native.values_floats + self.native.locals_floats) + 16)
+        cut = Values(
+            types=self.types,
+            slots=self.native.slots,
+            memory=spare,
+            sizes={"B": batch, "T": 1},
+            rows=batch,
+            dtype=self.dtype,
+        )
+        cut.outside.update({name: values.outside[name] for name in self.outputs})
+        for name in values_read(call):
+            whole = values.outside[name] if name in values.outside else values.view(name)
+            is_tokens = isinstance(whole, Tensor) and self.types[name].shape[:2] == ("B", "T")
+            cut.write(name, whole[rows, last][:, None] if is_tokens else whole)  # type: ignore[index]
+        position = ambient["position"][rows, last][:, None].contiguous()
+        if call.definition not in self.native.definitions:
+            self._run_in_torch(len(self.steps) - 1, phase, cut, {**ambient, "position": position}, states)
+            return
+        self._pass.tokens, self._pass.rows = 1, batch
+        self._pass.values = spare.data_ptr()
+        self._pass.locals = self._pass.values + 4 * batch * self.native.values_floats
+        self._pass.position = position.data_ptr()
+        pointers = [values.outside[name] for name in self.inputs]
+        kept = [cut.outside.get(name, value) for name, value in zip(self.inputs, pointers, strict=True)]
+        every = [*kept, *(values.outside[name] for name in self.outputs)]
+        table = (ctypes.c_void_p * len(every))(*(x.data_ptr() for x in every))  # type: ignore[attr-defined]
+        self._pass.inputs = ctypes.addressof(table)
+        self._run(len(self.steps) - 1, 1)
+
+    def _point_at(self, states: Mapping[str, State]) -> None:
+        """Let every call's table name the buffers of these states."""
+        for step, (pointers, slots) in zip(self.steps, self._states, strict=True):
+            index = 0
+            for path in step.states:
+                for buffer in states[path]:
+                    pointers[index], slots[index] = buffer.data_ptr(), buffer.shape[2] if buffer.dim() > 2 else 0
+                    index += 1
+
+
+def _buffer_count(spec: StateSpec) -> int:
+    return len(STATES[spec.kind].slots(spec.sizes, 1))

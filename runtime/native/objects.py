@@ -1,0 +1,121 @@
+"""The user's cache of compiled code, keyed by everything that matters to it: text, headers, compiler, processor.
+
+An entry is a file and the hash of its bytes beside it. Entries are written whole, checked when read, and built under a
+lock, so that simultaneous builds compile once; one that does not match its hash is set aside and built again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from ...kernels.native.kernel import KERNELS
+from ..atomic import write_atomically
+from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/llmc`, `~/.cache/llmc` where that is not set."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache") / "llmc"
+
+
+def shared_library(text: str, sources: Sequence[str]) -> Path:
+    """The program's text and the kernels it calls, compiled and linked. Raises NoCompiler where that cannot be done."""
+    chosen = compiler()
+    objects = [_kernel_object(chosen, source) for source in sources]
+    key = _key(chosen, "library", without_comments(text), *(path.name for path in objects))
+
+    def build(folder: Path, target: Path) -> None:
+        (folder / "program.c").write_text(text, encoding="utf-8")
+        parts = [str(path) for path in objects]
+        chosen.run(["-shared", f"-I{KERNELS}", "program.c", *parts, "-o", str(target), "-lm"], folder)
+
+    return _entry(f"{key}.so", build)
+
+
+def without_comments(text: str) -> str:
+    """C without comments, so that a path in one does not make another key."""
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def _kernel_object(chosen: Compiler, source: str) -> Path:
+    key = _key(chosen, "kernel", source, _sources_hash())
+
+    def build(folder: Path, target: Path) -> None:
+        chosen.run(["-O3", "-c", f"-I{KERNELS}", str(KERNELS / source), "-o", str(target)], folder)
+
+    return _entry(f"{key}.o", build)
+
+
+@cache
+def _sources_hash() -> str:
+    """One hash over all kernels in C: their headers include one another."""
+    found = hashlib.sha256()
+    for path in sorted(KERNELS.rglob("*")):
+        if path.suffix in (".c", ".h"):
+            found.update(path.relative_to(KERNELS).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def _key(chosen: Compiler, *parts: str) -> str:
+    everything = "\0".join((version("llmc"), chosen.version, processor(), _sources_hash(), *FLAGS, *parts))
+    return hashlib.sha256(everything.encode()).hexdigest()[:40]
+
+
+def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
+    """The entry, made by `build(working folder, file to write)` where it is not there."""
+    folder = cache_folder() / "objects"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NoCompiler(f"the cache folder {folder} cannot be made: {error.strerror}") from error
+    path = folder / name
+    if _is_whole(path):
+        return path
+    with _locked(folder / f"{name}.lock"):
+        if _is_whole(path):
+            return path
+        if path.exists():
+            path.replace(path.with_suffix(path.suffix + ".bad"))
+            warnings.warn(f"the cache entry {path} was damaged; it was set aside and is built again", stacklevel=2)
+        with tempfile.TemporaryDirectory(dir=folder) as working:
+            made = Path(working) / name
+            build(Path(working), made)
+            data = made.read_bytes()
+            write_atomically(_hash_path(path), hashlib.sha256(data).hexdigest())
+            os.chmod(made, 0o600)
+            made.replace(path)
+    return path
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_suffix(path.suffix + ".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        expected = _hash_path(path).read_text(encoding="ascii").strip()
+        return hashlib.sha256(path.read_bytes()).hexdigest() == expected
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Generator[None, None, None]:
+    """Hold the lock of one entry; it is free again when the process ends, however it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,72 @@
+"""What calls hand to each other, seen from torch: views of the program's memory, and what has no place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...compiler.lowered import Module
+from ...compiler.ops.declaration import TensorType
+
+
+def value_types(module: Module) -> dict[str, TensorType]:
+    """The type of every value between calls, the model's inputs among them."""
+    found = {port.name: port.type for port in module.model.inputs}
+    for call in module.calls:
+        lowered = module.definitions[call.definition]
+        for port, name in call.outputs.items():
+            found[name] = lowered.results[lowered.outputs.index(port)].meta["type"]
+    return found
+
+
+def row_floats(found: TensorType) -> int:
+    """Floats that one row of a value takes in memory."""
+    lead = 2 if found.shape[:2] == ("B", "T") else 1
+    return prod(int(dim) for dim in found.shape[lead:]) * (2 if found.dtype == "int64" else 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Values:
+    """The values of one pass. `memory` is the arena, `rows` its rows; `outside` holds inputs and outputs of the model
+    and whatever cannot lie in the arena."""
+
+    types: Mapping[str, TensorType]
+    slots: Mapping[str, int]
+    memory: Tensor
+    sizes: Mapping[str, int]
+    rows: int
+    dtype: torch.dtype
+    outside: dict[str, object] = field(default_factory=dict[str, object])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The axes of a value in this pass."""
+        return tuple(dim if isinstance(dim, int) else self.sizes[dim] for dim in self.types[name].shape)
+
+    def view(self, name: str) -> Tensor:
+        """A value of the arena, in place: float32, or int64."""
+        found, shape = self.types[name], self.shape(name)
+        start = self.slots[name] * self.rows
+        if found.dtype == "int64":
+            return self.memory[start : start + 2 * prod(shape)].view(torch.int64).view(shape)
+        return self.memory[start : start + prod(shape)].view(shape)
+
+    def read(self, name: str) -> object:
+        """A value as torch's kernels take it, floats in the model's dtype."""
+        value = self.outside[name] if name in self.outside else self.view(name)
+        if isinstance(value, Tensor) and self.types[name].dtype == "float" and value.is_floating_point():
+            return value.to(self.dtype)
+        return value
+
+    def write(self, name: str, value: object) -> None:
+        """Keep what torch computed where compiled code will look for it."""
+        held = self.outside.get(name)
+        if isinstance(held, Tensor) and isinstance(value, Tensor):
+            held.copy_(value)
+        elif name in self.slots and isinstance(value, Tensor):
+            self.view(name).copy_(value)
+        else:
+            self.outside[name] = value
