@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..specs.diagnostics import fail
 from ..specs.source import Span
+from .fields import comparable
 from .ir import AMBIENT_NODE, INPUT, Binding, Call, Definition, Node, Ref
 from .ops.declaration import Value
 from .spec import Spec
@@ -57,34 +58,39 @@ class _Binder:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.by_key: dict[object, str] = {}
-        self.by_items: dict[int, str] = {}
+        self.numbers: dict[object, int] = {}
+        self.node_keys: dict[int, tuple[Node, int]] = {}
+        """By the identity of a node: instances that were expanded once have their nodes in common."""
         self.definitions: dict[str, Definition] = {}
         self.instances: dict[str, list[Sequence[Node]]] = {}
         self.calls: list[Call] = []
 
     def add(self, name: str, body: Body, nodes: Sequence[Node], span: Span, *, is_repeated: bool) -> str:
         """The definition of this body: an existing one of equal structure, or a new one."""
-        if id(body.items) in self.by_items:
-            found = self.by_items[id(body.items)]
-        else:
-            key = (body.inputs, tuple(_node_key(node) for node in nodes), tuple(body.outputs.items()))
-            found = self.by_key.get(key)
-            if found is None:
-                found = _fresh(name, self.definitions)
-                self.by_key[key] = found
-                self.instances[found] = []
-                self.definitions[found] = Definition(
-                    name=found,
-                    inputs=body.inputs,
-                    nodes=tuple(nodes),
-                    outputs=dict(body.outputs),
-                    span=span,
-                    scalars=tuple((n.path, f.name) for n in nodes for f in n.op.fields if f.is_scalar),
-                    is_repeated=is_repeated,
-                )
-            self.by_items[id(body.items)] = found
+        key = (body.inputs, tuple(self.key(node) for node in nodes), tuple(body.outputs.items()))
+        found = self.by_key.get(key)
+        if found is None:
+            found = _fresh(name, self.definitions)
+            self.by_key[key] = found
+            self.instances[found] = []
+            self.definitions[found] = Definition(
+                name=found,
+                inputs=body.inputs,
+                nodes=tuple(nodes),
+                outputs=dict(body.outputs),
+                span=span,
+                scalars=tuple((n.path, f.name) for n in nodes for f in n.op.fields if f.is_scalar),
+                is_repeated=is_repeated,
+            )
         self.instances[found].append(nodes)
         return found
+
+    def key(self, node: Node) -> int:
+        """Equal for nodes that are equal apart from scalars and from where they are written."""
+        if id(node) not in self.node_keys:
+            number = self.numbers.setdefault(_node_key(node), len(self.numbers))
+            self.node_keys[id(node)] = (node, number)
+        return self.node_keys[id(node)][1]
 
 
 def bind(
@@ -282,7 +288,7 @@ def _without_constant_scalars(definition: Definition, instances: Sequence[Sequen
     values: dict[tuple[str, str], set[object]] = {}
     for nodes in instances:
         for key, value in _scalars(nodes).items():
-            values.setdefault(key, set()).add(_hashable(value))
+            values.setdefault(key, set()).add(comparable(value))
     differing = tuple(key for key in definition.scalars if len(values[key]) > 1)
     return Definition(
         name=definition.name,
@@ -296,16 +302,8 @@ def _without_constant_scalars(definition: Definition, instances: Sequence[Sequen
 
 
 def _node_key(node: Node) -> object:
-    fields = tuple((f.name, _hashable(node.fields.values.get(f.name))) for f in node.op.fields if not f.is_scalar)
+    fields = tuple((f.name, comparable(node.fields.values.get(f.name))) for f in node.op.fields if not f.is_scalar)
     return (node.path, node.op.name, fields, tuple(node.inputs.items()))
-
-
-def _hashable(value: Value) -> object:
-    if isinstance(value, list):
-        return tuple(_hashable(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((key, _hashable(item)) for key, item in value.items())
-    return (type(value).__name__, value)
 
 
 def _identifier(name: str) -> str:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..specs.diagnostics import Diagnostic, LlmcError, Note, fail, gathered
+from ..specs.diagnostics import Diagnostic, LlmcError, fail, gathered
 from ..specs.source import Span
 from .bind import Body, Expansion, Repetition, bind
 from .fields import Environment, evaluate_field, evaluate_node, names_in, show_value
 from .ir import INPUT, Node, Ref
-from .names import LAYER_NAMES
+from .layer_keys import LayerKeys
 from .ops.declaration import Fields, Op, Value
 from .overrides import overridden, unreached_overrides
-from .reads import layer_dependent_blocks, node_names
+from .repeats import carried_ports, collected, same_ports
 from .scope import Scope, analyse
 from .shared_caches import connect_caches
 from .spec import BlockSpec, NodeSpec, Spec
@@ -36,6 +36,16 @@ MAX_REPEAT = 10_000
 MAX_MISTAKES = 200
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Instance:
+    """One layer of a repeat that was expanded, and what that added to the counts."""
+
+    block: BlockSpec
+    body: Body
+    num_nodes: int
+    uses: Mapping[str, int]
+
+
 class Expander:
     """Walks the graph once; every method below handles one construct of the language."""
 
@@ -43,7 +53,7 @@ class Expander:
         self.spec = spec
         self.scopes: dict[str, Scope | None] = {}
         self.seen = Seen()
-        self.depending = layer_dependent_blocks(spec)
+        self.layer_keys = LayerKeys(spec)
         self.num_nodes = 0
         self.miswired: set[str] = set()
         """Blocks with a mistake: what nothing reads in them may follow from it."""
@@ -210,7 +220,7 @@ class Expander:
 
     def _repeat_unrolled(self, node: NodeSpec, count: int, reader: Reader, outer: Context, body: Body) -> Binds:
         """A repeat inside a repeated block: written out, instance after instance."""
-        collected: dict[str, list[Bound]] = {}
+        per_layer: dict[str, list[Bound]] = {}
         carried: dict[str, Bound] = {}
         carried_outputs: dict[str, Bound] = {}
         first: BlockSpec | None = None
@@ -221,16 +231,16 @@ class Expander:
             environment = {**outer.environment, "layer": layer, "num_layers": count}
             block, context = self._use_context(node, outer, f"{node.name}.{layer}", environment)
             first = first or block
-            _same_ports(node, first, block, layer)
+            same_ports(node, first, block, layer)
             inputs = {**self._wire_block(node, block, reader, environment), **carried}
             outputs = self.expand_block(block, inputs, context, body)
             pairs = carried_ports(block)
             carried = {port: outputs[out] for out, port in pairs.items()}
             for port, value in outputs.items():
                 if port not in pairs:
-                    collected.setdefault(port, []).append(value)
+                    per_layer.setdefault(port, []).append(value)
             carried_outputs = {out: carried[port] for out, port in pairs.items()}
-        return {**carried_outputs, **{port: _collected(node, port, values) for port, values in collected.items()}}
+        return {**carried_outputs, **{port: collected(node, port, values) for port, values in per_layer.items()}}
 
     def _repeat_none(self, node: NodeSpec, reader: Reader, outer: Context) -> Binds:
         """A repeat of 0: what is carried passes through, what is collected is empty."""
@@ -243,34 +253,29 @@ class Expander:
         """A repeat at the top level: definitions and calls."""
         if count == 0:
             return self._repeat_none(node, reader, outer)
-        bodies: list[Body] = []
-        blocks: list[BlockSpec] = []
+        instances: list[_Instance] = []
+        known: dict[object, _Instance] = {}
         per_layer = self._inputs_per_layer(node)
         for layer in range(count):
-            environment = {**outer.environment, "layer": layer, "num_layers": count}
-            if bodies and not self._depends_on_layer(node):
-                bodies.append(replace(bodies[0], prefix=join(outer.path, f"{node.name}.{layer}")))
-                continue
             self.count(node.span)
-            block, context = self._use_context(node, outer, f"{node.name}.{layer}", environment)
-            blocks.append(block)
-            _same_ports(node, blocks[0], block, layer)
-            inner = Body(block=block.name, prefix=context.path, inputs=tuple(port.text for port in block.inputs))
-            ports = {port: Ref(INPUT, port) for port in inner.inputs}
-            outputs = self.expand_block(block, ports, replace(context, path="", is_top=False), inner)
-            for port, value in outputs.items():
-                if isinstance(value, tuple):
-                    message = f"the output {port!r} of block {block.name!r} is one value per layer"
-                    raise fail("E0506", message, block.outputs[port].span,
-                               help="carry one value through the inner repeat, or join them by op: concat")  # fmt: skip
-                if value is not None:
-                    inner.outputs[port] = value
+            environment = {**outer.environment, "layer": layer, "num_layers": count}
+            at = replace(outer, environment=environment)
+            key = self.layer_keys.of(node, at)
+            instance = known.get(key) if key is not None else None
+            if instance is not None and self.num_nodes + instance.num_nodes <= MAX_NODES:
+                instance = self._repeat_instance(instance, join(outer.path, f"{node.name}.{layer}"))
+            else:
+                instance = self._expand_instance(node, at, layer)
+            known.setdefault(key, instance)
+            same_ports(node, (instances or [instance])[0].block, instance.block, layer)
             if layer and per_layer:
-                self._tap(node, block, reader, environment, inner)
-            bodies.append(inner)
-        inputs = self._wire_block(node, blocks[0], reader, {**outer.environment, "layer": 0, "num_layers": count})
-        pairs = carried_ports(blocks[0])
-        if None in inputs.values() or any(len(b.outputs) != len(blocks[0].outputs) for b in bodies):
+                self._tap(node, instance.block, reader, environment, instance.body)
+            instances.append(instance)
+        bodies = [instance.body for instance in instances]
+        first = instances[0].block
+        inputs = self._wire_block(node, first, reader, {**outer.environment, "layer": 0, "num_layers": count})
+        pairs = carried_ports(first)
+        if None in inputs.values() or any(len(b.outputs) != len(first.outputs) for b in bodies):
             raise UnknownValueError
         path = join(outer.path, node.name)
         body.items.append(
@@ -287,13 +292,47 @@ class Expander:
             out: Ref(f"{path}.{count - 1}", out)
             if out in pairs
             else tuple(Ref(f"{path}.{i}", out) for i in range(count))
-            for out in blocks[0].outputs
+            for out in first.outputs
         }
+
+    def _expand_instance(self, node: NodeSpec, outer: Context, layer: int) -> _Instance:
+        """One layer of a repeat, as a body of its own."""
+        num_nodes, uses = self.num_nodes, dict(self.seen.uses)
+        block, context = self._use_context(node, outer, f"{node.name}.{layer}", outer.environment)
+        body = Body(block=block.name, prefix=context.path, inputs=tuple(port.text for port in block.inputs))
+        ports = {port: Ref(INPUT, port) for port in body.inputs}
+        outputs = self.expand_block(block, ports, replace(context, path="", is_top=False), body)
+        for port, value in outputs.items():
+            if isinstance(value, tuple):
+                message = f"the output {port!r} of block {block.name!r} is one value per layer"
+                remedy = "carry one value through the inner repeat, or join them by op: concat"
+                raise fail("E0506", message, block.outputs[port].span, help=remedy)
+            if value is not None:
+                body.outputs[port] = value
+        counted = {share: number - uses.get(share, 0) for share, number in self.seen.uses.items()}
+        return _Instance(block=block, body=body, num_nodes=self.num_nodes - num_nodes, uses=counted)
+
+    def _repeat_instance(self, instance: _Instance, prefix: str) -> _Instance:
+        """The same layer once more, at another path."""
+        self.num_nodes += instance.num_nodes
+        for share, number in instance.uses.items():
+            self.seen.uses[share] = self.seen.uses.get(share, 0) + number
+        body = instance.body
+        again = Body(
+            block=body.block,
+            prefix=prefix,
+            inputs=body.inputs,
+            items=list(body.items),
+            outputs=dict(body.outputs),
+            shared=dict(body.shared),
+            caches=dict(body.caches),
+        )
+        return replace(instance, body=again)
 
     def _inputs_per_layer(self, node: NodeSpec) -> bool:
         """Whether what the use reads may be another value in each layer."""
         written = node.get("in")
-        return bool(written is not None and names_in(written, is_text=True) & LAYER_NAMES)
+        return bool(written is not None and names_in(written, is_text=True) & {"layer", "use"})
 
     def _tap(self, node: NodeSpec, block: BlockSpec, reader: Reader, environment: Environment, inner: Body) -> None:
         """Give this instance what its own layer reads, at the ports that are not carried."""
@@ -301,57 +340,6 @@ class Expander:
         for port, value in self._wire_block(node, block, reader, environment).items():
             if port not in carried and isinstance(value, Ref):
                 inner.taps[port] = value
-
-    def _depends_on_layer(self, node: NodeSpec) -> bool:
-        """Whether instances of this use can differ by more than their path."""
-        if node.get("overrides") is not None or node.get("share") is not None:
-            return True
-        if node_names(node.source) & LAYER_NAMES:
-            return True
-        assert node.block is not None
-        return node.block.text not in self.spec.blocks or node.block.text in self.depending
-
-
-def carried_ports(block: BlockSpec) -> dict[str, str]:
-    """Output port -> the input port it becomes in the next layer: those of equal name, or one-in-one-out."""
-    inputs = [port.text for port in block.inputs]
-    same = {port: port for port in block.outputs if port in inputs}
-    if same:
-        return same
-    if len(block.outputs) == 1 and inputs:
-        return {next(iter(block.outputs)): inputs[0]}
-    return {}
-
-
-def _same_ports(node: NodeSpec, first: BlockSpec, block: BlockSpec, layer: int) -> None:
-    """Raises LlmcError E0505 where two blocks of one repeat differ in their ports."""
-    ports = [[port.text for port in b.inputs] for b in (first, block)]
-    if ports[0] == ports[1] and list(first.outputs) == list(block.outputs):
-        return
-    assert node.block is not None
-    raise fail(
-        "E0505",
-        f"layer {layer} is block {block.name!r}, taking {', '.join(ports[1])}, giving {', '.join(block.outputs)}, "
-        f"but layer 0 is block {first.name!r}, taking {', '.join(ports[0])}, giving {', '.join(first.outputs)}",
-        node.block.span,
-        notes=(
-            Note(text=f"block {block.name!r}", span=block.span),
-            Note(text=f"block {first.name!r}", span=first.span),
-        ),
-        help="blocks that stand in one repeat need the same ports",
-    )
-
-
-def _collected(node: NodeSpec, port: str, values: list[Bound]) -> tuple[Ref, ...] | None:
-    refs: list[Ref] = []
-    for value in values:
-        if value is None:
-            return None
-        if isinstance(value, tuple):
-            message = f"the output {port!r} is one value per layer in each layer"
-            raise fail("E0506", message, node.span, help="carry one value through the inner repeat")
-        refs.append(value)
-    return tuple(refs)
 
 
 def expand(spec: Spec) -> Expansion:
@@ -362,7 +350,7 @@ def expand(spec: Spec) -> Expansion:
             expander.scope(block)
     top = Body()
     inputs = {port.name: Ref(INPUT, port.name) for port in spec.inputs}
-    context = Context(environment=spec.environment, path="", absolute="", is_top=True)
+    context = Context(environment=spec.environment, path="", is_top=True)
     outputs: Mapping[str, Bound] = {}
     with suppress(UnknownValueError):
         outputs = expander.expand_block(spec.graph, inputs, context, top)

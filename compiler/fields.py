@@ -190,3 +190,12 @@ def show_value(value: Value) -> str:
         f"'{value[:60]}'" if isinstance(value, str) else repr(value[:20] if isinstance(value, list) else value)
     )
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def comparable(value: Value) -> object:
+    """What is equal, and hashes equal, for equal values of one kind only: 1, 1.0 and true are three."""
+    if isinstance(value, list):
+        return tuple(comparable(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((key, comparable(item)) for key, item in value.items())
+    return (type(value).__name__, value)

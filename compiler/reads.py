@@ -1,4 +1,4 @@
-"""Which names the expressions of a spec read: what is declared and never read, and what varies by layer."""
+"""Which names the expressions of a spec read, and what is declared and never read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar
 from .fields import names_in
 from .names import LAYER_NAMES
 from .ops import OP_INDEX
-from .spec import BlockSpec, NodeSpec, Spec
+from .spec import Spec
 
 RUNTIME_PARAMS = frozenset(("max_seq_len", "vocab_size"))
 """Params that the runtime reads by name, so that a graph need not."""
@@ -72,38 +72,40 @@ def _names_in_nodes(root: YamlMap) -> set[str]:
 
 def node_names(node: YamlMap) -> set[str]:
     """The free names of every expression written in one node."""
+    return set[str]().union(*(names_in(value, is_text=is_text) for _, value, is_text in written(node)))
+
+
+def written(node: YamlMap) -> Iterator[tuple[str, YamlNode, bool]]:
+    """All that expressions may stand in at one node: the key, the value, and whether it is text outside of `${}`."""
     op_name = node.get("op")
     op = OP_INDEX.get(str(op_name.value)) if isinstance(op_name, YamlScalar) else None
-    names: set[str] = set()
     for key, entry in node.entries.items():
         if key.startswith("x-"):
             continue
-        field = op.field_index.get(key) if op is not None else None
-        is_text = field.kind == "str" if field else key not in ("repeat", "when", "with", "overrides")
         if key == "overrides":
-            names |= _names_in_overrides(entry.value)
-        else:
-            names |= names_in(entry.value, is_text=is_text)
-    return names
+            yield from ((key, value, is_text) for value, is_text in _written_overrides(entry.value))
+            continue
+        field = op.field_index.get(key) if op is not None else None
+        yield key, entry.value, field.kind == "str" if field else key not in ("repeat", "when", "with")
 
 
-def _names_if_expression(node: YamlNode) -> set[str]:
-    """The names in a value whose field, and so whose kind, is not known here."""
-    try:
-        return names_in(node, is_text=False)
-    except LlmcError:
-        return names_in(node, is_text=True)
-
-
-def _names_in_overrides(node: YamlNode) -> set[str]:
-    names: set[str] = set()
+def _written_overrides(node: YamlNode) -> Iterator[tuple[YamlNode, bool]]:
     for item in node.items if isinstance(node, YamlList) else ():
         if isinstance(item, YamlMap):
-            names |= names_in(item.get("at"), is_text=False)
-            values = item.get("set")
+            at, values = item.get("at"), item.get("set")
+            if at is not None:
+                yield at, False
             for entry in values.entries.values() if isinstance(values, YamlMap) else ():
-                names |= _names_if_expression(entry.value)
-    return names
+                yield entry.value, not _is_expression(entry.value)
+
+
+def _is_expression(node: YamlNode) -> bool:
+    """Of a value whose field, and so whose kind, is not known here."""
+    try:
+        names_in(node, is_text=False)
+    except LlmcError:
+        return False
+    return True
 
 
 def unused_parts(spec: Spec) -> list[Diagnostic]:
@@ -182,50 +184,6 @@ def texts_in(value: object) -> set[str]:
     if isinstance(value, str):
         return {value}
     return set[str]().union(*map(texts_in, cast("list[object]", value))) if isinstance(value, list) else set[str]()
-
-
-def layer_dependent_blocks(spec: Spec) -> frozenset[str]:
-    """Blocks that an instance may expand to another sub-graph or share by its `layer`, `num_layers` or `use`."""
-    depending = {name for name, block in spec.blocks.items() if _depends_by_itself(block)}
-    while True:
-        more = {
-            name
-            for name, block in spec.blocks.items()
-            if name not in depending and any(_passes_on(node, depending, spec) for node in block.nodes.values())
-        }
-        if not more:
-            return frozenset(depending)
-        depending |= more
-
-
-def _depends_by_itself(block: BlockSpec) -> bool:
-    names = set[str]().union(*(names_in(value, is_text=False) for value in block.params.values()))
-    names = names.union(*(node_names(node.source) for node in block.nodes.values()))
-    is_sharing = any(node.get("share") is not None for node in block.nodes.values())
-    return bool(names & LAYER_NAMES) or is_sharing
-
-
-def _passes_on(node: NodeSpec, depending: set[str], spec: Spec) -> bool:
-    """Whether a use inside a block makes that block depend on its layer too. An inner repeat has its own `layer`, but
-    what is shared inside it still counts uses."""
-    if node.block is None:
-        return False
-    block = spec.blocks.get(node.block.text)
-    if node.get("repeat") is None or block is None:
-        return block is None or block.name in depending
-    return any(inner.get("share") is not None for inner in _all_nodes(block, spec, set()))
-
-
-def _all_nodes(block: BlockSpec, spec: Spec, seen: set[str]) -> Iterator[NodeSpec]:
-    """The nodes of a block and of all blocks that it uses."""
-    if block.name in seen:
-        return
-    seen.add(block.name)
-    for node in block.nodes.values():
-        yield node
-        inner = spec.blocks.get(node.block.text) if node.block is not None else None
-        if inner is not None:
-            yield from _all_nodes(inner, spec, seen)
 
 
 def section(holder: YamlMap, key: str) -> YamlMap:

@@ -40,15 +40,11 @@ def connect_caches(top: Body) -> None:
         for order, body in bodies
         for index, node in _cached(body, order)
     }
-    connected: dict[int, tuple[str, ...]] = {}
     for order, body in bodies:
-        if id(body.items) not in connected:
-            for index, node in _cached(body, order):
-                if node.path in body.caches:
-                    producer = _producer(node, body.caches[node.path], places, (*order, index))
-                    _connect(node, producer, top, body)
-            connected[id(body.items)] = body.inputs
-        body.inputs = connected[id(body.items)]
+        for index, node in _cached(body, order):
+            if node.path in body.caches:
+                producer = _producer(node, body.caches[node.path], places, (*order, index))
+                _connect(node, producer, top, body)
 
 
 def _bodies(top: Body) -> Iterator[tuple[tuple[int, int], Body]]:

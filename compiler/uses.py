@@ -23,8 +23,6 @@ class Context:
     environment: Environment
     path: str
     """Of the block inside the current body: the prefix of its nodes."""
-    absolute: str
-    """Of the block in the whole model."""
     share: str | None = None
     own: tuple[Text, ...] = ()
     """Paths inside the share that stay per use."""
@@ -72,11 +70,10 @@ def use_context(
         own = tuple(Text(text=str(i.value), span=i.span) for i in items if isinstance(i, YamlScalar))
         local["use"] = seen.uses.get(share, 0)
         seen.uses[share] = seen.uses.get(share, 0) + 1
-    local.update(_arguments(node, block, local))
+    local.update(arguments(node, block, local))
     return block, Context(
         environment=local,
         path=join(outer.path, name),
-        absolute=join(outer.absolute, name),
         share=share,
         own=own,
         overrides=(*passed_on(outer.overrides, node.name), *active_overrides(node, local, seen.held)),
@@ -116,7 +113,7 @@ def _share_name(node: YamlScalar, environment: Environment) -> str:
     return name
 
 
-def _arguments(node: NodeSpec, block: BlockSpec, environment: Environment) -> dict[str, Value]:
+def arguments(node: NodeSpec, block: BlockSpec, environment: Environment) -> dict[str, Value]:
     """The block's local params: what `with:` says, else their own defaults."""
     given = node.get("with")
     entries: Mapping[str, YamlEntry] = given.entries if isinstance(given, YamlMap) else {}

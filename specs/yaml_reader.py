@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ def read_yaml_file(path: Path, display: str) -> YamlMap:
     return read_yaml(read_text_file(path, display), display)
 
 
+@lru_cache(maxsize=64)
 def read_yaml(text: str, file: str) -> YamlMap:
-    """The map in a YAML text, each node with its span in `file`. Raises LlmcError, with every mistake it found."""
+    """The map in a YAML text, each node with its span in `file`. Raises LlmcError, with every mistake it found.
+
+    The tree is never changed, so that specs which extend one another read a text once.
+    """
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise fail("E0104", f"{quoted(file)} is larger than 1 MiB")

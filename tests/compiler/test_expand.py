@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
 import pytest
 
-from llmc.compiler import ops
 from llmc.compiler.ir import Model
 from llmc.compiler.ops.declaration import Value
 from llmc.compiler.pipeline import read
@@ -464,29 +462,3 @@ def test_inputs_by_position_by_map_and_by_key_are_one(spec: Specs) -> None:
 def test_nodes_may_be_written_in_any_order(spec: Specs) -> None:
     model = spec("layers: {block: layer, in: twice}\ntwice: {op: scale, in: embed, factor: 2}")
     assert paths(model)[:2] == ["embed", "twice"]
-
-
-# --- work does not grow with depth ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "phi", "mistral", "mamba"])
-def test_shape_rules_are_asked_once_however_deep(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = {depth: _count_infer(name, depth, monkeypatch) for depth in (2, 8, 64)}
-    assert len(set(counts.values())) == 1, counts
-
-
-def _count_infer(name: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    calls = [0]
-
-    def counted(op: ops.Op) -> ops.Op:
-        def infer(fields: object, inputs: object) -> object:
-            calls[0] += 1
-            return op.infer(fields, inputs)  # type: ignore[arg-type]
-
-        return replace(op, infer=infer)  # type: ignore[arg-type]
-
-    index = {name: counted(op) for name, op in ops.OP_INDEX.items()}
-    with monkeypatch.context() as patched:
-        patched.setattr("llmc.compiler.resolve.OP_INDEX", index)
-        read(name, {"num_layers": depth})
-    return calls[0]

@@ -330,12 +330,16 @@ def test_a_cache_that_cannot_be_read_is_an_error(tmp_path: Path, path: str, k: s
     assert error_of(tmp_path, CACHE.format(path=path, k=k)) == code
 
 
-@pytest.mark.parametrize(("path", "source"), [("write.1.attend", "write.1:attend_k"), ("top", "first:out")])
-def test_readers_of_one_cache_are_one_definition(tmp_path: Path, path: str, source: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "source", "writers"),
+    [("write.1.attend", "write.1:attend_k", ["writer", "writer_1"]), ("top", "first:out", ["writer"])],
+)
+def test_readers_of_one_cache_are_one_definition(tmp_path: Path, path: str, source: str, writers: list[str]) -> None:
+    """A writer whose keys are read gives them away, and so is another definition than one whose keys are its own."""
     file = tmp_path / "m.yaml"
     file.write_text("llmc: 1\nname: m\nsummary: a test\n" + CACHE.format(path=path, k=""))
     _, model = read(file)
-    assert list(model.definitions) == ["entry", "writer", "reader", "exit"]
+    assert list(model.definitions) == ["entry", *writers, "reader", "exit"]
     readers = [call for call in model.calls if call.definition == "reader"]
     assert [call.inputs["attend_k"] for call in readers] == [source] * 2
     assert [call.binding.caches for call in readers] == [{"attend": path}] * 2
