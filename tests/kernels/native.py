@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 KERNELS = Path(__file__).parent.parent.parent / "kernels"
 INSTRUCTION_SETS = {
     "native": ("-march=native",),
+    "bf16_dot": ("-march=x86-64-v4", "-mavx512bf16", "-DLLMC_BF16_DOT=1"),
     "avx512": ("-march=x86-64-v4",),
     "vnni": ("-march=x86-64-v4", "-mavx512vnni"),
     "avxvnni": ("-march=x86-64-v3", "-mavxvnni"),
@@ -28,6 +29,7 @@ INSTRUCTION_SETS = {
 """Compiler flags of each path through the kernels."""
 NEEDS = {
     "native": "",
+    "bf16_dot": "avx512f avx512bw avx512vl avx512dq avx512_bf16",
     "avx512": "avx512f avx512bw avx512vl avx512dq",
     "vnni": "avx512f avx512bw avx512vl avx512dq avx512_vnni",
     "avxvnni": "avx2 fma f16c avx_vnni",

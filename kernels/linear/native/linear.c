@@ -1,6 +1,8 @@
 /* The regions of a linear layer: how rows of the weight are cut into chunks, and what is done with their sums. */
 #include "linear.h"
 
+#include "epilogue.h"
+#include "gemm.h"
 #include "groups.h"
 
 #define CHUNK_BYTES (96 * 1024)
@@ -29,16 +31,6 @@ static cut cut_rows(const llmc_matrix *m, int threads, int64_t most) {
     return (cut){groups, per, (groups + per - 1) / per};
 }
 
-/* One vector of outputs: bias and activation, at column n, of which `count` are there. */
-LLMC_INLINE vf finish(const llmc_matrix *m, vf gate, vf up, int64_t n, int count) {
-    if (m->bias) {
-        gate += vf_load_part(m->bias + n, count);
-        if (m->is_gated) up += vf_load_part(m->bias + m->N + n, count);
-    }
-    vf y = vf_activate(gate, m->activation);
-    return m->is_gated ? y * up : y;
-}
-
 static void group_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
     llmc_plain_group(m, g, half, x, R, out);
 }
@@ -54,7 +46,7 @@ static void group_outputs(const llmc_matrix *m, int64_t g, const float *const *x
         for (int i = 0; i < left; i += LLMC_LANES) {
             int count = left - i < LLMC_LANES ? left - i : LLMC_LANES;
             vf b = m->is_gated ? vf_load(up + r * LLMC_GROUP + i) : vf_zero();
-            vf v = finish(m, vf_load(gate + r * LLMC_GROUP + i), b, g * LLMC_GROUP + i, count);
+            vf v = llmc_finish(m, vf_load(gate + r * LLMC_GROUP + i), b, g * LLMC_GROUP + i, count);
             vf_store_part(y + r * m->N + g * LLMC_GROUP + i, v, count);
         }
     }
@@ -73,10 +65,9 @@ static void small_batch(llmc_thread *t, const llmc_matrix *m, const float *x, fl
 
 void llmc_linear(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                  int is_prepared) {
-    (void)workspace, (void)is_prepared;
-    if (m->N == 0) return;
-    for (; rows > 0; rows -= LLMC_SMALL_BATCH, x += LLMC_SMALL_BATCH * m->K, y += LLMC_SMALL_BATCH * m->N)
-        small_batch(t, m, x, y, rows < LLMC_SMALL_BATCH ? (int)rows : LLMC_SMALL_BATCH);
+    if (m->N == 0 || rows == 0) return;
+    if (rows <= LLMC_SMALL_BATCH) small_batch(t, m, x, y, (int)rows);
+    else llmc_gemm_plain(t, m, x, y, rows, workspace, is_prepared);
 }
 
 LLMC_INLINE int is_better(llmc_best a, llmc_best b) { return a.value > b.value || (a.value != a.value && b.value == b.value); }
@@ -107,5 +98,12 @@ llmc_best llmc_best_of(const llmc_matrix *m, const llmc_best *best, int threads)
     return first;
 }
 
-size_t llmc_linear_workspace(int64_t rows, int64_t K) { (void)rows, (void)K; return 64; }
-size_t llmc_linear_scratch(int64_t K) { (void)K; return 64; }
+size_t llmc_linear_workspace(int64_t rows, int64_t K) {
+    int64_t panels = (rows + LLMC_MR - 1) / LLMC_MR;
+    return (size_t)(panels * LLMC_MR * K * 4 + 64);
+}
+
+size_t llmc_linear_scratch(int64_t K) {
+    (void)K;
+    return (2 * LLMC_BLOCK_PANELS * LLMC_MR + LLMC_BLOCK_DEPTH) * LLMC_NR * sizeof(float);
+}

@@ -1,0 +1,60 @@
+/* The innermost product of larger batches: MR rows of x by NR columns of y, all their sums in registers.
+ *
+ * Operands are dwords: one float, two bf16 or four bytes along k. x lies as [k][MR] and is broadcast, w as [k][NR].
+ * The sums go to, or with `is_more` are added to, c [MR][NR].
+ */
+#ifndef LLMC_TILE_H
+#define LLMC_TILE_H
+
+#include "vector.h"
+
+#if defined(LLMC_AVX512)
+#define LLMC_MR 12
+#else
+#define LLMC_MR 6
+#endif
+#define LLMC_NR (2 * LLMC_LANES)
+
+LLMC_INLINE void llmc_tile_fp32(int64_t depth, const float *w, const float *x, float *c, int is_more) {
+    vf sum[LLMC_MR][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < LLMC_MR; i++) sum[i][0] = sum[i][1] = vf_zero();
+    for (int64_t k = 0; k < depth; k++, w += LLMC_NR, x += LLMC_MR) {
+        vf a = vf_load(w), b = vf_load(w + LLMC_LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < LLMC_MR; i++) {
+            vf v = vf_all(x[i]);
+            sum[i][0] = vf_fma(v, a, sum[i][0]);
+            sum[i][1] = vf_fma(v, b, sum[i][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < LLMC_MR; i++, c += LLMC_NR) {
+        vf_store(c, is_more ? vf_load(c) + sum[i][0] : sum[i][0]);
+        vf_store(c + LLMC_LANES, is_more ? vf_load(c + LLMC_LANES) + sum[i][1] : sum[i][1]);
+    }
+}
+
+#if defined(LLMC_HAS_BF16_DOT)
+LLMC_INLINE void llmc_tile_bf16(int64_t depth, const float *w, const float *x, float *c, int is_more) {
+    __m512 sum[LLMC_MR][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < LLMC_MR; i++) sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < depth; k++, w += LLMC_NR, x += LLMC_MR) {
+        __m512bh a = (__m512bh)vf_load(w), b = (__m512bh)vf_load(w + LLMC_LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < LLMC_MR; i++) {
+            __m512bh v = (__m512bh)vf_all(x[i]);
+            sum[i][0] = _mm512_dpbf16_ps(sum[i][0], a, v);
+            sum[i][1] = _mm512_dpbf16_ps(sum[i][1], b, v);
+        }
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < LLMC_MR; i++, c += LLMC_NR) {
+        vf_store(c, is_more ? vf_load(c) + (vf)sum[i][0] : (vf)sum[i][0]);
+        vf_store(c + LLMC_LANES, is_more ? vf_load(c + LLMC_LANES) + (vf)sum[i][1] : (vf)sum[i][1]);
+    }
+}
+#endif
+
+#endif
