@@ -7,9 +7,8 @@ spec cannot become code.
 
 from __future__ import annotations
 
-import keyword
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +18,7 @@ from ..specs.diagnostics import printable
 from ..specs.packaged import packaged_folder
 from ..specs.source import Span
 from .emit_calls import emit_calls
+from .emitted_names import Names
 from .lowered import Lowered, Site, identifier, site_of, type_of
 from .ops import OP_INDEX
 from .parameters import Concat, Formula
@@ -46,24 +46,6 @@ def _head(program: Program) -> str:
         "For reading only: llmc never runs this file. Each line ends with the place in the spec, the node's path,\n"
         'the type of its first output, and the kernel (prefill and decode apart where they differ).\n"""'
     )
-
-
-class Names:
-    """Gives every value of a function an identifier of its own."""
-
-    def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = set(taken) | {"program", "bound", "i"}
-
-    def copy(self) -> Names:
-        return Names(self.taken)
-
-    def new(self, wanted: str) -> str:
-        name = identifier(wanted)
-        while name in self.taken or keyword.iskeyword(name):
-            name += "_"
-        assert name.isidentifier(), name
-        self.taken.add(name)
-        return name
 
 
 class Places:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from .emitted_names import Names
 from .ir import Call
 from .lowered import Module, identifier
-
-if TYPE_CHECKING:
-    from .emit import Names
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -54,9 +55,9 @@ def load(
     if dtype is not None and dtype not in DTYPES:
         raise fail("E0855", f"there is no dtype {dtype!r}", help="one of: " + ", ".join(DTYPES))
     require_device(device)
-    spec_target, folder, given = _locate(target, weights, dict(params or {}))
-    has_config = Path(target).is_dir() and spec_target != target and not isinstance(spec_target, Path)
-    spec, model = read(spec_target, given, origin=f"{target}/config.json" if has_config else "params=")
+    found = _locate(target, weights, params or {})
+    folder = found.weights
+    spec, model = read(found.spec, found.params, origin=found.origin)
     checkpoint = None if folder is None else open_checkpoint(folder)
     chosen = DTYPES[dtype] if dtype else torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint)
     program = compile_model(spec, model, device=device, dtype=str(chosen).removeprefix("torch."))
@@ -80,23 +81,32 @@ def load(
     return loaded.eval()
 
 
-def _locate(
-    target: str | Path, weights: str | Path | None, params: dict[str, Value]
-) -> tuple[str | Path, Path | None, dict[str, Value]]:
-    """What to compile, where the weights are, and the params, those given by hand over those of the folder."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Located:
+    """What to compile, where its weights are, and its params with what messages call the place they are from."""
+
+    spec: str | Path
+    weights: Path | None
+    params: Mapping[str, Value]
+    origin: str = "params="
+
+
+def _locate(target: str | Path, weights: str | Path | None, params: Mapping[str, Value]) -> _Located:
+    """What `target` stands for. Params given by hand go before those of a folder."""
     folder = None if weights is None else require_folder(Path(weights))
     path = Path(target)
     if not path.is_dir():
-        return target, folder, params
+        return _Located(spec=target, weights=folder, params=params)
     if find_inside(path, MANIFEST) is not None:
         manifest = read_json_object(path / MANIFEST, 1 << 20)
         recorded = manifest.get("weights")
         if folder is None and isinstance(recorded, str):
             folder = require_folder(path / recorded)
         inside(path, "spec.yaml")
-        return path / "spec.yaml", folder, params
+        return _Located(spec=path / "spec.yaml", weights=folder, params=params)
     imported = import_folder(path)
-    return imported.spec, folder or path, {**imported.params, **params}
+    given = {**imported.params, **params}
+    return _Located(spec=imported.spec, weights=folder or path, params=given, origin=f"{target}/config.json")
 
 
 def _tokenizer(folder: Path | None, spec: Spec) -> Tokenizer | None:
