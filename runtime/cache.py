@@ -84,14 +84,15 @@ class Cache:
             )
         if self._constant and self._snapshots.maxlen:
             kept = {path: tuple(buffer.clone() for buffer in self.states[path]) for path in self._constant}
-            self._snapshots.append(_Snapshot(lengths=self._row_lengths(), states=kept))
+            self._snapshots.append(_Snapshot(lengths=self.row_lengths(), states=kept))
 
     def advance(self, new: Tensor) -> None:
         """Count `new [B]` tokens that were appended."""
         self.lengths = self.lengths + new
-        self._reached = [max(old, now) for old, now in zip(self._reached, self._row_lengths(), strict=True)]
+        self._reached = [max(old, now) for old, now in zip(self._reached, self.row_lengths(), strict=True)]
 
-    def _row_lengths(self) -> list[int]:
+    def row_lengths(self) -> list[int]:
+        """Tokens in each row."""
         return cast("list[int]", self.lengths.tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def rollback(self, n: int) -> None:
@@ -104,7 +105,7 @@ class Cache:
             raise fail("E0802", f"cannot take back {n} tokens: the shortest row holds {shortest}")
         for path, spec in self.specs.items():
             kind = STATES[spec.kind]
-            for reached, length in zip(self._reached, self._row_lengths(), strict=True):
+            for reached, length in zip(self._reached, self.row_lengths(), strict=True):
                 reason = kind.refuse_rollback(spec.sizes, self.max_seq_len, reached, length - n)
                 if reason is not None:
                     raise fail("E0802", f"{path} cannot take back {n} tokens: {reason}")
@@ -126,7 +127,7 @@ class Cache:
 
         Raises E0802 where that was not kept.
         """
-        wanted = [length - n for length in self._row_lengths()]
+        wanted = [length - n for length in self.row_lengths()]
         if not any(wanted):
             self._snapshots.clear()
             for path in self._constant:

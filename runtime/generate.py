@@ -13,7 +13,9 @@ from torch import Tensor
 from ..compiler.fields import evaluate_node
 from ..specs.diagnostics import fail
 from ..specs.source import YamlMap
+from .cache import Cache
 from .detokenizer import Detokenizer
+from .native.executor import NativeExecutor
 from .sampling import Sampler, Sampling, top_logprobs
 from .stopping import FinishReason, Stopping, StopWatch
 
@@ -182,6 +184,7 @@ class _Run:
                 "E0806", "stop strings need a tokenizer", help="use stop_ids, or put tokenizer.json beside the weights"
             )
         ends = () if options.ignore_eos else eos_ids(model)
+        self.ends = (*ends, *options.stop_ids)
         stopping = Stopping(max_new_tokens=self.limit, eos_ids=ends, stop_ids=tuple(options.stop_ids), stop=stop)
         self.watches = [
             StopWatch(stopping, Detokenizer(model.tokenizer) if model.tokenizer is not None else None) for _ in prompts
@@ -204,6 +207,12 @@ class _Run:
         longest = max(len(prompt) for prompt in self.prompts)
         cache = model.new_cache(len(self.prompts), max_seq_len=longest + self.limit)
         executor = model.executor()
+        can_burst = (
+            isinstance(executor, NativeExecutor)
+            and executor.can_decode
+            and _sampling(options).takes_likeliest
+            and options.logprobs is None
+        )
         tokens, mask = _pad(self.prompts, model.device)
         name = model.program.model.inputs[0].name
         while True:
@@ -222,9 +231,43 @@ class _Run:
                     self._note_logprobs(row, token, drawn.logprobs[index], logits[row])
                 if piece and row == 0:
                     yield piece
-            if all(watch.finish_reason is not None for watch in self.watches):
+            if self._is_done():
                 return
+            if can_burst:
+                assert isinstance(executor, NativeExecutor)
+                yield from self._burst(executor, cache, started)
+                if self._is_done():
+                    return
             tokens, mask = self._next_step()
+
+    def _is_done(self) -> bool:
+        return all(watch.finish_reason is not None for watch in self.watches)
+
+    def _burst(self, executor: NativeExecutor, cache: Cache, started: float) -> Iterator[str]:
+        """As many tokens as may be decoded without looking at each; returns at the end, or before a step that fails."""
+        steps = 1
+        while not self._is_done():
+            left = self.limit - min(
+                len(row.tokens) for row, w in zip(self.rows, self.watches, strict=True) if not w.finish_reason
+            )
+            last = [
+                -1 if watch.finish_reason is not None else row.tokens[-1]
+                for row, watch in zip(self.rows, self.watches, strict=True)
+            ]
+            before = time.perf_counter()
+            with torch.inference_mode():
+                drawn = executor.decode(last, cache.row_lengths(), cache.states, min(steps, left), self.ends)
+            cache.advance(torch.tensor([len(tokens) for tokens in drawn]))
+            for row, tokens in enumerate(drawn):
+                for token in tokens:
+                    if self.watches[row].finish_reason is not None:
+                        break
+                    piece = self._accept(row, token, started)
+                    if piece and row == 0:
+                        yield piece
+            if not any(drawn):
+                return
+            steps = _burst_length(steps, time.perf_counter() - before, self.options.stream)
 
     def _accept(self, row: int, token: int, started: float) -> str:
         generation, watch = self.rows[row], self.watches[row]
@@ -253,6 +296,17 @@ class _Run:
         if not any(finished):
             return tokens, None
         return tokens, torch.tensor([[not done] for done in finished], device=device)
+
+
+BURST_SECONDS = 0.02
+"""How long a reader of a stream may wait for several tokens at once."""
+
+
+def _burst_length(steps: int, seconds: float, is_stream: bool) -> int:
+    """How many tokens to decode next without looking at them, after `steps` took so long."""
+    if is_stream:
+        return max(1, min(256, int(steps * BURST_SECONDS / max(seconds, 1e-6))))
+    return min(256, steps * 4)
 
 
 def _pad(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -47,6 +47,11 @@ class Sampling:
     def is_greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the next token is the one with the largest logit, whatever came before."""
+        return self.is_greedy and self.repetition_penalty == 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:

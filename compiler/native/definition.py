@@ -40,6 +40,8 @@ class NativeDefinition:
     parameters: tuple[Operand, ...]
     floats: int
     """Floats a row of its own buffers."""
+    widest: int
+    """Inputs of its widest matrix."""
     headers: tuple[str, ...]
     sources: tuple[str, ...]
 
@@ -100,6 +102,7 @@ class _Code:
     constants: list[str] = field(default_factory=list[str])
     headers: dict[str, None] = field(default_factory=dict[str, None])
     sources: dict[str, None] = field(default_factory=dict[str, None])
+    widest: int = 0
 
     def add_row(self, text: str, kind: Rows) -> None:
         """Join the last loop where it runs over the same rows."""
@@ -245,6 +248,10 @@ class Writer:
         self.workspaces.append(self._code.new_buffer(floats, "float"))
         return self.workspaces[-1]
 
+    def matrix_workspace(self, inputs: int) -> str:
+        self._code.widest = max(self._code.widest, inputs)
+        return "pass->workspace"
+
     def constant(self, name: str, values: Sequence[float]) -> str:
         full = f"{identifier(self._code.lowered.name)}_{identifier(self.path)}_{name}"
         body = ", ".join(float(value).hex() + "f" for value in values)
@@ -294,6 +301,7 @@ def write_definition(lowered: Lowered, dtype: str) -> NativeDefinition:
         values=values,
         parameters=tuple(code.parameters),
         floats=floats,
+        widest=code.widest,
         headers=tuple(code.headers),
         sources=tuple(code.sources),
     )

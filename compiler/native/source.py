@@ -1,4 +1,4 @@
-"""A whole program as C: its definitions, and one entry that runs a range of calls."""
+"""A whole program as C: one function per definition, and the table in which the runtime finds them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..lowered import Module
 from .buffers import Buffer, place, rounded
 from .definition import NativeDefinition, ctype_of, floats_of, function_name, rows_of, write_definition
 
+_ALWAYS = ("native/team.c", "native/program.c")
 _MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
 
 
@@ -26,6 +27,8 @@ class NativeProgram:
     """For every value between calls, floats a row before it; the model's inputs and outputs are not among them."""
     values_floats: int
     locals_floats: int
+    widest: int
+    """Inputs of the widest matrix; 0 where there is none."""
     sources: tuple[str, ...]
 
     def function(self, definition: str) -> int:
@@ -52,7 +55,12 @@ def write_program(module: Module, dtype: str) -> NativeProgram:
         slots=slots,
         values_floats=values_floats,
         locals_floats=max((rounded(d.floats) for d in definitions.values()), default=0),
-        sources=("native/team.c", *dict.fromkeys(source for d in definitions.values() for source in d.sources)),
+        widest=max((d.widest for d in definitions.values()), default=0),
+        sources=(
+            "native/team.c",
+            "native/program.c",
+            *dict.fromkeys(source for d in definitions.values() for source in d.sources),
+        ),
     )
 
 
@@ -98,25 +106,7 @@ def _text(definitions: Mapping[str, NativeDefinition], dtype: str) -> str:
             f"#define LLMC_MODEL_TYPE {_MODEL_TYPES.get(dtype, 'LLMC_FLOAT32')}",
             "",
             *(definition.text for definition in definitions.values()),
-            f"static llmc_segment *const segments[] = {{{names or '0'}}};",
-            "",
-            "typedef struct {",
-            "    const llmc_pass *pass;",
-            "    const llmc_call *calls;",
-            "    int64_t count;",
-            "} llmc_job;",
-            "",
-            "static void run_calls(llmc_thread *t, void *argument) {",
-            "    const llmc_job *job = argument;",
-            "    for (int64_t i = 0; i < job->count; i++)",
-            "        segments[job->calls[i].function](t, job->pass, &job->calls[i]);",
-            "}",
-            "",
-            "/* Runs consecutive calls on all threads of the team. */",
-            "void llmc_run(llmc_team *team, const llmc_pass *pass, const llmc_call *calls, int64_t count) {",
-            "    llmc_job job = {pass, calls, count};",
-            "    llmc_team_run(team, run_calls, &job);",
-            "}",
+            f"llmc_segment *const llmc_segments[] = {{{names or '0'}}};",
             "",
         ]
     )

@@ -19,6 +19,7 @@ from .embedding import EMBEDDING
 from .experts import EXPERTS
 from .gated_activation import GATED_ACTIVATION
 from .gated_activation_packed import GATED_ACTIVATION_PACKED
+from .gated_linear import GATED_LINEAR
 from .group_norm import GROUP_NORM
 from .kv_full_append import KV_FULL_APPEND
 from .kv_latent_append import KV_LATENT_APPEND
@@ -106,6 +107,7 @@ OPS: tuple[Op, ...] = (
     ADD_LAYER_NORM,
     GATED_ACTIVATION,
     GATED_ACTIVATION_PACKED,
+    GATED_LINEAR,
     ROPE_TABLE,
     ROPE_APPLY,
     KV_FULL_APPEND,

@@ -1,7 +1,8 @@
-"""Makes one op of a gate's activation and product, over one packed tensor where gate and up are halves of a projection.
+"""Makes one op of a gate's activation and product; with the projection before it where nothing else reads that.
 
-rewrite: mul(activation(gate), up)                  ->  gated_activation(gate, up)
-rewrite: gate, up = split(x); gated_activation(...) ->  gated_activation_packed(x)
+rewrite: mul(activation(gate), up)                            ->  gated_activation(gate, up)
+rewrite: gate, up = split(x); gated_activation(gate, up)      ->  gated_activation_packed(x)
+rewrite: x = linear(y), read by that only; ..._packed(x)      ->  gated_linear(y)
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from torch import fx
 from ..lowered import Lowered, Module, is_op, site_of, type_of
 from ..ops.gated_activation import GATED_ACTIVATION
 from ..ops.gated_activation_packed import GATED_ACTIVATION_PACKED
-from ..rewrite import insert_before, operand
+from ..ops.gated_linear import GATED_LINEAR
+from ..rewrite import insert_before, operand, parameters_of
 
 
 def fuse_gated_activation(module: Module) -> int:
@@ -41,6 +43,16 @@ def _fuse(lowered: Lowered, product: fx.Node) -> int:
         fused = insert_before(
             product, op=GATED_ACTIVATION, path=path, fields={"kind": kind}, inputs={"gate": gate, "up": up}
         )
+    elif _is_read_once(packed, gate, up):
+        features = type_of(up).features
+        fused = insert_before(
+            product,
+            op=GATED_LINEAR,
+            path=path,
+            fields={"features": features, "kind": kind},
+            inputs={"x": operand(packed, "x")},
+            parameters=parameters_of(packed),
+        )
     else:
         fused = insert_before(
             product, op=GATED_ACTIVATION_PACKED, path=path, fields={"kind": kind}, inputs={"x": packed}
@@ -49,6 +61,11 @@ def _fuse(lowered: Lowered, product: fx.Node) -> int:
     lowered.graph.erase_node(product)
     lowered.graph.erase_node(activation)
     return 1
+
+
+def _is_read_once(packed: fx.Node, gate: fx.Node, up: fx.Node) -> bool:
+    """Whether a projection serves this gate and nothing else."""
+    return is_op(packed, "linear") and len(packed.users) == len(gate.users) == len(up.users) == 1
 
 
 def _packed_source(gate: fx.Node, up: fx.Node) -> fx.Node | None:

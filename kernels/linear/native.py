@@ -1,18 +1,51 @@
-"""`linear` in C."""
+"""Linear layers in C, alone and with the gated activation that follows."""
 
 from __future__ import annotations
 
-from ..native.node import NativeNode, Place
+from typing import cast
+
+from ..native.node import NativeNode, NotNative, Place
+
+FORMATS = {
+    "float32": "LLMC_FP32",
+    "bfloat16": "LLMC_BF16",
+    "float16": "LLMC_FP16",
+    "int8": "LLMC_INT8",
+    "int4": "LLMC_INT4_32",
+    "int4_128": "LLMC_INT4_128",
+    "ternary": "LLMC_TERNARY",
+}
+"""How C names the formats of weights."""
+
+INSIDE = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid", "tanh")
+"""The activations that the matrix product applies to its own results."""
 
 
 def linear(node: NativeNode) -> None:
     """`reference.linear`."""
+    _product(node, "LLMC_IDENTITY", is_gated=False)
+
+
+def gated_linear(node: NativeNode) -> None:
+    """`reference.gated_linear`."""
+    kind = cast("str", node.field("kind"))
+    if kind not in INSIDE:
+        raise NotNative(f"a matrix product does not apply {kind}")
+    _product(node, f"LLMC_{kind.upper()}", is_gated=True)
+
+
+def _product(node: NativeNode, activation: str, *, is_gated: bool) -> None:
     x, weight, y = dense(node, node.input("x"), "x"), node.weight("weight"), node.output()
+    inputs = weight.shape[-1]
+    rows = row_count(x) if x.width == inputs else f"{row_count(x)} * {x.width // inputs}"
+    features = y.width * inputs // x.width
     bias = node.input("bias").pointer if node.has("bias") else "0"
-    features, width = weight.shape
-    rows = f"{row_count(x)} * {x.width // width}" if x.width != width else row_count(x)
-    operands = f"{weight.pointer}, {bias}, {x.pointer}, {y.pointer}"
-    node.region(f"llmc_plain_{weight.format}(t, {operands}, {rows}, {features}, {width});")
+    workspace = node.matrix_workspace(inputs)
+    node.region(
+        f"{{ llmc_matrix m = {{.weight = {weight.pointer}, .bias = {bias}, .N = {features}, .K = {inputs},\n"
+        f"  .format = {FORMATS[weight.format]}, .activation = {activation}, .is_gated = {int(is_gated)}}};\n"
+        f"llmc_linear(t, &m, {x.pointer}, {y.pointer}, {rows}, {workspace}, 0); }}"
+    )
 
 
 def dense(node: NativeNode, x: Place, name: str) -> Place:

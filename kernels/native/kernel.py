@@ -20,14 +20,18 @@ class NativeKernel:
     op: str
     emitter: str
     headers: tuple[str, ...] = ()
-    """What the code includes. The functions of `x.h` are in `x.c` beside it, where they are not in the header."""
+    """What the code includes. The functions of `x.h` are in `x.c` beside it; those of a header in a folder `native`
+    are in all C files of that folder."""
     serves: str = "native.kernel:serves_all"
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The C files of the headers."""
-        files = [header.removesuffix(".h") + ".c" for header in self.headers]
-        return tuple(file for file in files if (KERNELS / file).is_file())
+        found: list[Path] = []
+        for header in self.headers:
+            path = KERNELS / header
+            found += sorted(path.parent.glob("*.c")) if path.parent.name == "native" else [path.with_suffix(".c")]
+        return tuple(dict.fromkeys(path.relative_to(KERNELS).as_posix() for path in found if path.is_file()))
 
     def emit(self, node: NativeNode) -> None:
         """Write the node's code."""

@@ -132,6 +132,10 @@ class NativeNode(Protocol):
         """The pointer of a buffer of this node's own, `floats` per row, for what regions hand to each other."""
         ...
 
+    def matrix_workspace(self, inputs: int) -> str:
+        """Memory that matrix products with so many inputs share, as a pointer."""
+        ...
+
     def constant(self, name: str, values: Sequence[float]) -> str:
         """The name of a constant float array."""
         ...

@@ -11,6 +11,7 @@ typedef struct {
     const int64_t *position;      /* [batch, tokens], -1 padding */
     const int64_t *lengths;       /* [batch], tokens held before this pass */
     void *const *inputs;          /* inputs and outputs of the model */
+    void *workspace;              /* what the threads share within a matrix product */
 } llmc_pass;
 
 typedef struct {
@@ -23,6 +24,27 @@ typedef struct {
 } llmc_call;
 
 typedef void llmc_segment(llmc_thread *, const llmc_pass *, const llmc_call *);
+
+/* The definitions of the program, in the order of `function`. */
+extern llmc_segment *const llmc_segments[];
+
+/* Runs consecutive calls on all threads of the team. */
+void llmc_run(llmc_team *team, const llmc_pass *pass, const llmc_call *calls, int64_t count);
+
+typedef struct {
+    int64_t *tokens;    /* [batch] in: the last token of each row; out: the same after the last step */
+    int64_t *position;  /* [batch] memory for positions; -1 in: the row has ended */
+    int64_t *lengths;   /* [batch] tokens held so far; counted on */
+    const float *logits;/* [batch, vocab] where the pass writes them */
+    int64_t vocab;
+    const int64_t *ends;/* tokens that end a row, in */
+    int64_t ends_count;
+    int64_t *chosen;    /* [steps, batch] out: the tokens, -1 where a row had ended */
+} llmc_greedy;
+
+/* Up to `steps` tokens of every row, each the one with the largest logit. Stops early when all rows have ended, or
+ * when a row has no largest finite logit (NaN or infinity): that step is not counted. Returns the steps done. */
+int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_greedy *g);
 
 static inline void *llmc_value(const llmc_pass *pass, int64_t place) {
     return place < 0 ? pass->inputs[-1 - place] : (void *)(pass->values + place * pass->rows);

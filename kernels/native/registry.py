@@ -7,11 +7,13 @@ from .kernel import NativeKernel
 NORM = ("norm/native.h",)
 POINTWISE = ("norm/native.h", "pointwise/native.h")
 ATTENTION = ("attention/native.h",)
+LINEAR = ("linear/native/linear.h",)
 ROPE = ("rope/native.h",)
 
 NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="embedding", emitter="embedding.native:embedding", headers=("embedding/native.h",)),
-    NativeKernel(op="linear", emitter="linear.native:linear", headers=("linear/plain.h",)),
+    NativeKernel(op="linear", emitter="linear.native:linear", headers=LINEAR),
+    NativeKernel(op="gated_linear", emitter="linear.native:gated_linear", headers=LINEAR + POINTWISE),
     NativeKernel(op="rms_norm", emitter="norm.native:rms_norm", headers=NORM),
     NativeKernel(op="add_rms_norm", emitter="norm.native:add_rms_norm", headers=NORM),
     NativeKernel(op="layer_norm", emitter="norm.native:layer_norm", headers=NORM),

@@ -40,6 +40,7 @@ class _Pass(ctypes.Structure):
         ("position", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("inputs", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
     )
 
 
@@ -53,6 +54,21 @@ class _Call(ctypes.Structure):
         ("states", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
         ("scalars", ctypes.c_void_p),
+    )
+
+
+class _Greedy(ctypes.Structure):
+    """`llmc_greedy`."""
+
+    _fields_ = (
+        ("tokens", ctypes.c_void_p),
+        ("position", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+        ("vocab", ctypes.c_int64),
+        ("ends", ctypes.c_void_p),
+        ("ends_count", ctypes.c_int64),
+        ("chosen", ctypes.c_void_p),
     )
 
 
@@ -97,12 +113,18 @@ class NativeExecutor(Executor):
         self.library = ctypes.CDLL(str(shared_library(self.native.text, self.native.sources)))
         self.library.llmc_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
         self.library.llmc_run.restype = None
+        self.library.llmc_decode.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+        self.library.llmc_decode.restype = ctypes.c_int64
+        if self.native.widest:
+            self.library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
+            self.library.llmc_linear_workspace.restype = ctypes.c_size_t
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
         self._bind(parameters)
         self.regions = self._regions()
         self._pass = _Pass()
+        self._workspace = torch.empty(0, dtype=torch.uint8)
         self._memory = torch.empty(0)
 
     # --- binding -------------------------------------------------------------------------------------------------
@@ -184,13 +206,8 @@ class NativeExecutor(Executor):
         values = self._values(inputs, batch, tokens, cuts_tail)
         pointers = (ctypes.c_void_p * len(values.outside))(*(x.data_ptr() for x in values.outside.values()))  # type: ignore[attr-defined]
         self._point_at(states)
-        passed = self._pass
-        passed.batch, passed.tokens, passed.rows = batch, tokens, batch * tokens
-        passed.values = values.memory.data_ptr()
-        passed.locals = passed.values + 4 * batch * tokens * self.native.values_floats
         lengths = ambient["lengths"].contiguous()
-        passed.position, passed.lengths = position.data_ptr(), lengths.data_ptr()
-        passed.inputs = ctypes.addressof(pointers)
+        self._begin(values, position, lengths, pointers)
         tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
         for part in self.regions:
             if isinstance(part, int):
@@ -201,6 +218,73 @@ class NativeExecutor(Executor):
         if cuts_tail:
             self._run_tail(values, phase, ambient, states)
         return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether greedy decoding may run without Python: all calls are one region, from tokens to logits alone."""
+        return (
+            self.regions == (Region(0, len(self.steps)),)
+            and len(self.inputs) == 1
+            and list(self.program.module.outputs) == ["logits"]
+            and self.types[self.outputs[0]].shape[:2] == ("B", "T")
+        )
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        states: Mapping[str, State],
+        steps: int,
+        ends: Sequence[int],
+    ) -> list[list[int]]:
+        """Up to `steps` of the likeliest tokens after `tokens`, one list a row.
+
+        tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
+        the states hold. A row ends with a token of `ends`. Where logits are not finite the lists stop before it: the
+        caller's next step will find the same. Needs `can_decode`.
+        """
+        batch = len(tokens)
+        values = self._values({self.inputs[0]: torch.tensor(tokens)[:, None].clamp(min=0)}, batch, 1, False)
+        fed, logits = (cast("Tensor", value) for value in values.outside.values())
+        position = torch.tensor([-1 if token < 0 else 0 for token in tokens])
+        held = torch.tensor(lengths)
+        chosen = torch.full((steps, batch), -1)
+        stops = torch.tensor([*ends, -1])
+        pointers = (ctypes.c_void_p * 2)(fed.data_ptr(), logits.data_ptr())
+        self._point_at(states)
+        self._begin(values, position, held, pointers)
+        greedy = _Greedy(
+            fed.data_ptr(),
+            position.data_ptr(),
+            held.data_ptr(),
+            logits.data_ptr(),
+            logits.shape[-1],
+            stops.data_ptr(),
+            len(ends),
+            chosen.data_ptr(),
+        )
+        done = self.library.llmc_decode(
+            team().pointer,
+            ctypes.addressof(self._pass),
+            ctypes.addressof(self._calls),
+            len(self.steps),
+            steps,
+            ctypes.addressof(greedy),
+        )
+        rows = cast("list[list[int]]", chosen[:done].T.tolist())  # pyright: ignore[reportUnknownMemberType]
+        return [[token for token in row if token >= 0] for row in rows]
+
+    def _begin(
+        self, values: Values, position: Tensor, lengths: Tensor, pointers: ctypes.Array[ctypes.c_void_p]
+    ) -> None:
+        """Fill in what a pass is run with; the caller keeps the tensors alive."""
+        passed = self._pass
+        passed.batch, passed.tokens, passed.rows = values.sizes["B"], values.sizes["T"], values.rows
+        passed.values = values.memory.data_ptr()
+        passed.locals = passed.values + 4 * values.rows * self.native.values_floats
+        passed.position, passed.lengths = position.data_ptr(), lengths.data_ptr()
+        passed.inputs = ctypes.addressof(pointers)
+        passed.workspace = self._matrix_workspace(values.rows)
 
     def _values(self, inputs: Mapping[str, Tensor], batch: int, tokens: int, cuts_tail: bool) -> Values:
         """Memory for a pass; the model's inputs and outputs lie outside it, in the order that the code counts them."""
@@ -223,6 +307,14 @@ class NativeExecutor(Executor):
             dtype = torch.int64 if self.types[name].dtype == "int64" else torch.float32
             values.outside[name] = torch.empty(shape, dtype=dtype)
         return values
+
+    def _matrix_workspace(self, rows: int) -> int:
+        if not self.native.widest:
+            return 0
+        size = self.library.llmc_linear_workspace(rows, self.native.widest) + 64
+        if self._workspace.numel() < size:
+            self._workspace = torch.empty(size, dtype=torch.uint8)
+        return -(-self._workspace.data_ptr() // 64) * 64
 
     def _result(self, values: Values, name: str) -> Tensor:
         return cast("Tensor", values.read(name))

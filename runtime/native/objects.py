@@ -22,6 +22,8 @@ from ...kernels.native.kernel import KERNELS
 from ..atomic import write_atomically
 from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
 
+_INCLUDE = (f"-I{KERNELS}", f"-I{KERNELS / 'native'}")
+
 
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/llmc`, `~/.cache/llmc` where that is not set."""
@@ -38,7 +40,7 @@ def shared_library(text: str, sources: Sequence[str]) -> Path:
     def build(folder: Path, target: Path) -> None:
         (folder / "program.c").write_text(text, encoding="utf-8")
         parts = [str(path) for path in objects]
-        chosen.run(["-shared", f"-I{KERNELS}", "program.c", *parts, "-o", str(target), "-lm"], folder)
+        chosen.run(["-shared", *_INCLUDE, "program.c", *parts, "-o", str(target), "-lm"], folder)
 
     return _entry(f"{key}.so", build)
 
@@ -52,7 +54,7 @@ def _kernel_object(chosen: Compiler, source: str) -> Path:
     key = _key(chosen, "kernel", source, _sources_hash())
 
     def build(folder: Path, target: Path) -> None:
-        chosen.run(["-O3", "-c", f"-I{KERNELS}", str(KERNELS / source), "-o", str(target)], folder)
+        chosen.run(["-O3", "-c", *_INCLUDE, str(KERNELS / source), "-o", str(target)], folder)
 
     return _entry(f"{key}.o", build)
 

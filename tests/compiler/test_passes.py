@@ -114,7 +114,7 @@ def test_ops_before_and_after() -> None:
     only_with_passes()
     program = fused()
     assert program.ops_before == 1 + 3 * 17 + 2
-    assert program.ops_after == 3 + 3 * 12 + 2
+    assert program.ops_after == 3 + 3 * 11 + 2
     counted = sum(len(program.kernels["decode"][call.definition]) for call in program.module.calls)
     assert counted == program.ops_after
 
