@@ -20,6 +20,7 @@ from .experts import EXPERTS
 from .gated_activation import GATED_ACTIVATION
 from .gated_activation_packed import GATED_ACTIVATION_PACKED
 from .gated_linear import GATED_LINEAR
+from .geometric import GEOMETRIC
 from .group_norm import GROUP_NORM
 from .kv_full_append import KV_FULL_APPEND
 from .kv_latent_append import KV_LATENT_APPEND
@@ -101,6 +102,7 @@ OPS: tuple[Op, ...] = (
     TILE,
     RESHAPE,
     MIX_STREAMS,
+    GEOMETRIC,
     POSITION_SCALE,
     # created by passes only
     ADD_RMS_NORM,

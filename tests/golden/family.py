@@ -33,6 +33,8 @@ class Family:
     """Small enough that greedy text varies. Seed, sizes and prompts are chosen so that it does: see test_greedy."""
     inert: tuple[str, ...] = ()
     """Ends of the paths of parameters that cannot matter: a bias on keys without RoPE."""
+    derived: tuple[str, ...] = ()
+    """Ends of the names of tensors that the reference saves although its config says them: they are no parameters."""
     first_position: int | None = None
     """Given to a reference that would else count only the tokens that are not its padding id."""
 

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 
-def randomise(model: nn.Module, *, seed: int, embedding_std: float, bias_std: float) -> None:
+def randomise(
+    model: nn.Module, *, seed: int, embedding_std: float, bias_std: float, derived: tuple[str, ...] = ()
+) -> None:
     """Matrices keep the rms of their input, so that logits and attention scores have about unit size; nothing is zero.
 
     A tied embedding is the output matrix as well, so it gets the scale of that. Norm weights are 1 ± 0.3.
+    Buffers whose names end in `derived` follow from the config and stay as they are.
     """
     generator = torch.Generator().manual_seed(seed)
     owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
@@ -28,7 +31,7 @@ def randomise(model: nn.Module, *, seed: int, embedding_std: float, bias_std: fl
                 parameter.copy_(noise * _fan_in(owner, parameter) ** -0.5)
         saved = model.state_dict().keys()
         for name, buffer in model.named_buffers():
-            if name in saved and buffer.is_floating_point():
+            if name in saved and buffer.is_floating_point() and not name.endswith(derived):
                 buffer.copy_(bias_std * torch.randn(buffer.shape, generator=generator))
 
 

@@ -9,6 +9,7 @@ import pytest
 from llmc.compiler.ops.declaration import Value
 
 from .family import VOCAB, Family
+from .hybrid_families import HYBRIDS
 
 
 def _family(
@@ -167,5 +168,6 @@ RECURRENT: tuple[Family, ...] = (
     _periodic_attention("jamba_biases", seed=4, use_bias=True, num_layers=3, attention_period=2, attention_offset=0),
     _delta("rwkv7", seed=1),
     _delta("rwkv7_tied", num_layers=2, head_dim=20, norm_bias=False, tie_word_embeddings=True),
+    *HYBRIDS,
 )  # fmt: skip
 each_recurrent = pytest.mark.parametrize("golden", RECURRENT, ids=lambda family: family.name, indirect=True)

@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from . import oracles
 from .families import VOCAB, Family
 from .random_weights import randomise
+from .saved_folders import derive_again, resave
 
 BATCH, TOKENS = 2, 37
 
 
-_WIDE_INSIDE = ("Router", "Mixer", "RMSNorm", "Attention", "MambaForCausalLM", "Mamba2ForCausalLM", "GatedDeltaNet")
+_WIDE_INSIDE = (
+    "Router", "Mixer", "RMSNorm", "Attention", "GatedDeltaNet", "ForgetGate", "MambaForCausalLM", "Mamba2ForCausalLM",
+    "NemotronHForCausalLM",
+)  # fmt: skip
 """Modules that call `.float()`, where float64 is meant to stay."""
 
 
@@ -89,7 +93,9 @@ def make_reference(family: Family) -> transformers.PreTrainedModel:
     """The model of transformers, eager attention, every tensor random."""
     config = class_of(family.config)(**family.kwargs, attn_implementation="eager", experts_implementation="eager")
     model = class_of(family.model)(config)
-    randomise(model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std)
+    randomise(
+        model, seed=family.seed, embedding_std=family.embedding_std, bias_std=family.bias_std, derived=family.derived
+    )
     return with_positions(model.eval(), family.first_position)
 
 
@@ -142,6 +148,7 @@ def make_golden(family: Family, folder: Path) -> Golden:
     """Randomise, save, and answer."""
     reference = make_reference(family)
     reference.save_pretrained(folder, max_shard_size="40KB" if family.is_sharded else "1GB")
+    resave(reference, folder)
     generator = torch.Generator().manual_seed(family.seed + 1)
     tokens = torch.randint(0, VOCAB, (BATCH, TOKENS), generator=generator)
     golden = Golden(family=family, folder=folder, reference=reference, tokens=tokens)
@@ -149,6 +156,7 @@ def make_golden(family: Family, folder: Path) -> Golden:
         golden.inputs["token_type_ids"] = torch.randint(0, 3, (BATCH, TOKENS), generator=generator)
     golden.expected = golden.ask(tokens, **golden.inputs)
     wide = copy.deepcopy(reference).double()
+    derive_again(wide)
     with torch.no_grad(), float64_throughout(wide):
         golden.exact = outputs_of(wide(tokens, **golden.inputs), family.spec)
     return golden

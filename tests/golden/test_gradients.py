@@ -15,6 +15,7 @@ from llmc.runtime.weights import export_parameters
 from .comparison import rms
 from .reference import Golden, outputs_of
 from .running import named, run_program
+from .saved_folders import split_by_width
 
 RELATIVE = 1e-4
 INERT = 1e-5
@@ -57,7 +58,7 @@ def reference_gradients(golden: Golden) -> tuple[float, dict[str, Tensor]]:
     reference.eval()
     gradients = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.grad is not None}
     reference.zero_grad()
-    return float(loss), revert_weight_conversion(reference, gradients)
+    return float(loss.detach()), split_by_width(revert_weight_conversion(reference, gradients), gradients)
 
 
 def test_gradients_equal_the_reference(golden: Golden) -> None:

@@ -67,7 +67,8 @@ def test_every_tensor_matters(golden: Golden) -> None:
     for path, parameter in model.named_parameters():
         original = parameter.detach().clone()
         with torch.no_grad():
-            parameter.copy_(original.roll(1, dims=0 if len(original) > 1 else -1))
+            axis = next((axis for axis, size in enumerate(original.shape) if size > 1), 0)
+            parameter.copy_(original.roll(1, dims=axis))
         for name, run in RUNS.items():
             outputs = run(model, golden.tokens, **golden.inputs)
             if path.endswith((*INERT, *golden.family.inert)):

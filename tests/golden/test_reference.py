@@ -13,6 +13,8 @@ from .reference import Golden
 def test_every_tensor_is_random(golden: Golden) -> None:
     for file in golden.folder.glob("*.safetensors"):
         for name, tensor in load_file(file).items():
+            if golden.family.derived and name.endswith(golden.family.derived):
+                continue
             assert len(tensor.unique()) > 0.99 * tensor.numel(), name
             assert (tensor != 0).all(), name
 

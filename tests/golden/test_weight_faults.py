@@ -30,7 +30,8 @@ UNREAD = frozenset({"cls.predictions.bias", "cls.predictions.decoder.bias"})
 
 def is_spare(golden: Golden, name: str) -> bool:
     """Whether the model can do without the tensor."""
-    return golden.family.name == "bert_mlm_untied" and name in UNREAD
+    is_unread = golden.family.name == "bert_mlm_untied" and name in UNREAD
+    return is_unread or (bool(golden.family.derived) and name.endswith(golden.family.derived))
 
 
 def all_tensors(folder: Path) -> Tensors:
