@@ -229,7 +229,9 @@ def _channel_delta(name: str, seed: int = 0, **changes: Value) -> Family:
             **{key: value for key, value in _in_block(_DELTA, "delta_attention").items() if key != "strength_tanh"},
             "strength_tanh": _node("delta_attention", "beta", kind="tanh"),
             "gate_silu": _node("delta_attention", "gate", kind="silu"),
-            "scale_x1.1": _node("attention", "attend", scale="1.1 * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"),
+            "scale_x1.1": _node(
+                "attention", "attend", scale="1.1 * attention_mscale / sqrt(nope_head_dim + rope_head_dim)"
+            ),
             "latent_eps": _node("attention", "kv_a_layernorm", eps=1e-2),
             "one_expert_more": _param(num_experts_per_token=4),
             "all_groups": _param(top_expert_groups=params["num_expert_groups"]),
@@ -251,7 +253,7 @@ HYBRIDS: tuple[Family, ...] = (
     _lightning("minimax"),
     _lightning("minimax_window", 4, num_layers=2, layer_types=[_LINEAR, _FULL], sliding_window=7,
                tie_word_embeddings=True, full_alpha=0.4, linear_alpha=0.3, mlp_alpha=0.5),
-    _negative_delta("olmo_hybrid"),
+    _negative_delta("olmo_hybrid", 2),
     _negative_delta("olmo_hybrid_no_positions", num_layers=2, layer_types=[_LINEAR, _FULL], rope_theta=None,
                     num_key_heads=6, value_head_dim=11, attention_bias=True, allows_negative=False,
                     tie_word_embeddings=True),
