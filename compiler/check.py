@@ -6,6 +6,7 @@ nearest allowed one. What an expression evaluates to is checked later, where it 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -24,6 +25,8 @@ from .ops.declaration import Value
 from .schema import BLOCK_NODE_SCHEMA, node_schema, structure_schema
 
 LANGUAGE_VERSION = 1
+MAX_REMEMBERED = 2000
+"""Characters of a node that is remembered as legal."""
 PUBLIC_OPS = tuple(op.name for op in OPS if not op.is_internal)
 _OTHER_NAMES = {
     **dict.fromkeys(("dense", "fc", "matmul", "projection", "proj"), 'did you mean "linear"?'),
@@ -138,7 +141,7 @@ def _check_node(name: str, key_span: Span, node: YamlMap) -> list[Diagnostic]:
         span, remedy = node.entries["block"].key_span, "keep one of them"
         return [Diagnostic(code="E0208", message=f"{quoted(name)} has both op: and block:", span=span, help=remedy)]
     if block is not None:
-        return [*found, *_apply(_block_node_validator(), node, f"the use of a block {quoted(name)}")]
+        return [*found, *_apply_to_node("", node, f"the use of a block {quoted(name)}")]
     if op is None:
         near = get_close_matches("op", node.entries, cutoff=0.5) or get_close_matches("block", node.entries)
         remedy = f"{near[0]}: may be meant as that; " if near else ""
@@ -157,7 +160,7 @@ def _check_node(name: str, key_span: Span, node: YamlMap) -> list[Diagnostic]:
     if named not in PUBLIC_OPS:
         message = f"there is no op {quoted(named)}"
         return [Diagnostic(code="E0306", message=message, span=op.span, help=_op_help(named))]
-    return [*found, *_apply(_node_validator(named), node, f"op {named}")]
+    return [*found, *_apply_to_node(named, node, f"op {named}")]
 
 
 def _op_help(named: str) -> str:
@@ -175,14 +178,24 @@ def _structure_validator() -> Draft202012Validator:
     return Draft202012Validator(structure_schema())
 
 
-@lru_cache(maxsize=1)
-def _block_node_validator() -> Draft202012Validator:
-    return Draft202012Validator(BLOCK_NODE_SCHEMA)
-
-
 @lru_cache(maxsize=256)
 def _node_validator(op: str) -> Draft202012Validator:
-    return Draft202012Validator(node_schema(OP_INDEX[op]))
+    """Of the nodes of one op, or of uses of blocks where `op` is empty."""
+    return Draft202012Validator(node_schema(OP_INDEX[op]) if op else BLOCK_NODE_SCHEMA)
+
+
+def _apply_to_node(op: str, node: YamlMap, what: str) -> list[Diagnostic]:
+    """The mistakes of one node. Equal nodes, of which blocks and specs that extend one another have many, are asked
+    about once."""
+    text = json.dumps(plain(node))
+    if len(text) <= MAX_REMEMBERED and _is_legal(op, text):
+        return []
+    return _apply(_node_validator(op), node, what)
+
+
+@lru_cache(maxsize=4096)
+def _is_legal(op: str, text: str) -> bool:
+    return next(_node_validator(op).iter_errors(json.loads(text)), None) is None  # pyright: ignore[reportUnknownMemberType]
 
 
 def _apply(validator: Draft202012Validator, node: YamlNode, what: str) -> list[Diagnostic]:

@@ -35,8 +35,9 @@ class LayerKeys:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.counts_uses = any("use" in _names(block) for block in (*spec.blocks.values(), spec.graph))
-        self.varying = _varying_blocks(spec)
+        names = {name: _names(block) for name, block in spec.blocks.items()}
+        self.counts_uses = any("use" in found for found in (*names.values(), _names(spec.graph)))
+        self.varying = _varying_blocks(spec, {name for name, found in names.items() if "layer" in found})
         self.by_layer: dict[int, tuple[_Expression, ...]] = {}
 
     def of(self, node: NodeSpec, outer: Context) -> tuple[object, ...] | None:
@@ -116,9 +117,9 @@ def _names(block: BlockSpec) -> set[str]:
     return names.union(*(node_names(node.source) for node in block.nodes.values()))
 
 
-def _varying_blocks(spec: Spec) -> frozenset[str]:
+def _varying_blocks(spec: Spec, reading: set[str]) -> frozenset[str]:
     """Blocks that read `layer`, and those that use one of them or name the block that they use by an expression."""
-    varying = {name for name, block in spec.blocks.items() if "layer" in _names(block)}
+    varying = set(reading)
     while True:
         more = {
             name
