@@ -142,3 +142,63 @@ def argmax(isa: str, layer: Layer, x: NDArray[np.float32], *, threads: int = 2) 
     module.llmc_team_free(team)
     assert found[0] == found[1]
     return found[0], y
+
+
+def pack(
+    isa: str, format: str, weight: NDArray[np.float32], *, is_gated: bool = False, scale: float = 0.0
+) -> NDArray[np.uint8]:
+    """The packed form of `[N, K]` float32, or of the pair `[2N, K]`."""
+    module = build(isa)
+    rows, K = weight.shape
+    N, number = rows // (1 + is_gated), ctypes.c_int(FORMATS.index(format))
+    module.llmc_pack_bytes.restype = module.llmc_pack_groups.restype = ctypes.c_int64
+    size = module.llmc_pack_bytes(number, ctypes.c_int64(N), ctypes.c_int64(K), ctypes.c_int(is_gated))
+    groups = module.llmc_pack_groups(ctypes.c_int64(N), ctypes.c_int(is_gated))
+    memory = aligned(size + 64)
+    for first, end in ((0, groups // 2), (groups // 2, groups)):
+        module.llmc_pack(
+            number,
+            pointer(weight),
+            ctypes.c_int(0),
+            ctypes.c_int64(N),
+            ctypes.c_int64(K),
+            ctypes.c_int(is_gated),
+            ctypes.c_float(scale),
+            ctypes.c_int64(first),
+            ctypes.c_int64(end),
+            pointer(memory),
+        )
+    assert (memory[size:] == 0xFF).all()
+    return memory[:size]
+
+
+def pack_whole(
+    isa: str, format: str, q: NDArray[np.int8], scale: NDArray[np.float32], *, is_gated: bool = False
+) -> NDArray[np.uint8]:
+    """The packed form of whole numbers `[N, K]` with scales `[N]` or `[1]` (pairs: `[2N]`)."""
+    module = build(isa)
+    rows, K = q.shape
+    sizes = ctypes.c_int64(rows // (1 + is_gated)), ctypes.c_int64(K), ctypes.c_int(is_gated)
+    number = ctypes.c_int(FORMATS.index(format))
+    module.llmc_pack_bytes.restype = module.llmc_pack_groups.restype = ctypes.c_int64
+    memory = aligned(module.llmc_pack_bytes(number, *sizes))
+    groups = ctypes.c_int64(module.llmc_pack_groups(sizes[0], sizes[2]))
+    by_row = ctypes.c_int(len(scale) > 1)
+    module.llmc_pack_whole(
+        number, pointer(q), pointer(scale), by_row, *sizes, ctypes.c_int64(0), groups, pointer(memory)
+    )
+    return memory
+
+
+def unpack(isa: str, layer: Layer) -> NDArray[np.float32]:
+    """The weight of a packed layer as the kernels multiply with it."""
+    out = np.full((layer.N * (1 + layer.is_gated), layer.K), np.nan, np.float32)
+    sizes = ctypes.c_int64(layer.N), ctypes.c_int64(layer.K), ctypes.c_int(layer.is_gated)
+    build(isa).llmc_unpack(ctypes.c_int(FORMATS.index(layer.format)), pointer(layer.weight), *sizes, pointer(out))
+    return out
+
+
+def mean_magnitude(isa: str, weight: NDArray[np.float32]) -> float:
+    module = build(isa)
+    module.llmc_mean_magnitude.restype = ctypes.c_float
+    return module.llmc_mean_magnitude(pointer(weight), ctypes.c_int(0), ctypes.c_int64(weight.size))

@@ -34,7 +34,7 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def expected(layer: Layer, weight: Tensor, x: NDArray[np.float32]) -> Tensor:
+def expected(layer: Layer, weight: Tensor, x: NDArray[np.floating]) -> Tensor:
     """The layer in float64."""
     bias = None if layer.bias is None else torch.from_numpy(layer.bias).double()
     y = functional.linear(torch.from_numpy(x).double(), weight.double(), bias)

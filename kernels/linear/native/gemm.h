@@ -1,4 +1,4 @@
-/* Larger batches with plain weights: x packed once, panels of the weight turned over as they are used. */
+/* Larger batches: x packed once, panels of the weight turned over or widened as they are used. */
 #ifndef LLMC_GEMM_H
 #define LLMC_GEMM_H
 
@@ -11,7 +11,11 @@
 void llmc_gemm_plain(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                      int is_prepared);
 
-/* y from sums c [panel][LLMC_MR][LLMC_NR] of gate and up, for rows first_row ... and columns n ... */
+void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
+                      int is_prepared);
+int64_t llmc_gemm_packed_scratch(int64_t K);
+
+/* y from sums [row][LLMC_NR] of gate and up, for rows first_row ... and columns n ... */
 void llmc_store_tiles(const llmc_matrix *m, const float *gate, const float *up, float *y, int64_t first_row, int64_t rows,
                       int64_t n);
 

@@ -1,4 +1,4 @@
-/* What a weight format gives to the matrix-vector product: the outputs of one group of 16 rows.
+/* What a weight format gives to the matrix-vector product: the sums of one group of 16 rows.
  *
  * A format's function writes out[r * 16 + i] = sum over k of W[row i of the group, k] x[r, k], for r < R; R is 1, 2, 4
  * or 8. It may write anything for rows beyond the matrix.
@@ -7,6 +7,7 @@
 #define LLMC_GROUPS_H
 
 #include "linear.h"
+#include "quantise.h"
 
 #define LLMC_GROUP 16
 #define LLMC_PARTS (LLMC_GROUP / LLMC_LANES) /* vectors in the outputs of a group */
@@ -20,6 +21,13 @@ LLMC_INLINE int llmc_rows_left(const llmc_matrix *m, int64_t g) {
 /* The number of a packed matrix's group: pairs alternate. */
 LLMC_INLINE int64_t llmc_packed_group(const llmc_matrix *m, int64_t g, int half) { return m->is_gated ? 2 * g + half : g; }
 
-void llmc_plain_group(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out);
+/* The rows of x as a format wants them: as they are, or rounded. */
+typedef struct {
+    const float *plain[LLMC_SMALL_BATCH];
+    llmc_quantised rounded[LLMC_SMALL_BATCH];
+} llmc_rows;
+
+void llmc_plain_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out);
+void llmc_packed_sums(const llmc_matrix *m, int64_t g, int half, const llmc_quantised *x, int R, float *out);
 
 #endif

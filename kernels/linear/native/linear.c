@@ -31,12 +31,13 @@ static cut cut_rows(const llmc_matrix *m, int threads, int64_t most) {
     return (cut){groups, per, (groups + per - 1) / per};
 }
 
-static void group_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
-    llmc_plain_group(m, g, half, x, R, out);
+LLMC_INLINE void group_sums(const llmc_matrix *m, int64_t g, int half, const llmc_rows *x, int R, float *out) {
+    if (llmc_is_packed(m->format)) llmc_packed_sums(m, g, half, x->rounded, R, out);
+    else llmc_plain_sums(m, g, half, x->plain, R, out);
 }
 
 /* y[r, columns of group g] for `rows` rows; sums are made for R >= rows rows. */
-static void group_outputs(const llmc_matrix *m, int64_t g, const float *const *x, int R, int rows, float *y) {
+static void group_outputs(const llmc_matrix *m, int64_t g, const llmc_rows *x, int R, int rows, float *y) {
     float gate[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
     float up[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
     group_sums(m, g, 0, x, R, gate);
@@ -52,14 +53,27 @@ static void group_outputs(const llmc_matrix *m, int64_t g, const float *const *x
     }
 }
 
+/* The rows of x for sums of R rows, the last one repeated. Rounded rows go to this thread's scratch: that costs less
+ * than a region of its own, and happens only once the thread holds a chunk, so that x is still there. */
+static void take_rows(llmc_thread *t, const llmc_matrix *m, const float *x, int rows, int R, llmc_rows *out) {
+    for (int r = 0; r < R; r++) {
+        int row = r < rows ? r : rows - 1;
+        out->plain[r] = x + row * m->K;
+        if (!llmc_is_packed(m->format)) continue;
+        out->rounded[r] = llmc_quantised_at((char *)t->scratch + row * llmc_quantised_bytes(m->K), m->K);
+        if (r < rows) llmc_quantise_row(m->format, out->plain[r], m->K, out->rounded[r]);
+    }
+}
+
 static void small_batch(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int rows) {
-    int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
-    const float *in[LLMC_SMALL_BATCH];
-    for (int r = 0; r < R; r++) in[r] = x + (r < rows ? r : rows - 1) * m->K;
+    int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8, is_ready = 0;
+    llmc_rows in;
     cut c = cut_rows(m, t->count, LLMC_MAX_CHUNKS);
     LLMC_FOR(t, chunk, c.chunks) {
+        if (!is_ready) take_rows(t, m, x, rows, R, &in);
+        is_ready = 1;
         for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++)
-            group_outputs(m, g, in, R, rows, y);
+            group_outputs(m, g, &in, R, rows, y);
     }
 }
 
@@ -67,6 +81,7 @@ void llmc_linear(llmc_thread *t, const llmc_matrix *m, const float *x, float *y,
                  int is_prepared) {
     if (m->N == 0 || rows == 0) return;
     if (rows <= LLMC_SMALL_BATCH) small_batch(t, m, x, y, (int)rows);
+    else if (llmc_is_packed(m->format)) llmc_gemm_packed(t, m, x, y, rows, workspace, is_prepared);
     else llmc_gemm_plain(t, m, x, y, rows, workspace, is_prepared);
 }
 
@@ -74,13 +89,16 @@ LLMC_INLINE int is_better(llmc_best a, llmc_best b) { return a.value > b.value |
 
 void llmc_linear_argmax(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, llmc_best *best) {
     cut c = cut_rows(m, t->count, LLMC_MAX_BEST);
+    llmc_rows in;
+    int is_ready = 0;
     LLMC_FOR(t, chunk, c.chunks) {
+        if (!is_ready) take_rows(t, m, x, 1, 1, &in);
+        is_ready = 1;
         llmc_best first = {-__builtin_inff(), (int32_t)(chunk * c.per_chunk * LLMC_GROUP)};
         for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++) {
             float out[LLMC_GROUP];
-            const float *in[1] = {x};
             float *base = y ? y : out - g * LLMC_GROUP;
-            group_outputs(m, g, in, 1, 1, base);
+            group_outputs(m, g, &in, 1, 1, base);
             for (int i = 0; i < llmc_rows_left(m, g); i++) {
                 llmc_best other = {base[g * LLMC_GROUP + i], (int32_t)(g * LLMC_GROUP + i)};
                 if (is_better(other, first)) first = other;
@@ -99,11 +117,14 @@ llmc_best llmc_best_of(const llmc_matrix *m, const llmc_best *best, int threads)
 }
 
 size_t llmc_linear_workspace(int64_t rows, int64_t K) {
-    int64_t panels = (rows + LLMC_MR - 1) / LLMC_MR;
-    return (size_t)(panels * LLMC_MR * K * 4 + 64);
+    int64_t whole = (rows + LLMC_MR - 1) / LLMC_MR * LLMC_MR, row = 4 * K;
+    if (row < llmc_quantised_bytes(K)) row = llmc_quantised_bytes(K);
+    return (size_t)(whole * row + 64);
 }
 
 size_t llmc_linear_scratch(int64_t K) {
-    (void)K;
-    return (2 * LLMC_BLOCK_PANELS * LLMC_MR + LLMC_BLOCK_DEPTH) * LLMC_NR * sizeof(float);
+    size_t tiles = (2 * LLMC_BLOCK_PANELS * LLMC_MR + LLMC_BLOCK_DEPTH) * LLMC_NR * sizeof(float);
+    size_t rows = (size_t)(LLMC_SMALL_BATCH * llmc_quantised_bytes(K)), wide = (size_t)llmc_gemm_packed_scratch(K);
+    if (tiles < rows) tiles = rows;
+    return tiles < wide ? wide : tiles;
 }

@@ -9,7 +9,8 @@
  * plain weight is [2N, K], the N gate rows first, and bias [2N] likewise; a packed one is packed with is_gated.
  *
  * How x is rounded. Plain formats: not at all up to LLMC_SMALL_BATCH rows; in larger batches to bf16 for LLMC_BF16
- * on processors with a bf16 dot product. Int8 and int4: see pack.h. Sums are float32 or exact int32.
+ * on processors whose bf16 dot product is the faster one. Packed formats: to int8, see pack.h. Sums are float32, of
+ * bytes exact int32.
  */
 #ifndef LLMC_LINEAR_H
 #define LLMC_LINEAR_H

@@ -103,7 +103,7 @@ LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int h
     default: group(FORMAT, 8, m, g, half, x, out); return; \
     }
 
-void llmc_plain_group(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
+void llmc_plain_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
     if (m->format == LLMC_FP32) CASES(LLMC_FP32)
     if (m->format == LLMC_BF16) CASES(LLMC_BF16)
     CASES(LLMC_FP16)

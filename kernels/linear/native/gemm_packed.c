@@ -1,0 +1,184 @@
+/* Larger batches with packed weights: x rounded and packed once, digits widened to bytes as they are used.
+ *
+ * A tile is LLMC_QR rows of x by LLMC_NR columns of y. Its int32 sums are scaled into float32 sums after each block of
+ * 32 columns (after the whole row for ternary); both sets stay in registers.
+ */
+#include "epilogue.h"
+#include "gemm.h"
+#include "groups.h"
+#include "pack.h"
+#include "quantise.h"
+
+#if defined(LLMC_AVX512)
+#define LLMC_QR 6
+#else
+#define LLMC_QR 3
+#endif
+#define LINE (LLMC_NR * 4) /* bytes of a panel for four columns of x */
+
+/* A panel of LLMC_QR rows of x: q [columns / 4][LLMC_QR][4], then scale and init [block][LLMC_QR]. */
+typedef struct {
+    int8_t *q;
+    float *scale;
+    int32_t *init;
+} rows_panel;
+
+static int64_t panel_bytes(int64_t K) { return LLMC_QR * llmc_quantised_bytes(K); }
+
+static rows_panel panel_at(void *memory, int64_t p, int64_t K) {
+    char *at = (char *)memory + p * panel_bytes(K);
+    int64_t q = LLMC_QR * llmc_padded(K), blocks = LLMC_QR * llmc_blocks(K) * 4;
+    return (rows_panel){(int8_t *)at, (float *)(void *)(at + q), (int32_t *)(void *)(at + q + blocks)};
+}
+
+static void pack_rows(llmc_thread *t, int format, const float *x, int64_t rows, int64_t K, int64_t p, rows_panel out) {
+    llmc_quantised one = llmc_quantised_at(t->scratch, K);
+    int64_t blocks = format == LLMC_TERNARY ? 1 : llmc_blocks(K);
+    for (int r = 0; r < LLMC_QR; r++) {
+        int64_t row = p * LLMC_QR + r;
+        if (row < rows) llmc_quantise_row(format, x + row * K, K, one);
+        else memset(t->scratch, 0, (size_t)llmc_quantised_bytes(K));
+        for (int64_t k = 0; k < llmc_padded(K); k += 4) memcpy(out.q + k * LLMC_QR + r * 4, one.q + k, 4);
+        for (int64_t b = 0; b < blocks; b++) {
+            out.scale[b * LLMC_QR + r] = one.scale[b];
+            out.init[b * LLMC_QR + r] = one.init[b];
+        }
+    }
+}
+
+/* The weight of a tile: bytes a and b are its two registers, a line is `step` bytes on; scales of columns by block. */
+typedef struct {
+    const uint8_t *a, *b;
+    int64_t step, blocks, lines; /* lines of four columns in a block */
+    const float *scale;          /* [block of int4][LLMC_NR] or NULL */
+    int64_t blocks_per_scale;
+} columns;
+
+LLMC_INLINE void tile(int is_small, int has_scale, columns w, rows_panel x, float *c) {
+    const uint8_t *a = w.a, *b = w.b;
+    const int8_t *q = x.q;
+    vf total[LLMC_QR][2];
+#pragma GCC unroll 6
+    for (int i = 0; i < LLMC_QR; i++) total[i][0] = total[i][1] = vf_zero();
+    for (int64_t block = 0; block < w.blocks; block++) {
+        vi sum[LLMC_QR][2];
+#pragma GCC unroll 6
+        for (int i = 0; i < LLMC_QR; i++) sum[i][0] = sum[i][1] = vi_all(x.init[block * LLMC_QR + i]);
+        for (int64_t line = 0; line < w.lines; line++, a += w.step, b += w.step, q += 4 * LLMC_QR) {
+            vi first = vi_load(a), second = vi_load(b);
+#pragma GCC unroll 6
+            for (int i = 0; i < LLMC_QR; i++) {
+                vi v = vi_all_bytes(q + 4 * i);
+                sum[i][0] = is_small ? vi_dot_small(sum[i][0], first, v) : vi_dot(sum[i][0], first, v);
+                sum[i][1] = is_small ? vi_dot_small(sum[i][1], second, v) : vi_dot(sum[i][1], second, v);
+            }
+        }
+        const float *scale = has_scale ? w.scale + block / w.blocks_per_scale * LLMC_NR : 0;
+#pragma GCC unroll 6
+        for (int i = 0; i < LLMC_QR; i++) {
+            vf s = vf_all(x.scale[block * LLMC_QR + i]);
+            total[i][0] = vf_fma(vf_from_int(sum[i][0]), has_scale ? s * vf_load(scale) : s, total[i][0]);
+            total[i][1] = vf_fma(vf_from_int(sum[i][1]), has_scale ? s * vf_load(scale + LLMC_LANES) : s, total[i][1]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < LLMC_QR; i++) {
+        vf_store(c + i * LLMC_NR, total[i][0]);
+        vf_store(c + i * LLMC_NR + LLMC_LANES, total[i][1]);
+    }
+}
+
+/* The group that holds column n of y (columns beyond N: some group), and the byte of a line where n begins. */
+static const uint8_t *group_of(const llmc_matrix *m, int64_t n, int half) {
+    int64_t g = n / LLMC_GROUP, last = (m->N - 1) / LLMC_GROUP;
+    return (const uint8_t *)m->weight + llmc_packed_group(m, g < last ? g : last, half) * llmc_group_bytes(m->format, m->K);
+}
+
+/* Digits of one register's columns as bytes, to out + line * LINE; gives the scales beside them. */
+static void widen_int4(int step, const uint8_t *at, int64_t from, int64_t K, uint8_t *out, float *scale) {
+    for (int64_t k = 0; k < K; k += step, at += step * 8 + 32, scale += LLMC_NR) {
+        for (int64_t i = 0; i < step / 8; i++, out += 2 * LINE) {
+            vu w = (vu)vi_load(at + i * 64 + from * 4);
+            vi_store(out, (vi)w & 0x0f0f0f0f);
+            vi_store(out + LINE, (vi)(w >> 4) & 0x0f0f0f0f);
+        }
+        vf_store(scale, vf_load_fp16(at + step * 8 + from * 2));
+    }
+}
+
+static void widen_ternary(const uint8_t *at, int64_t from, int64_t K, uint8_t *out) {
+    for (int64_t k = 0; k < (K + LLMC_BLOCK - 1) / LLMC_BLOCK * LLMC_BLOCK; k += 16, at += 64) {
+        vu w = (vu)vi_load(at + from * 4);
+#pragma GCC unroll 4
+        for (int f = 0; f < 4; f++, out += LINE) vi_store(out, (vi)(w >> (2 * f)) & 0x03030303);
+    }
+}
+
+/* Columns n ... n + LLMC_NR of gate or up; scales of rows go to `row_scale` [LLMC_NR] (1 for int4). */
+static columns take_columns(const llmc_matrix *m, int64_t n, int half, void *scratch, float *row_scale) {
+    int64_t blocks = (m->K + LLMC_BLOCK - 1) / LLMC_BLOCK;
+    uint8_t *bytes = scratch;
+    float *scales = (float *)(void *)(bytes + llmc_padded(m->K) * LLMC_NR);
+    columns w = {bytes, bytes + LLMC_LANES * 4, LINE, blocks, 8, 0, 1};
+    const uint8_t *start[2];
+    for (int i = 0; i < 2; i++) {
+        int64_t column = n + i * LLMC_LANES, from = column % LLMC_GROUP;
+        const uint8_t *at = start[i] = group_of(m, column, half);
+        if (m->format == LLMC_INT4_32) widen_int4(32, at, from, m->K, bytes + i * LLMC_LANES * 4, scales + i * LLMC_LANES);
+        if (m->format == LLMC_INT4_128) widen_int4(128, at, from, m->K, bytes + i * LLMC_LANES * 4, scales + i * LLMC_LANES);
+        if (m->format == LLMC_TERNARY) widen_ternary(at, from, m->K, bytes + i * LLMC_LANES * 4);
+        vf s = vf_all(1.0f);
+        if (m->format == LLMC_INT8 || m->format == LLMC_TERNARY)
+            s = vf_load((const float *)(const void *)(at + llmc_group_bytes(m->format, m->K) - 64) + from);
+        vf_store(row_scale + i * LLMC_LANES, s);
+        if (m->format == LLMC_INT8) start[i] += from * 4;
+    }
+    if (m->format == LLMC_INT8) w.a = start[0], w.b = start[1], w.step = 64;
+    if (m->format == LLMC_TERNARY) w.blocks = 1, w.lines = blocks * 8;
+    if (m->format == LLMC_INT4_32 || m->format == LLMC_INT4_128) w.scale = scales;
+    w.blocks_per_scale = m->format == LLMC_INT4_128 ? 4 : 1;
+    return w;
+}
+
+static void one_tile(int format, columns w, rows_panel x, float *c) {
+    if (format == LLMC_INT8) tile(0, 0, w, x, c);
+    else if (format == LLMC_TERNARY) tile(1, 0, w, x, c);
+    else tile(1, 1, w, x, c);
+}
+
+/* One chunk: LLMC_NR columns of y, and so many panels of rows. */
+static void block(llmc_thread *t, const llmc_matrix *m, void *packed, float *y, int64_t rows, int64_t n, int64_t first, int64_t panels) {
+    float scale[2][LLMC_NR], sums[2][LLMC_QR * LLMC_NR];
+    columns w[2];
+    int64_t half_scratch = llmc_gemm_packed_scratch(m->K) / 2;
+    for (int half = 0; half <= m->is_gated; half++)
+        w[half] = take_columns(m, n, half, (char *)t->scratch + half * half_scratch, scale[half]);
+    for (int64_t p = first; p < first + panels; p++) {
+        rows_panel x = panel_at(packed, p, m->K);
+        for (int half = 0; half <= m->is_gated; half++) {
+            one_tile(m->format, w[half], x, sums[half]);
+            for (int i = 0; i < LLMC_QR * LLMC_NR; i += LLMC_LANES)
+                vf_store(sums[half] + i, vf_load(sums[half] + i) * vf_load(scale[half] + i % LLMC_NR));
+        }
+        int64_t last = (p + 1) * LLMC_QR;
+        llmc_store_tiles(m, sums[0], sums[1], y, p * LLMC_QR, last < rows ? last : rows, n);
+    }
+}
+
+int64_t llmc_gemm_packed_scratch(int64_t K) {
+    int64_t bytes = llmc_padded(K) * LLMC_NR, scales = llmc_blocks(K) * LLMC_NR * 4;
+    return 2 * (bytes + scales);
+}
+
+void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
+                      int is_prepared) {
+    int64_t panels = (rows + LLMC_QR - 1) / LLMC_QR;
+    if (!is_prepared) {
+        LLMC_FOR(t, p, panels) pack_rows(t, m->format, x, rows, m->K, p, panel_at(workspace, p, m->K));
+    }
+    int64_t blocks = (panels + 2 * LLMC_BLOCK_PANELS - 1) / (2 * LLMC_BLOCK_PANELS), even = (panels + blocks - 1) / blocks;
+    LLMC_FOR(t, chunk, (m->N + LLMC_NR - 1) / LLMC_NR * blocks) {
+        int64_t first = chunk % blocks * even, count = panels - first < even ? panels - first : even;
+        if (count > 0) block(t, m, workspace, y, rows, chunk / blocks * LLMC_NR, first, count);
+    }
+}
