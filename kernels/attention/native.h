@@ -2,9 +2,8 @@
 #ifndef LLMC_ATTENTION_H
 #define LLMC_ATTENTION_H
 
+#include "../native/numbers.h"
 #include "../native/team.h"
-
-enum { LLMC_FLOAT32, LLMC_BFLOAT16, LLMC_FLOAT16 };
 
 typedef struct {
     /* queries [batch * tokens, heads * key_dim] with q_stride floats a row, result [batch * tokens, heads * value_dim] */

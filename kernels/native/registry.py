@@ -9,6 +9,8 @@ POINTWISE = ("norm/native.h", "pointwise/native.h")
 ATTENTION = ("attention/native.h",)
 LINEAR = ("linear/native/linear.h",)
 ROPE = ("rope/native.h",)
+CONV = ("pointwise/native.h", "conv/native.h")
+POSITION = ("pointwise/position_native.h",)
 
 NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="embedding", emitter="embedding.native:embedding", headers=("embedding/native.h",)),
@@ -37,6 +39,12 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="activation", emitter="pointwise.native:activation", headers=POINTWISE),
     NativeKernel(op="gated_activation", emitter="pointwise.native:gated_activation", headers=POINTWISE),
     NativeKernel(op="gated_activation_packed", emitter="pointwise.native:gated_activation_packed", headers=POINTWISE),
+    NativeKernel(op="pool", emitter="pointwise.position_native:pool", headers=POSITION),
+    NativeKernel(op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION),
+    NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
+    NativeKernel(op="token_shift", emitter="shift.native:token_shift", headers=("shift/native.h",)),
+    NativeKernel(op="short_conv", emitter="conv.native:short_conv", headers=CONV),
+    NativeKernel(op="scan", emitter="scan.native:scan", headers=("scan/native.h",)),
     NativeKernel(op="zeros_like", emitter="pointwise.native:zeros_like"),
     NativeKernel(op="split", emitter="pointwise.native:split"),
     NativeKernel(op="concat", emitter="pointwise.native:concat"),
