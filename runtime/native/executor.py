@@ -11,7 +11,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...compiler.ir import Call
 from ...compiler.native.definition import Operand
 from ...compiler.native.source import values_read, write_program
 from ...compiler.ops.declaration import StateSpec
@@ -147,7 +146,8 @@ class NativeExecutor(Executor):
             named = dict(zip(lowered.parameters, tensors, strict=True))
             operands = [self._operand(operand, named, converted) for operand in definition.parameters]
             addresses = (ctypes.c_void_p * max(1, len(operands)))(*(tensor.data_ptr() for tensor in operands))
-            places = [self._place(call, name) for name in definition.values]
+            named_values = [*map(call.inputs.get, lowered.inputs), *map(call.outputs.get, lowered.outputs)]
+            places = [self._place(name) for name in named_values]
             values = (ctypes.c_int64 * max(1, len(places)))(*places)
             numbers = [float(value) for value in scalar_operands(lowered, call).values()]  # type: ignore[arg-type]
             scalars = (ctypes.c_double * max(1, len(numbers)))(*numbers)
@@ -166,11 +166,10 @@ class NativeExecutor(Executor):
             tensor = converted[id(tensor)]
         return tensor.contiguous()
 
-    def _place(self, call: Call, port: str) -> int:
-        """Where a value of a call lies: floats a row, or -1-i for an input or output of the model."""
-        name = call.inputs.get(port, call.outputs.get(port))
+    def _place(self, name: object) -> int:
+        """Where a value between calls lies: floats a row, or -1-i for an input or output of the model."""
         assert isinstance(name, str)
-        if port in call.inputs and name in self.inputs:
+        if name in self.inputs:
             return -1 - self.inputs.index(name)
         if name in self.outputs:
             return -1 - len(self.inputs) - self.outputs.index(name)

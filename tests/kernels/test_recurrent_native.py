@@ -1,10 +1,10 @@
 """Scan, short convolution and token shift in C against their references in float64, over calls that continue."""
 
-# pyright: reportUnknownMemberType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import ctypes
-from typing import Literal, cast
+from typing import Literal
 
 import pytest
 import torch
@@ -183,7 +183,7 @@ def test_scan(
         x = scan_operands(batch, tokens, heads, groups, key_dim, value_dim, decay_per, update)
         x = {name: value for name, value in x.items() if name not in without}
         position = positions(batch, tokens)
-        rule = (decay_per, cast("DecayForm", form), update)
+        rule = (decay_per, form, update)
         sizes = (heads, groups, key_dim, value_dim)
         out = run_scan(isa, x, position, state, sizes=sizes, rule=rule, scale=0.7, threads=threads)
         wide = {name: value.double() for name, value in x.items()}
