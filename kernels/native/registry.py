@@ -42,6 +42,7 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="pool", emitter="pointwise.position_native:pool", headers=POSITION),
     NativeKernel(op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION),
     NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
+    NativeKernel(op="geometric", emitter="progression.native:geometric"),
     NativeKernel(op="token_shift", emitter="shift.native:token_shift", headers=("shift/native.h",)),
     NativeKernel(op="short_conv", emitter="conv.native:short_conv", headers=CONV),
     NativeKernel(op="scan", emitter="scan.native:scan", headers=("scan/native.h",)),

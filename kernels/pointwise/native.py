@@ -171,7 +171,7 @@ def _read(x: Place, y: Place) -> str:
         return f"({x.row()})[i]"
     if x.width == 1:
         return f"({x.row()})[0]"
-    shape = (1,) * (len(y.shape) - len(x.shape)) + x.shape
+    shape = ((1,) * (len(y.shape) - len(x.shape)) + x.shape)[-len(y.shape) :]
     terms: list[str] = []
     inner_y, inner_x = 1, 1
     for own, wanted in zip(reversed(shape), reversed(y.shape), strict=True):
