@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 from torch import fx
 
 from ..specs.diagnostics import printable
-from ..specs.packaged import packaged_folder
-from ..specs.source import Span
 from .emit_calls import emit_calls
 from .emitted_names import Names
 from .lowered import Lowered, Site, identifier, site_of, type_of
 from .ops import OP_INDEX
 from .parameters import Concat, Formula
+from .places import Places
 from .program import Program
 
 COMMENT_COLUMN = 96
@@ -30,7 +28,7 @@ _INDENT = "    "
 
 def emit(program: Program) -> str:
     """The module's text. The same program gives the same text, wherever and whenever it is built."""
-    places = Places(program)
+    places = Places(program.spec.document.path)
     names = Names({*OP_INDEX, *(identifier(name) for name in program.module.definitions)})
     parts = [_head(program)]
     for name, lowered in program.module.definitions.items():
@@ -46,27 +44,6 @@ def _head(program: Program) -> str:
         "For reading only: llmc never runs this file. Each line ends with the place in the spec, the node's path,\n"
         'the type of its first output, and the kernel (prefill and decode apart where they differ).\n"""'
     )
-
-
-class Places:
-    """Places as the artifact names them: packaged specs as `specs/NAME.yaml`, others from the built spec's folder."""
-
-    def __init__(self, program: Program) -> None:
-        document = program.spec.document
-        self.packaged = packaged_folder().resolve()
-        self.folder = document.path.resolve().parent
-        self.shown: dict[str, str] = {}
-
-    def at(self, span: Span) -> str:
-        if span.file not in self.shown:
-            self.shown[span.file] = self._name(span.file)
-        return f"{self.shown[span.file]}:{span.line}"
-
-    def _name(self, file: str) -> str:
-        path = Path(file).resolve()
-        if path.is_relative_to(self.packaged):
-            return f"specs/{path.relative_to(self.packaged).as_posix()}"
-        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
 
 
 def _definition(program: Program, name: str, lowered: Lowered, names: Names, places: Places) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import fx
@@ -13,6 +13,7 @@ from ..kernels.kernel import Phase
 from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
+from .native.source import NativeProgram, write_program
 from .ops.declaration import StateSpec
 from .passes import PASSES, Pass
 from .phases import PhaseObserver, phase
@@ -44,9 +45,26 @@ class Program:
     def kernels(self) -> Mapping[Phase, Mapping[str, tuple[Choice, ...]]]:
         """By phase and definition, the kernel of every node with the reasons against the others."""
         return {
-            phase: {name: selection.choices for name, selection in selections.items()}
+            phase: {name: self._choices(name, selection) for name, selection in selections.items()}
             for phase, selections in self.selections.items()
         }
+
+    def _choices(self, definition: str, selection: Selection) -> tuple[Choice, ...]:
+        """Machine code runs the whole of a definition, or nothing of it."""
+        if self.native is None:
+            return selection.choices
+        if definition in self.native.definitions:
+            return tuple(replace(choice, kernel="native", refused=()) for choice in selection.choices)
+        found = self.native.refused[definition]
+        reason = f"{found.path}: {found.reason}" if found.path else found.reason
+        return tuple(replace(choice, refused=(("native", reason), *choice.refused)) for choice in selection.choices)
+
+    @cached_property
+    def native(self) -> NativeProgram | None:
+        """The program as C, where the target is a CPU and machine code is not switched off."""
+        if self.target.device != "cpu" or not native_is_on():
+            return None
+        return write_program(self.module, self.target.dtype, self.spec.document.path)
 
     @property
     def states(self) -> Mapping[str, StateSpec]:
@@ -67,6 +85,11 @@ def passes_are_on() -> bool:
 def kernels_are_on() -> bool:
     """False where `LLMC_KERNELS=0`: every node then runs its reference."""
     return os.environ.get("LLMC_KERNELS", "1") != "0"
+
+
+def native_is_on() -> bool:
+    """False where `LLMC_NATIVE=0` or `LLMC_KERNELS=0`: torch then runs the program on a CPU as well."""
+    return kernels_are_on() and os.environ.get("LLMC_NATIVE", "1") != "0"
 
 
 def compile_model(

@@ -1,4 +1,4 @@
-"""The folder that `llmc build` writes: manifest, resolved spec, readable program, plan. Nothing in it is ever executed.
+"""The folder that `llmc build` writes: manifest, resolved spec, program in Python and in C, plan. Nothing in it is run.
 
 Each file is replaced whole, the manifest last, and nothing in them depends on when or where they were written: the same
 spec, params and version of llmc give the same bytes.
@@ -42,6 +42,8 @@ def render_artifact(
         "program.py": emit(program),
         "plan.json": to_text(plan_values(program)),
     }
+    if program.native is not None and program.native.definitions:
+        files["program.c"] = program.native.text
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
     total = hashlib.sha256(to_text(hashes).encode()).hexdigest()
     manifest = {

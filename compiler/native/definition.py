@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
@@ -16,6 +16,7 @@ from ...kernels.registry import resolve_reference
 from ...kernels.states import STATES
 from ..lowered import Lowered, Site, identifier, site_of, type_of
 from ..ops.declaration import TensorType
+from ..places import Places
 from .buffers import Buffer, place
 
 Known: TypeAlias = "Place | CacheView"
@@ -23,11 +24,12 @@ Known: TypeAlias = "Place | CacheView"
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A parameter that the C function takes: a placeholder of the definition, in a format (`float32`: converted;
-    `stored`: as it is)."""
+    """A parameter that the C function takes: a placeholder of the definition, in a format. `float32`: converted;
+    `stored`: as it is; else packed, and then `is_pair` where its rows are a gate and an up half."""
 
     placeholder: str
     format: str
+    is_pair: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,9 @@ class _Code:
     """What has been written of a definition."""
 
     lowered: Lowered
+    places: Places
+    formats: Mapping[str, str]
+    """Of the parameters that are packed."""
     steps: list[_Step] = field(default_factory=list[_Step])
     buffers: dict[str, Buffer] = field(default_factory=dict[str, Buffer])
     ctypes: dict[str, CType] = field(default_factory=dict[str, CType])
@@ -161,7 +166,7 @@ class Writer:
     def _place(self, operand: fx.Node) -> Place:
         if operand.op == "placeholder" and str(operand.target) in self._code.lowered.parameters:
             shape = self._code.lowered.parameters[str(operand.target)].shape
-            index = self._operand(str(operand.target), "float32")
+            index = self._operand(Operand(str(operand.target), "float32"))
             return Place(pointer=f"((const float *)call->parameters[{index}])", shape=shape, stride=0, rows="one")
         known = self._known(operand)
         if isinstance(known, CacheView):
@@ -181,21 +186,21 @@ class Writer:
             raise NotNative(f"{operand.name} is not a value in C", self.path)
         return self._code.known[operand]
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str, *, is_pair: bool = False) -> Weight:
         operand = self._node.kwargs[name]
         assert isinstance(operand, fx.Node)
         target = str(operand.target)
         if target not in self._code.lowered.parameters:
             raise NotNative(f"{name} is not a parameter", self.path)
-        index = self._operand(target, "stored")
+        packed = self._code.formats.get(target)
+        index = self._operand(Operand(target, packed or "stored", is_pair and packed is not None))
         return Weight(
             pointer=f"call->parameters[{index}]",
             shape=self._code.lowered.parameters[target].shape,
-            format=self._dtype,
+            format=packed or self._dtype,
         )
 
-    def _operand(self, placeholder: str, format: str) -> int:
-        operand = Operand(placeholder, format)
+    def _operand(self, operand: Operand) -> int:
         if operand not in self._code.parameters:
             self._code.parameters.append(operand)
         return self._code.parameters.index(operand)
@@ -267,7 +272,7 @@ class Writer:
         self._settle()
 
     def _comment(self) -> str:
-        return f"/* {self._site.span.at_line.replace('*/', '*_/')} {self.path} */\n"
+        return f"/* {commented(self._code.places.at(self._site.span))} {self.path} */\n"
 
     def _settle(self) -> None:
         """Operands, results and workspaces of this node are alive in the step just written."""
@@ -276,9 +281,14 @@ class Writer:
             self._code.keep(name, len(self._code.steps) - 1)
 
 
-def write_definition(lowered: Lowered, dtype: str) -> NativeDefinition:
+def commented(text: str) -> str:
+    """Text that may stand in a comment of C."""
+    return ascii(text)[1:-1].replace("*/", "*_/")
+
+
+def write_definition(lowered: Lowered, dtype: str, places: Places, formats: Mapping[str, str]) -> NativeDefinition:
     """The C function of a definition. Raises NotNative where a node of it has no code."""
-    code = _Code(lowered)
+    code = _Code(lowered, places, formats)
     values = (*lowered.inputs, *lowered.outputs)
     for index, name in enumerate(lowered.inputs):
         node = (

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 from ...kernels.native.node import NotNative
 from ..ir import Call
 from ..lowered import Module
+from ..places import Places
 from .buffers import Buffer, place, rounded
 from .definition import NativeDefinition, ctype_of, floats_of, function_name, rows_of, write_definition
 
+Formats: TypeAlias = Mapping[str, Mapping[str, str]]
 _ALWAYS = ("native/team.c", "native/program.c")
 _MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
 
@@ -36,15 +41,22 @@ class NativeProgram:
         return list(self.definitions).index(definition)
 
 
-def write_program(module: Module, dtype: str) -> NativeProgram:
-    """Compile every definition that can be; the others stay with torch."""
+def write_program(
+    module: Module, dtype: str, document: Path = Path(), formats: Formats = MappingProxyType({})
+) -> NativeProgram:
+    """Compile every definition that can be; the others stay with torch.
+
+    document: the spec, whose folder the comments are relative to; formats: of packed parameters, by definition and
+    placeholder.
+    """
+    places = Places(document)
     definitions: dict[str, NativeDefinition] = {}
     refused: dict[str, NotNative] = {}
     for name, lowered in module.definitions.items():
         try:
             if dtype not in _MODEL_TYPES:
                 raise NotNative(f"there are no kernels in C for {dtype}")
-            definitions[name] = write_definition(lowered, dtype)
+            definitions[name] = write_definition(lowered, dtype, places, formats.get(name, {}))
         except NotNative as reason:
             refused[name] = reason
     slots, values_floats = _slots(module, definitions)

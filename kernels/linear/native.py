@@ -35,7 +35,7 @@ def gated_linear(node: NativeNode) -> None:
 
 
 def _product(node: NativeNode, activation: str, *, is_gated: bool) -> None:
-    x, weight, y = dense(node, node.input("x"), "x"), node.weight("weight"), node.output()
+    x, weight, y = dense(node, node.input("x"), "x"), node.weight("weight", is_pair=is_gated), node.output()
     inputs = weight.shape[-1]
     rows = row_count(x) if x.width == inputs else f"{row_count(x)} * {x.width // inputs}"
     features = y.width * inputs // x.width

@@ -104,8 +104,8 @@ class NativeNode(Protocol):
         """The cache that a port reads."""
         ...
 
-    def weight(self, name: str) -> Weight:
-        """A parameter in the format in which it is stored."""
+    def weight(self, name: str, *, is_pair: bool = False) -> Weight:
+        """A parameter in the format in which it is stored or packed; `is_pair`: its rows are a gate and an up half."""
         ...
 
     def field(self, name: str) -> object:

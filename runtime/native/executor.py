@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from ...compiler.native.definition import Operand
+from ...compiler.native.regions import Region, regions
 from ...compiler.native.source import values_read, write_program
 from ...compiler.ops.declaration import StateSpec
-from ...compiler.program import Program, kernels_are_on
+from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
 from ..execute import Executor, State, last_rows
@@ -71,22 +70,9 @@ class _Greedy(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Consecutive calls that one native call runs."""
-
-    first: int
-    count: int
-
-
-def is_on() -> bool:
-    """False where `LLMC_NATIVE=0` or `LLMC_KERNELS=0`."""
-    return os.environ.get("LLMC_NATIVE", "1") != "0" and kernels_are_on()
-
-
 def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
     """Why the program does not run as machine code; None where it does."""
-    if not is_on():
+    if not native_is_on():
         return "it is switched off"
     if program.target.device != "cpu" or any(parameter.device.type != "cpu" for parameter in parameters):
         return "it is for the CPU"
@@ -105,7 +91,7 @@ class NativeExecutor(Executor):
         super().__init__(program, parameters)
         floats = [p for tensors in parameters for p in tensors if p.is_floating_point()]
         self.dtype = floats[0].dtype
-        self.native = write_program(program.module, _DTYPES[self.dtype])
+        self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path)
         if not self.native.definitions:
             reason = next(iter(self.native.refused.values()))
             raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
@@ -121,7 +107,7 @@ class NativeExecutor(Executor):
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
         self._bind(parameters)
-        self.regions = self._regions()
+        self.regions = regions(program.module, self.native)
         self._pass = _Pass()
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._memory = torch.empty(0)
@@ -174,18 +160,6 @@ class NativeExecutor(Executor):
         if name in self.outputs:
             return -1 - len(self.inputs) - self.outputs.index(name)
         return self.native.slots[name]
-
-    def _regions(self) -> tuple[Region | int, ...]:
-        """Runs of compiled calls, and the indices of the calls between them that torch runs."""
-        found: list[Region | int] = []
-        for index, call in enumerate(self.program.module.calls):
-            if call.definition not in self.native.definitions:
-                found.append(index)
-            elif found and isinstance(found[-1], Region):
-                found[-1] = Region(found[-1].first, found[-1].count + 1)
-            else:
-                found.append(Region(index, 1))
-        return tuple(found)
 
     # --- running -------------------------------------------------------------------------------------------------
 

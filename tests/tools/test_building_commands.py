@@ -25,7 +25,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_build_writes_its_folder(tmp_path: Path) -> None:
     result = run("build", TINY, "-o", tmp_path / "out", "--set", "num_layers=2")
     assert result.exit_code == 0
-    assert set(files(tmp_path / "out")) == {"manifest.json", "spec.yaml", "program.py", "plan.json"}
+    assert set(files(tmp_path / "out")) == {"manifest.json", "spec.yaml", "program.py", "program.c", "plan.json"}
     ast.parse((tmp_path / "out" / "program.py").read_text())
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["definitions"] == {"entry": 1, "layer": 2, "exit": 1}

@@ -132,6 +132,7 @@ def _show(program: Program, artifact: Artifact, compared: list[str], phases: Pha
             "state",
             f"{bytes_text(per_token)} per token, {bytes_text(sizes.state_bytes)} at {count(sizes.context)} tokens",
         ),
+        *_native(program),
         *((f"kernels {phase}", text) for phase, text in kernels.items()),
         *(("verified", line) for line in compared),
         ("artifact", f"{artifact.folder.as_posix()}  sha256:{artifact.hash[:16]}"),
@@ -160,19 +161,39 @@ def _state_per_token(program: Program) -> float:
     )
 
 
+def _native(program: Program) -> list[tuple[str, str]]:
+    """How many native calls a pass takes, and what torch runs between them."""
+    from ...compiler.native.regions import Region, regions
+
+    if program.native is None:
+        return []
+    parts = regions(program.module, program.native)
+    found = sum(isinstance(part, Region) for part in parts)
+    calls = sum(part.count for part in parts if isinstance(part, Region))
+    lines = [
+        ("machine code", f"{found} region{'' if found == 1 else 's'}, {calls} of {len(program.module.calls)} calls")
+    ]
+    for name, why in program.native.refused.items():
+        lines.append((f"torch runs {name}", f"{why.path}: {why.reason}" if why.path else why.reason))
+    return lines
+
+
 def _kernels(program: Program) -> dict[str, str]:
-    """By phase, `attend_cached=sdpa x32`, counted over all calls; references last."""
+    """By phase, `attend_cached=sdpa x32`, counted over all calls; machine code as one, references last."""
     found: dict[str, str] = {}
     for phase, by_definition in program.kernels.items():
         counted: Counter[tuple[str, str]] = Counter()
-        references = 0
+        references = native = 0
         for name, choices in by_definition.items():
             calls = len(program.module.calls_of(name))
             for choice in choices:
                 if choice.kernel == "reference":
                     references += calls
+                elif choice.kernel == "native":
+                    native += calls
                 else:
                     counted[choice.op, choice.kernel] += calls
         named = [f"{op}={kernel} x{number}" for (op, kernel), number in sorted(counted.items())]
-        found[phase] = ", ".join([*named, f"reference x{references}"])
+        others = [f"{name} x{number}" for name, number in (("native", native), ("reference", references)) if number]
+        found[phase] = ", ".join([*named, *others])
     return found
