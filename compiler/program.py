@@ -40,6 +40,8 @@ class Program:
     ops_before: int
     ops_after: int
     rewrites: Mapping[str, int] = field(default_factory=dict[str, int])
+    native: NativeProgram | None = None
+    """The program as C, where the target is a CPU and machine code is not switched off."""
 
     @property
     def kernels(self) -> Mapping[Phase, Mapping[str, tuple[Choice, ...]]]:
@@ -58,13 +60,6 @@ class Program:
         found = self.native.refused[definition]
         reason = f"{found.path}: {found.reason}" if found.path else found.reason
         return tuple(replace(choice, refused=(("native", reason), *choice.refused)) for choice in selection.choices)
-
-    @cached_property
-    def native(self) -> NativeProgram | None:
-        """The program as C, where the target is a CPU and machine code is not switched off."""
-        if self.target.device != "cpu" or not native_is_on():
-            return None
-        return write_program(self.module, self.target.dtype, self.spec.document.path)
 
     @property
     def states(self) -> Mapping[str, StateSpec]:
@@ -121,6 +116,10 @@ def compile_model(
         length = spec.environment.get("max_seq_len")
         context = length if isinstance(length, int) else 2048
         sizes = plan(model, weights.ties, context=context, dtype=dtype)
+    native = None
+    if device == "cpu" and native_is_on():
+        with phase("machine code", on_phase):
+            native = write_program(module, dtype, spec.document.path)
     return Program(
         spec=spec,
         model=model,
@@ -132,6 +131,7 @@ def compile_model(
         ops_before=before,
         ops_after=module.count_ops(),
         rewrites=rewrites,
+        native=native,
     )
 
 

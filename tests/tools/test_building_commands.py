@@ -30,7 +30,8 @@ def test_build_writes_its_folder(tmp_path: Path) -> None:
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert plan["definitions"] == {"entry": 1, "layer": 2, "exit": 1}
     assert "Next: llmc generate" in result.stdout
-    assert "attend_cached=sdpa x2" in result.stdout
+    assert "machine code     1 region, 4 of 4 calls" in result.stdout
+    assert "kernels decode   native x" in result.stdout
     for phase in (
         "load",
         "check",
@@ -41,6 +42,7 @@ def test_build_writes_its_folder(tmp_path: Path) -> None:
         "lower",
         "fuse_projections",
         "select",
+        "machine code",
         "emit",
     ):
         assert f"\n  {phase} " in f"\n{result.stderr}"

@@ -155,10 +155,12 @@ def test_show_difference() -> None:
     assert "num_layers" in run("show", TINY, mixed).stdout
 
 
-def test_explain() -> None:
+def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     text = run("explain", TINY, "layers.1.self_attn").stdout
-    assert "self_attn.attend  attend_cached -> sdpa" in text
+    assert "self_attn.attend  attend_cached -> native" in text
     assert "mlp" not in text
+    monkeypatch.setenv("LLMC_NATIVE", "0")
+    assert "self_attn.attend  attend_cached -> sdpa" in run("explain", TINY, "layers.1.self_attn").stdout
     assert run("explain", "e0118").stdout.startswith("E0118: duplicate key\n")
     assert cast("dict[str, object]", values("explain", "E0101"))["title"] == CODES["E0101"].title
 
