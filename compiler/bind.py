@@ -65,9 +65,9 @@ class _Binder:
         self.instances: dict[str, list[Sequence[Node]]] = {}
         self.calls: list[Call] = []
 
-    def add(self, name: str, body: Body, nodes: Sequence[Node], span: Span, *, is_repeated: bool) -> str:
+    def add(self, name: str, body: Body, nodes: Sequence[Node], span: Span, *, is_repeated: bool, rate: str) -> str:
         """The definition of this body: an existing one of equal structure, or a new one."""
-        key = (body.inputs, tuple(self.key(node) for node in nodes), tuple(body.outputs.items()))
+        key = (rate, body.inputs, tuple(self.key(node) for node in nodes), tuple(body.outputs.items()))
         found = self.by_key.get(key)
         if found is None:
             found = _fresh(name, self.definitions)
@@ -219,7 +219,7 @@ def _add_run(
             if readers.get(ref, set()) - members:
                 outputs[_fresh(_identifier(value_name(ref)), outputs)] = ref
     body = Body(inputs=tuple(ports.values()), items=list(renamed), outputs=outputs)
-    definition = binder.add(name, body, renamed, nodes[0].span, is_repeated=False)
+    definition = binder.add(name, body, renamed, nodes[0].span, is_repeated=False, rate=rate)
     binder.calls.append(
         Call(
             definition=definition,
@@ -241,7 +241,7 @@ def _add_repetition(binder: _Binder, item: Repetition, rate: str) -> None:
     pairs = dict(zip(item.carried_outputs, item.carried, strict=True))
     for body in item.bodies:
         nodes = [node for node in body.items if isinstance(node, Node)]
-        definition = binder.add(body.block, body, nodes, item.span, is_repeated=True)
+        definition = binder.add(body.block, body, nodes, item.span, is_repeated=True, rate=rate)
         inputs: dict[str, str | tuple[str, ...]] = {}
         for port in body.inputs:
             if port in body.taps:

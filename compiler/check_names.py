@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..specs.diagnostics import Diagnostic, quoted
 from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlScalar
+from .axes import looks_ambient
 from .names import AMBIENT_NAMES, LAYER_NAMES, check_name
 from .resolve import outputs, ports
 
@@ -44,7 +45,7 @@ def _ports_and_nodes(holder: YamlMap) -> Iterator[Diagnostic]:
     taken: set[str] = set()
     for port in ports(holder.get("in")):
         yield from _illegal(port.text, "a port", port.span)
-        if port.text in AMBIENT_NAMES:
+        if port.text in AMBIENT_NAMES or looks_ambient(port.text):
             yield _taken(port.text, "a port", port.span, "every block can read that tensor already; remove it from in:")
         elif port.text in taken:
             yield _taken(port.text, "a port", port.span, "two ports have that name")

@@ -16,6 +16,7 @@ from torch import fx
 from ..specs.diagnostics import printable
 from .emit_calls import emit_calls
 from .emitted_names import Names
+from .ir import Call
 from .lowered import Lowered, Site, identifier, site_of, type_of
 from .ops import OP_INDEX
 from .parameters import Concat, Formula
@@ -53,7 +54,7 @@ def _definition(program: Program, name: str, lowered: Lowered, names: Names, pla
         values[node] = names.new(target)
         lines.append(_with_comment(f"{_INDENT}{values[node]},", _operand(lowered, target, node)))
     calls = program.module.calls_of(name)
-    lines += ["):", f'{_INDENT}"""{comment(_bound_to([call.binding.prefix for call in calls]))}"""']
+    lines += ["):", f'{_INDENT}"""{comment(_bound_to(calls))}"""']
     kernels = _kernels(program, name)
     for node in lowered.graph.nodes:
         if node.op == "call_function" and "site" in node.meta:
@@ -68,7 +69,7 @@ def _definition(program: Program, name: str, lowered: Lowered, names: Names, pla
     outputs = ", ".join(values[node] for node in results[:count])
     lines.append(f"{_INDENT}return ({', '.join(values[node] for node in results)}{',' if len(results) == 1 else ''})")
     if len(results) > count:
-        lines[-1] = _with_comment(lines[-1], f"outputs: {outputs}; then states")
+        lines[-1] = _with_comment(lines[-1], f"outputs: {outputs}; then states" if outputs else "states only")
     return lines
 
 
@@ -89,7 +90,7 @@ def _target(node: fx.Node, site: Site, values: dict[fx.Node, str], names: Names)
 def _stem(path: str) -> str:
     """What a node's outputs are named after: a split's are siblings of what it splits, an append's are its reader's."""
     parent, _, last = path.rpartition(".")
-    return parent if last == "append" else parent.rpartition(".")[0] if last == "split" else path
+    return parent if last in ("append", "read") else parent.rpartition(".")[0] if last == "split" else path
 
 
 def _first_type(site: Site) -> str:
@@ -136,12 +137,13 @@ def _dims(found: object) -> str:
     return f"[{', '.join(str(dim) for dim in shape)}]" + ("" if dtype == "float" else f" {dtype}")
 
 
-def _bound_to(prefixes: Sequence[str]) -> str:
-    named = [prefix for prefix in prefixes if prefix]
+def _bound_to(calls: Sequence[Call]) -> str:
+    named = [call.binding.prefix for call in calls if call.binding.prefix]
+    rate = "; run at the first call of a request only" if calls[0].rate == "once" else ""
     if not named:
-        return "Called once." if len(prefixes) == 1 else f"Called {len(prefixes)} times."
+        return (f"Called once{rate}" if len(calls) == 1 else f"Called {len(calls)} times{rate}") + "."
     ends = named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
-    return f"{len(named)} instance{'' if len(named) == 1 else 's'}: {ends}"
+    return f"{len(named)} instance{'' if len(named) == 1 else 's'}: {ends}{rate}"
 
 
 def _kernels(program: Program, definition: str) -> dict[str, str]:

@@ -104,7 +104,7 @@ class _Calls:
         bounds = [numbers[0], numbers[-1] + step, step] if step > 1 else [numbers[0], numbers[-1] + 1]
         span = f"range({', '.join(map(str, bounds if any(bounds[:1] + bounds[2:]) else bounds[1:]))})"
         lines.append(f"    for i in {span}:")
-        lines.append(f"        {', '.join(results)} = {self._application(run[0], given, f'f{prefix!r}')}")
+        lines.append(f"        {_assign(results)}{self._application(run[0], given, f'f{prefix!r}')}")
         return lines
 
     def _call(self, call: Call) -> str:
@@ -112,7 +112,7 @@ class _Calls:
         results = [self._result(call, out) for out in call.outputs]
         for out, variable in zip(call.outputs, results, strict=True):
             self.variables[call.outputs[out]] = variable
-        return f"{', '.join(results)} = {self._application(call, given, repr(call.binding.prefix))}"
+        return f"{_assign(results)}{self._application(call, given, repr(call.binding.prefix))}"
 
     def _result(self, call: Call, out: str) -> str:
         return self.names.new(f"{call.binding.prefix}_{out}" if call.binding.prefix else out)
@@ -126,6 +126,11 @@ class _Calls:
         lowered = self.module.definitions[call.definition]
         operands = [*(given[name] for name in lowered.inputs), *(self.ambient[name] for name in lowered.ambient)]
         return f"{identifier(call.definition)}({', '.join([*operands, f'**bound({prefix})'])})"
+
+
+def _assign(results: Sequence[str]) -> str:
+    """What stands before a call; nothing where it only changes states."""
+    return f"{', '.join(results)} = " if results else ""
 
 
 def _carried(first: Call, second: Call) -> dict[str, str]:

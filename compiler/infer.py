@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from ..specs.diagnostics import Diagnostic, Note, gathered, quoted
 from ..specs.source import Span
+from .axes import STREAM, ambient_operands, ambient_type, node_axis
 from .bind import Expansion
-from .ir import AMBIENT, AMBIENT_NODE, INPUT, Call, Definition, Model, Node, Ref, TypedDefinition
+from .ir import AMBIENT_NODE, INPUT, Call, Definition, Model, Node, Ref, TypedDefinition
 from .ops.declaration import ParameterSpec, ShapeProblem, StateSpec, TensorType
 from .spec import Spec
 
@@ -139,6 +140,7 @@ def type_definition(definition: Definition, inputs: InputTypes, found: list[Diag
     types: dict[Ref, TensorType] = {}
     parameters: dict[str, tuple[ParameterSpec, ...]] = {}
     states: dict[str, tuple[StateSpec, ...]] = {}
+    ambient: dict[str, Mapping[str, str]] = {}
     for node in definition.nodes:
         known = _node_inputs(node, inputs, types)
         if known is None:
@@ -146,14 +148,22 @@ def type_definition(definition: Definition, inputs: InputTypes, found: list[Diag
         try:
             outputs = node.op.infer(node.fields, known)
             parameters[node.path] = node.op.parameters(node.fields, known)
-            states[node.path] = node.op.states(node.fields, known)
+            states[node.path] = _states(node, known)
+            ambient[node.path] = ambient_operands(node.op, known)
             _check_sizes(outputs, parameters[node.path])
         except ShapeProblem as problem:
             found.append(_broken_rule(node, problem, definition, known))
             continue
         for port, found_type in outputs.items():
             types[Ref(node.path, port)] = found_type
-    return TypedDefinition(definition=definition, inputs=inputs, types=types, parameters=parameters, states=states)
+    return TypedDefinition(
+        definition=definition, inputs=inputs, types=types, parameters=parameters, states=states, ambient=ambient
+    )
+
+
+def _states(node: Node, known: Mapping[str, TensorType]) -> tuple[StateSpec, ...]:
+    """What a node keeps between calls; nothing off the stream, where all tokens are there at once."""
+    return node.op.states(node.fields, known) if node_axis(node.op, known) == STREAM else ()
 
 
 def _check_sizes(outputs: Mapping[str, TensorType], parameters: Iterable[ParameterSpec]) -> None:
@@ -205,7 +215,7 @@ def _node_inputs(node: Node, inputs: InputTypes, types: Mapping[Ref, TensorType]
             if ref.node == AMBIENT_NODE:
                 if ref.port in node.op.ambient and port == ref.port:
                     continue
-                known[key] = AMBIENT[ref.port]
+                known[key] = ambient_type(ref.port)
             elif ref.node == INPUT:
                 given = inputs[ref.port]
                 for extra, one in enumerate(given if isinstance(given, tuple) else (given,)):

@@ -11,14 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ..specs.source import Span, YamlList, YamlMap
+from .axes import ambient_type
 from .ops.declaration import Fields, Op, ParameterSpec, StateSpec, TensorType, Value
-
-AMBIENT: Mapping[str, TensorType] = {
-    "position": TensorType(shape=("B", "T"), dtype="int64"),
-    "lengths": TensorType(shape=("B",), dtype="int64"),
-}
-"""Tensors that any op may read by declaring them: the position of each token in its row (-1 where it is padding), and
-the number of tokens each row has already cached."""
 
 INPUT, AMBIENT_NODE = "", "@"
 
@@ -138,11 +132,13 @@ class TypedDefinition:
     types: Mapping[Ref, TensorType]
     parameters: Mapping[str, tuple[ParameterSpec, ...]]
     states: Mapping[str, tuple[StateSpec, ...]]
+    ambient: Mapping[str, Mapping[str, str]]
+    """Node path -> operand -> name of the ambient tensor that it reads, which is one of the node's own token axis."""
 
     def type_of(self, ref: Ref) -> TensorType:
         """The type of any value that a node of this definition may read."""
         if ref.node == AMBIENT_NODE:
-            return AMBIENT[ref.port]
+            return ambient_type(ref.port)
         if ref.node == INPUT:
             found = self.inputs[ref.port]
             assert isinstance(found, TensorType)

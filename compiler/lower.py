@@ -13,8 +13,9 @@ from torch import fx
 
 from ..kernels.states import STATES
 from ..specs.diagnostics import fail
-from .ir import AMBIENT, AMBIENT_NODE, INPUT, Model, Node, Ref, TypedDefinition
-from .lowered import Lowered, Module, Operand, Site, identifier, insert_op, placeholder, set_results
+from .axes import ambient_operands, ambient_rank, ambient_type
+from .ir import AMBIENT_NODE, INPUT, Model, Node, Ref, TypedDefinition
+from .lowered import Lowered, Module, Operand, Site, identifier, insert_op, placeholder, set_results, type_of
 from .ops import OP_INDEX
 from .ops.declaration import Fields, StateSpec, TensorType
 from .parameters import Tensor
@@ -70,7 +71,7 @@ class _Lowering:
             self._place(Ref(INPUT, name), name, found if isinstance(found, TensorType) else found[0])
             self.lowered.inputs.append(name)
         for name in self._ambient_names():
-            self._place(Ref(AMBIENT_NODE, name), name, AMBIENT[name])
+            self._place(Ref(AMBIENT_NODE, name), name, ambient_type(name))
             self.lowered.ambient.append(name)
         self.place_operands()
         for path, name in self.definition.scalars:
@@ -105,18 +106,36 @@ class _Lowering:
     def _ambient_names(self) -> list[str]:
         wanted = set[str]()
         for node in self.definition.nodes:
-            for value in node.inputs.values():
-                wanted |= {r.port for r in (value if isinstance(value, tuple) else (value,)) if r.node == AMBIENT_NODE}
+            own = self.typed.ambient[node.path]
+            wanted |= set(own.values())
+            for port, value in node.inputs.items():
+                refs = value if isinstance(value, tuple) else (value,)
+                wanted |= {ref.port for ref in refs if ref.node == AMBIENT_NODE and port not in own}
             for state in self.typed.states[node.path]:
                 append = OP_INDEX.get(f"{state.kind}_append")
-                wanted |= set(append.ambient if append else ())
-        return [name for name in AMBIENT if name in wanted]
+                wanted |= set(ambient_operands(append, self._types_of(node)).values() if append else ())
+        return sorted(wanted, key=ambient_rank)
+
+    def _types_of(self, node: Node) -> dict[str, TensorType]:
+        """The types of a node's single inputs."""
+        refs = {port: value for port, value in node.inputs.items() if isinstance(value, Ref)}
+        return {port: self.typed.type_of(ref) for port, ref in refs.items() if not self._is_collected(ref)}
+
+    def _is_collected(self, ref: Ref) -> bool:
+        return ref.node == INPUT and isinstance(self.typed.inputs[ref.port], tuple)
 
     def inputs_of(self, node: Node) -> dict[str, fx.Node | Sequence[fx.Node]]:
-        return {
+        """Its inputs by port, and the ambient tensors of its own axis by operand."""
+        own = self.typed.ambient[node.path]
+        found: dict[str, fx.Node | Sequence[fx.Node]] = {
             port: [self.values[ref] for ref in value] if isinstance(value, tuple) else self.values[value]
             for port, value in node.inputs.items()
+            if port not in own
         }
+        return {**found, **{operand: self._ambient(name) for operand, name in own.items()}}
+
+    def _ambient(self, name: str) -> fx.Node:
+        return self.values[Ref(AMBIENT_NODE, name)]
 
     def scalars_of(self, node: Node) -> dict[str, fx.Node]:
         return {name: value for (path, name), value in self.scalars.items() if path == node.path}
@@ -162,11 +181,16 @@ class _Inference(_Lowering):
         inputs: Mapping[str, fx.Node | Sequence[fx.Node]],
         parameters: Mapping[str, fx.Node],
     ) -> Mapping[str, fx.Node]:
-        """`state1, keys, values, at = append(state0, k, v)`, then the op's cached form over what may be read."""
+        """`state1, keys, values, at = append(state0, k, v)`, then the op's cached form over what may be read.
+
+        Where appending only gives the state, as what is computed once does, `state2, keys, values, at = read(state1)`
+        stands between the two.
+        """
         if state.kind not in STATES:
             raise fail("E0603", f"the state kind {state.kind!r} of {node.path} cannot be run yet", node.span)
         append, attend = OP_INDEX[f"{state.kind}_append"], OP_INDEX[node.op.cached_form]
-        ambient = {name: self.values[Ref(AMBIENT_NODE, name)] for name in append.ambient}
+        own = {port: type_of(value) for port, value in inputs.items() if isinstance(value, fx.Node)}
+        ambient = {operand: self._ambient(name) for operand, name in ambient_operands(append, own).items()}
         appended = insert_op(
             self.graph,
             op=append,
@@ -177,6 +201,17 @@ class _Inference(_Lowering):
             span=node.span,
             state=self.states[node.path],
         )
+        if f"{state.kind}_read" in OP_INDEX:
+            appended = insert_op(
+                self.graph,
+                op=OP_INDEX[f"{state.kind}_read"],
+                path=f"{node.path}.read",
+                fields=Fields(dict(state.sizes)),
+                inputs={},
+                parameters={},
+                span=node.span,
+                state=appended["state"],
+            )
         self.next_states.append(appended["state"])
         written = {port.name for port in append.ports}
         read = {name: value for name, value in appended.items() if name != "state"}

@@ -25,8 +25,8 @@ _RESERVED_WORDS = (
     "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
     "to_empty train training type xpu zero_grad "
     # of llmc's own modules
-    "check_ids default_inputs device dtype executor folder_eos_ids folder_repetition_penalty generate graph layout "
-    "lookup max_seq_len "
+    "check_ids default_inputs device dtype executor folder_decoder_start_id folder_eos_ids folder_repetition_penalty "
+    "generate graph layout lookup max_seq_len "
     "named_owned_parameters new_cache program run_program save scalars source tokenizer"
 )
 RESERVED = frozenset(_RESERVED_WORDS.split())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..kernels.states import STATES
+from .axes import STREAM, node_axis
 from .ir import INPUT, Call, Model, TypedDefinition
 from .ops.declaration import ParameterSpec, Sizes, StateSpec, TensorType
 
@@ -29,7 +30,7 @@ class Plan:
     parameters: int
     weight_bytes: int
     active_parameters: int
-    """Those that one token reads: all, but of the experts only as many as it is sent to."""
+    """Those that one token reads: all but an encoder's, and of the experts only as many as it is sent to."""
     packed_weight_bytes: int
     """Bytes of the weights where those that can be packed (ternary ones) are."""
     decode_flops: float
@@ -47,6 +48,7 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
     """Add up every call. `ties` maps a parameter path to the path that owns its tensor."""
     itemsize = ITEMSIZE[dtype]
     owned = {path: spec for path, spec in parameters(model).items() if path not in ties}
+    idle = off_stream(model, ties)
     counted = {path: prod(spec.shape) for path, spec in owned.items()}
     decode = {"B": batch, "T": 1, "S": context}
     prefill = {"B": batch, "T": context, "S": context}
@@ -60,9 +62,9 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
     return Plan(
         parameters=sum(counted.values()),
         weight_bytes=sum(counted.values()) * itemsize,
-        active_parameters=sum(_active(spec) for spec in owned.values()),
+        active_parameters=sum(_active(spec) for path, spec in owned.items() if path not in idle),
         packed_weight_bytes=sum(_packed_bytes(spec, itemsize) for spec in owned.values()),
-        decode_flops=flops(model, decode),
+        decode_flops=flops(model, decode, is_decode=True),
         prefill_flops=flops(model, prefill),
         state_bytes=sum(state.bytes for state in states),
         states=states,
@@ -70,6 +72,21 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
         context=context,
         dtype=dtype,
     )
+
+
+def off_stream(model: Model, ties: Mapping[str, str]) -> set[str]:
+    """Parameters that only nodes beside the stream own: an encoder's, which a decoded token does not read."""
+    on_stream = {
+        name: [n.path for n in typed.definition.nodes if node_axis(n.op, input_types(typed, n.path)) == STREAM]
+        for name, typed in model.definitions.items()
+    }
+    read: set[str] = set()
+    for call in model.calls:
+        specs = model.definitions[call.definition].parameters
+        for node in on_stream[call.definition]:
+            paths = [parameter_path(call, node, spec.name) for spec in specs[node]]
+            read |= {ties.get(path, path) for path in paths}
+    return parameters(model).keys() - read
 
 
 def _active(spec: ParameterSpec) -> int:
@@ -114,14 +131,21 @@ def state_bytes(spec: StateSpec, batch: int, context: int, itemsize: int) -> int
     return 0 if kind is None else kind.bytes(spec.sizes, batch, context, itemsize)
 
 
-def flops(model: Model, sizes: Sizes) -> float:
-    """Floating-point operations of one call of the model, each definition counted once and multiplied."""
-    per_definition = {name: _definition_flops(typed, sizes) for name, typed in model.definitions.items()}
+def flops(model: Model, sizes: Sizes, *, is_decode: bool = False) -> float:
+    """Floating-point operations of one call of the model, each definition counted once and multiplied.
+
+    `is_decode` leaves out what lies on another axis than the stream's: it was computed at the first call.
+    """
+    per_definition = {name: _definition_flops(typed, sizes, is_decode) for name, typed in model.definitions.items()}
     return sum(per_definition[call.definition] for call in model.calls)
 
 
-def _definition_flops(typed: TypedDefinition, sizes: Sizes) -> float:
-    return sum(node.op.flops(node.fields, input_types(typed, node.path), sizes) for node in typed.definition.nodes)
+def _definition_flops(typed: TypedDefinition, sizes: Sizes, is_decode: bool) -> float:
+    return sum(
+        node.op.flops(node.fields, input_types(typed, node.path), sizes)
+        for node in typed.definition.nodes
+        if not is_decode or node_axis(node.op, input_types(typed, node.path)) == STREAM
+    )
 
 
 def input_types(typed: TypedDefinition, path: str) -> dict[str, TensorType]:

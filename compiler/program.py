@@ -148,8 +148,9 @@ def _compose(module: Module, selections: Mapping[str, Selection]) -> fx.GraphMod
                 ambient[name] = graph.placeholder(name)
         for name in (*lowered.parameters, *lowered.states, *lowered.scalars):
             key = f"{call.binding.prefix}.{name}" if call.binding.prefix else name
-            operands[key] = graph.placeholder(identifier(key))
-    next_states: list[fx.Node] = []
+            if key not in operands:
+                operands[key] = graph.placeholder(identifier(key))
+    next_states: dict[str, fx.Node] = {}
     for call in module.calls:
         lowered = module.definitions[call.definition]
         args: list[object] = []
@@ -164,7 +165,9 @@ def _compose(module: Module, selections: Mapping[str, Selection]) -> fx.GraphMod
 
         for index, value in enumerate(call.outputs.values()):
             values[value] = graph.call_function(operator.getitem, (node, index))
-        for index in range(len(lowered.states)):
-            next_states.append(graph.call_function(operator.getitem, (node, len(lowered.outputs) + index)))
-    graph.output(({name: values[value] for name, value in module.outputs.items()}, tuple(next_states)))
+        for index, name in enumerate(lowered.states):
+            key = f"{call.binding.prefix}.{name}" if call.binding.prefix else name
+            operands[key] = graph.call_function(operator.getitem, (node, len(lowered.outputs) + index))
+            next_states[key] = operands[key]
+    graph.output(({name: values[value] for name, value in module.outputs.items()}, tuple(next_states.values())))
     return fx.GraphModule({name: selection.module for name, selection in selections.items()}, graph)

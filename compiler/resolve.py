@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from ..specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, fail, gathered, quoted
@@ -11,6 +11,7 @@ from ..specs.document import Document
 from ..specs.expression_tokens import MAX_INT
 from ..specs.expression_values import MAX_LIST
 from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar, plain
+from .axes import STREAM
 from .fields import evaluate_node, kind_of, names_in, show_value
 from .ir import GraphInput
 from .names import check_name
@@ -255,6 +256,8 @@ def _graph_input(name: str, span: Span, declared: YamlNode, environment: Mapping
     written = declared if isinstance(declared, YamlMap) else YamlMap(entries={}, span=span)
     shape, dtype, rate, default = (written.get(key) for key in ("shape", "dtype", "rate", "default"))
     dims = shape.items if isinstance(shape, YamlList) else ()
+    if isinstance(rate, YamlScalar) and rate.value == "once":
+        _check_axis(name, span, rate, dims, environment)
     return GraphInput(
         name=name,
         type=TensorType(
@@ -265,6 +268,17 @@ def _graph_input(name: str, span: Span, declared: YamlNode, environment: Mapping
         rate=str(rate.value) if isinstance(rate, YamlScalar) else "stream",
         default=cast("int", default.value) if isinstance(default, YamlScalar) else None,
     )
+
+
+def _check_axis(
+    name: str, span: Span, rate: YamlScalar, dims: Sequence[YamlNode], environment: Mapping[str, Value]
+) -> None:
+    """What is given once lies beside the stream: T, which counts the stream's tokens, is none of its axes."""
+    at = next((dim for dim in dims if _dim(dim, environment) == STREAM), None) if dims else rate
+    if at is not None:
+        message = f"{name} is given once, but T counts the tokens of the stream"
+        raise fail("E0207", message, at.span, notes=(Note(text="the input", span=span),),
+                   help=f"give it an axis of its own: {{shape: [B, S_{name.split('_')[0]}], rate: once}}")  # fmt: skip
 
 
 def _dim(node: YamlNode, environment: Mapping[str, Value]) -> Dim:

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from ..specs.diagnostics import LlmcError, Note, did_you_mean, fail, quoted
 from ..specs.source import Span, YamlScalar
+from .axes import AMBIENT
 from .fields import Environment, evaluate_scalar, show_value
-from .ir import AMBIENT, AMBIENT_NODE, Ref
+from .ir import AMBIENT_NODE, Ref
 from .names import AMBIENT_NAMES
 from .ops.declaration import Op, Port
 from .spec import BlockSpec, NodeSpec, Text

@@ -51,13 +51,16 @@ class Cache:
     ) -> None:
         self.specs = dict(specs)
         self.batch_size, self.max_seq_len = batch_size, max_seq_len
+        self.dtype = dtype
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)  # [B]
+        self.kept: dict[str, Tensor] = {}
+        """What the first call computed of the inputs that are given once, and the ambient tensors of their axes."""
         self.states: dict[str, State] = {
             path: STATES[spec.kind].allocate(spec.sizes, batch_size, max_seq_len, dtype, device)
             for path, spec in specs.items()
+            if STATES[spec.kind].axis == "stream"
         }
-        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)  # [B]
-        self.kept: dict[str, Tensor] = {}
-        """Values of `once` inputs, computed at the first call."""
+        self._forget_once()
         self._reached = [0] * batch_size
         self._constant = [path for path, spec in specs.items() if STATES[spec.kind].rollback == "snapshot"]
         self._snapshots: deque[_Snapshot] = deque(maxlen=snapshots)
@@ -71,7 +74,7 @@ class Cache:
     def bytes(self) -> int:
         """Bytes that are allocated, kept snapshots included."""
         kept = [*self.states.values(), *(state for snapshot in self._snapshots for state in snapshot.states.values())]
-        return sum(buffer.nbytes for state in kept for buffer in state)
+        return sum(buffer.nbytes for state in (*kept, tuple(self.kept.values())) for buffer in state)
 
     def reserve(self, new: Tensor) -> None:
         """Check that `new [B]` more tokens fit each row. Raises E0801 before anything is computed."""
@@ -96,7 +99,7 @@ class Cache:
         return cast("list[int]", self.lengths.tolist())  # pyright: ignore[reportUnknownMemberType]
 
     def rollback(self, n: int) -> None:
-        """Forget the last `n` tokens of every row.
+        """Forget the last `n` tokens of every row. What was given once stays.
 
         Raises E0802 where a row is shorter, or a state cannot go back so far.
         """
@@ -117,10 +120,18 @@ class Cache:
         """Forget everything: the cache is as new."""
         self.lengths = torch.zeros_like(self.lengths)
         self._reached = [0] * self.batch_size
-        self.kept.clear()
+        self._forget_once()
         self._snapshots.clear()
         for path in self._constant:
             _clear(self.states[path])
+
+    def _forget_once(self) -> None:
+        """States of other axes than the stream's hold nothing until the first call brings their tokens."""
+        self.kept.clear()
+        for path, spec in self.specs.items():
+            kind = STATES[spec.kind]
+            if kind.axis == "once":
+                self.states[path] = kind.allocate(spec.sizes, self.batch_size, 0, self.dtype, self.lengths.device)
 
     def _restore(self, n: int) -> None:
         """Put the states of constant size back to what they were `n` tokens ago.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..compiler.axes import is_of_stream
 from ..compiler.ops.declaration import Value
+from ..compiler.passes.hoist_once import once_values
 from ..compiler.program import PHASES, Program
 from ..kernels.kernel import Phase
 from .tree import scalar_operands
@@ -28,6 +30,8 @@ class Step:
     states: tuple[str, ...]
     scalars: tuple[Value, ...]
     outputs: tuple[str, ...]
+    is_once: bool
+    """It runs at the first call of a request only."""
     spent: tuple[str, ...]
     """Values that nothing reads after this call."""
 
@@ -38,6 +42,11 @@ class Executor:
     def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
         self.program = program
         self.steps = [self._step(index, tensors) for index, tensors in enumerate(parameters)]
+        self.once = once_values(program.module)
+        streaming = [value for step in self.steps if not step.is_once for value in step.inputs]
+        read = {name for value in streaming for name in (value if isinstance(value, tuple) else (value,))}
+        self.kept = self.once & (read | set(program.module.outputs.values()))
+        """What the calls after the first read of what is computed at the first."""
         last = program.module.definitions[program.module.calls[-1].definition]
         self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
 
@@ -64,6 +73,7 @@ class Executor:
             states=tuple(f"{prefix}.{path}" if prefix else path for path, _ in lowered.states.values()),
             scalars=tuple(scalar_operands(lowered, call).values()),
             outputs=tuple(call.outputs.values()),
+            is_once=call.rate == "once",
             spent=tuple(sorted(read - later)),
         )
 
@@ -74,22 +84,34 @@ class Executor:
         ambient: Mapping[str, Tensor],
         states: dict[str, State],
         *,
+        kept: dict[str, Tensor] | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
         """One pass over the tokens. Updates `states` in place and returns the model's outputs by name.
 
+        `kept` is what a request holds of its inputs that are given once: where it is empty, this is the first call,
+        which computes it; later calls read it and need neither those inputs nor the ambient tensors of their axes.
         `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow
         it: outputs are then `[B, 1, …]`.
         """
-        values: dict[str, object] = dict(inputs)
+        is_later = bool(kept)
+        values: dict[str, object] = {**inputs, **(kept or {})}
+        ambient = {**ambient, **(kept or {})}
+        if kept is not None and not is_later:
+            kept |= {name: tensor for name, tensor in inputs.items() if name in self.kept}
+            kept |= {name: tensor for name, tensor in ambient.items() if not is_of_stream(name)}
         for index, step in enumerate(self.steps):
+            if step.is_once and is_later:
+                continue
             if last_token_only and self.tail_is_tokenwise and index == len(self.steps) - 1:
-                values = _keep_last_token(values, step, ambient["position"])
+                values = _keep_last_token(values, set(step.inputs) - self.once, ambient["position"])
             given = [[values[v] for v in value] if isinstance(value, tuple) else values[value] for value in step.inputs]
-            results = self.call(step, phase, given, ambient, states)
+            results = self.call(step, "prefill" if step.is_once else phase, given, ambient, states)
             for name in step.spent:
                 values.pop(name, None)
             values.update(zip(step.outputs, results, strict=True))
+            if kept is not None and step.is_once:
+                kept |= {name: cast("Tensor", values[name]) for name in step.outputs if name in self.kept}
         return {name: cast("Tensor", values[value]) for name, value in self.program.module.outputs.items()}
 
     def call(
@@ -120,11 +142,13 @@ def last_rows(position: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(last), device=last.device), last
 
 
-def _keep_last_token(values: Mapping[str, object], step: Step, position: Tensor) -> dict[str, object]:
-    """The values this step reads, cut to the token of each row with the highest position."""
+def _keep_last_token(
+    values: Mapping[str, object], names: Iterable[str | tuple[str, ...]], position: Tensor
+) -> dict[str, object]:
+    """All values, those of these names cut to the token of each row with the highest position."""
     rows, last = last_rows(position)
     kept = dict(values)
-    for name in step.inputs:
+    for name in names:
         if not isinstance(name, str):
             continue
         value = kept[name]

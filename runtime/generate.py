@@ -15,6 +15,7 @@ from ..specs.diagnostics import fail
 from ..specs.source import YamlMap
 from .cache import Cache
 from .detokenizer import Detokenizer
+from .named_inputs import mask_name, prompt_input
 from .native.executor import NativeExecutor
 from .sampling import Sampler, Sampling, top_logprobs
 from .stopping import FinishReason, Stopping, StopWatch
@@ -67,7 +68,7 @@ class Options:
 
 def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt
-    only).
+    only). A model with an encoder reads the prompt there, and its decoder begins at its start token.
 
     Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt
     that is empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
@@ -129,6 +130,24 @@ def eos_ids(model: LanguageModel) -> tuple[int, ...]:
     return tuple(cast("list[int]", value)) if isinstance(value, list) else (value,) if isinstance(value, int) else ()
 
 
+def decoder_start_id(model: LanguageModel) -> int:
+    """The id that a decoder starts from: what the weights' folder says, else the spec.
+
+    Raises E0808 where neither does.
+    """
+    value = model.folder_decoder_start_id
+    if value is None:
+        value = _defaults(model.program.spec.generation, model).get("decoder_start_token_id")
+    if not isinstance(value, int):
+        raise fail(
+            "E0808",
+            f"{model.program.spec.name} does not say which token its decoder starts from",
+            help="write generation: {decoder_start_token_id: 0}, or call the model on tokens of your own",
+        )
+    model.check_ids([value])
+    return value
+
+
 def _encode(model: LanguageModel, prompt: object, options: Options) -> list[int]:
     if isinstance(prompt, str):
         if model.tokenizer is None:
@@ -168,7 +187,7 @@ class _Run:
     """One batch of prompts on its way."""
 
     def __init__(self, model: LanguageModel, prompts: list[list[int]], options: Options) -> None:
-        self.model, self.prompts, self.options = model, prompts, options
+        self.model, self.options = model, options
         if "logits" not in model.program.model.outputs:
             raise fail("E0808", f"{model.program.spec.name} has no output 'logits', so it cannot generate")
         if not model.program.states:
@@ -177,7 +196,11 @@ class _Run:
                 f"{model.program.spec.name} keeps no state between tokens (it is an encoder), so it cannot generate",
                 help="call the model on the whole sequence instead",
             )
-        self.limit = _new_token_limit(model, prompts, options)
+        self.source = prompt_input(model.program.model)
+        self.sources = prompts if self.source is not None else []
+        self.prompts = prompts if self.source is None else [[decoder_start_id(model)] for _ in prompts]
+        """What the stream begins with: the prompt, or where that goes to an encoder, the decoder's start token."""
+        self.limit = _new_token_limit(model, self.prompts, options)
         stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
         if stop and model.tokenizer is None:
             raise fail(
@@ -215,9 +238,10 @@ class _Run:
         )
         tokens, mask = _pad(self.prompts, model.device)
         name = model.program.model.inputs[0].name
+        once = self._once()
         while True:
             with torch.inference_mode():
-                values = {**model.default_inputs(tokens), name: tokens}
+                values = {**model.default_inputs(tokens), name: tokens, **once}
                 outputs = model.run_program(values, cache, mask, executor=executor, last_token_only=True)
                 logits = outputs["logits"][:, -1].float()
             if sampler is None:
@@ -239,6 +263,14 @@ class _Run:
                 if self._is_done():
                     return
             tokens, mask = self._next_step()
+            once = {}
+
+    def _once(self) -> dict[str, Tensor]:
+        """What only the first call takes: the prompts, where they go to an encoder, and their mask."""
+        if self.source is None:
+            return {}
+        tokens, mask = _pad(self.sources, self.model.device)
+        return {self.source.name: tokens, **({} if mask is None else {mask_name(self.source.name): mask})}
 
     def _is_done(self) -> bool:
         return all(watch.finish_reason is not None for watch in self.watches)

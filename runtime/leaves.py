@@ -87,9 +87,11 @@ class ReferenceModule(nn.Module):
         for spec in specs:
             self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape)))
 
-    def forward(self, first: Tensor, **inputs: Tensor) -> object:
-        """`first` is the first port; the others, and ambient tensors, come by name."""
-        arguments: dict[str, object] = {**self.operands, self.first_port: first, **inputs}
+    def forward(self, first: Tensor | None = None, **inputs: Tensor) -> object:
+        """`first` is the first port, if the op has any; the others, and ambient tensors, come by name."""
+        arguments: dict[str, object] = {**self.operands, **inputs}
+        if first is not None:
+            arguments[self.first_port] = first
         arguments.update((name, self._parameters[name]) for name in self.names)
         if self.reads_training:
             arguments["training"] = self.training

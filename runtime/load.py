@@ -76,6 +76,7 @@ def load(
     loaded.source = folder
     loaded.folder_eos_ids = _eos_ids(folder)
     loaded.folder_repetition_penalty = _repetition_penalty(folder)
+    loaded.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
     _retie(loaded, program)
     _check_vocabulary(loaded, tokenizer)
     return loaded.eval()

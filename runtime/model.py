@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..compiler.program import Program
-from ..specs.diagnostics import did_you_mean, fail
+from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
 from .execute import Executor
+from .named_inputs import check_named, other_ambient, positions
 from .native.choose import make_executor
 from .outputs import Outputs, unwrap
 from .storage import Signature, bind_parameters, signature
@@ -34,6 +35,7 @@ class LanguageModel(nn.Module):
         self.source: Path | None = None
         self.folder_eos_ids: tuple[int, ...] | None = None
         self.folder_repetition_penalty: float | None = None
+        self.folder_decoder_start_id: int | None = None
         self._graphs = grow(self, program.model)
         for path, owner in program.weights.ties.items():
             self._tie(path, owner)
@@ -81,14 +83,19 @@ class LanguageModel(nn.Module):
         they are on. With a cache, the tokens continue what it holds, through the fused Program. Gives logits `[B, T,
         V]`, or an object with the spec's outputs. Raises E0801 where the context would overflow, E0803 for ids or
         shapes that do not fit.
+
+        What is given once per request (`encoder_tokens`, padded by `encoder_attention_mask`) comes with the first
+        tokens of a cache and is kept in it.
         """
-        values = self._inputs(tokens, named_inputs)
+        is_later = cache is not None and bool(cache.kept)
+        values = self._inputs(tokens, named_inputs, is_later=is_later)
         if cache is not None:
             with torch.inference_mode():
                 return unwrap(self.run_program(values, cache, attention_mask))
         position = positions(tokens, attention_mask)
         self._check_length(int(position.max()) + 1)
-        ambient = {"position": position, "lengths": torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)}
+        lengths = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+        ambient = {"position": position, "lengths": lengths, **other_ambient(self.program.model, values)}
         if not self.program.states and not torch.is_grad_enabled():
             return unwrap(self.executor().run("prefill", values, ambient, {}))
         return unwrap(self._run_modules(values, ambient))
@@ -102,7 +109,10 @@ class LanguageModel(nn.Module):
         executor: Executor | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """One pass of the fused Program over tokens that continue `cache`; a given `executor` is taken to be fresh."""
+        """One pass of the fused Program over tokens that continue `cache`; a given `executor` is taken to be fresh.
+
+        values: the inputs by name, with the masks of other axes than the stream's.
+        """
         executor = executor or self.executor()
         tokens = values[self.program.model.inputs[0].name]
         if len(tokens) != cache.batch_size:
@@ -112,8 +122,10 @@ class LanguageModel(nn.Module):
         cache.reserve(new)
         position = torch.where(position >= 0, position + cache.lengths[:, None], -1)
         ambient = {"position": position, "lengths": cache.lengths}
+        if not cache.kept:
+            ambient |= other_ambient(self.program.model, values)
         phase = "decode" if tokens.shape[1] == 1 else "prefill"
-        outputs = executor.run(phase, values, ambient, cache.states, last_token_only=last_token_only)
+        outputs = executor.run(phase, values, ambient, cache.states, kept=cache.kept, last_token_only=last_token_only)
         cache.advance(new)
         return outputs
 
@@ -139,21 +151,13 @@ class LanguageModel(nn.Module):
         given = self.program.model.outputs if self.training else self.program.module.outputs
         return {name: values[self.program.model.outputs[name]] for name in given}  # type: ignore[misc]
 
-    def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        declared = {port.name: port for port in self.program.model.inputs}
+    def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor], *, is_later: bool) -> dict[str, Tensor]:
         first = self.program.model.inputs[0]
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise fail("E0803", f"tokens must be [B, T] int64, not {list(tokens.shape)} {tokens.dtype}")
         if tokens.numel():
             self.check_ids([int(value) for value in torch.aminmax(tokens)])
-        for name in named:
-            if name not in declared:
-                raise fail("E0804", f"this model has no input {name!r}", help=did_you_mean(name, declared))
-        missing = [
-            port.name for port in self.program.model.inputs[1:] if port.name not in named and port.default is None
-        ]
-        if missing:
-            raise fail("E0804", f"this model needs its input {missing[0]!r}")
+        check_named(self.program.model, named, len(tokens), is_later=is_later)
         return {**self.default_inputs(tokens), **named, first.name: tokens}
 
     def check_ids(self, ids: Sequence[int]) -> None:
@@ -203,7 +207,10 @@ class LanguageModel(nn.Module):
         length = max_seq_len if max_seq_len is not None else limit
         if length is None and has_constant_size(self.program.states):
             length = UNBOUNDED
-        if length is None or length < 1 or batch_size < 1:
+        if length is None:
+            remedy = "give max_seq_len: this architecture sets no limit of its own"
+            raise fail("E0803", "a cache needs a largest number of tokens", help=remedy)
+        if length < 1 or batch_size < 1:
             raise fail("E0803", f"a cache needs at least one row and one token, not {batch_size} and {length}")
         if limit is not None and length > limit:
             raise fail("E0801", f"a cache of {length} tokens is longer than the model's context of {limit}")
@@ -237,13 +244,3 @@ class LanguageModel(nn.Module):
         from .save import save
 
         save(self, Path(folder))
-
-
-def positions(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """The position of each token in its row, -1 where it is padding. `[B, T]` -> `[B, T]` int64."""
-    if attention_mask is None:
-        return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], tokens.shape[1])
-    if attention_mask.shape != tokens.shape:
-        raise fail("E0803", f"attention_mask is {list(attention_mask.shape)}, tokens are {list(tokens.shape)}")
-    mask = attention_mask.bool()
-    return torch.where(mask, mask.cumsum(dim=1) - 1, -1)

@@ -18,7 +18,8 @@ from ..compiler.ir import Call
 from ..compiler.lower import lower_for_training
 from ..compiler.lowered import Lowered, Site, site_of
 from ..kernels.tolerance import error_ratio
-from .model import LanguageModel, positions
+from .model import LanguageModel
+from .named_inputs import other_ambient, positions
 from .reference_trace import Meeting
 from .tree import find, scalar_operands
 
@@ -42,18 +43,29 @@ class Comparison:
         return not self.ratio <= TOLERANCE
 
 
-def compare(model: LanguageModel, tokens: Tensor, trace: Mapping[str, Meeting]) -> list[Comparison]:
-    """All meetings in order of execution. tokens `[B, T]`; `trace` from `reference_trace` on the same tokens."""
+def compare(
+    model: LanguageModel, tokens: Tensor, trace: Mapping[str, Meeting], given: Mapping[str, Tensor] | None = None
+) -> list[Comparison]:
+    """All meetings in order of execution. tokens `[B, T]`; `trace` from `reference_trace` on the same tokens.
+
+    `given` are the inputs beside them, such as an encoder's tokens.
+    """
     comparer = _Comparer(model, _aligned(trace, model))
-    values: dict[str, Any] = {model.program.model.inputs[0].name: tokens, **model.default_inputs(tokens)}
-    ambient = {"position": positions(tokens, None), "lengths": torch.zeros(len(tokens), dtype=torch.int64)}
+    values: dict[str, Any] = {
+        model.program.model.inputs[0].name: tokens,
+        **model.default_inputs(tokens),
+        **(given or {}),
+    }
+    lengths = torch.zeros(len(tokens), dtype=torch.int64)
+    ambient = {"position": positions(tokens, None), "lengths": lengths}
+    ambient |= other_ambient(model.program.model, given or {})
     with torch.no_grad():
         for call in model.program.model.calls:
-            given = [
+            operands = [
                 [values[v] for v in value] if isinstance(value, tuple) else values[value]
                 for value in call.inputs.values()
             ]
-            results = comparer.run(call, given, ambient)
+            results = comparer.run(call, operands, ambient)
             values.update(zip(call.outputs.values(), results, strict=True))
     return comparer.found
 
@@ -101,7 +113,7 @@ class _Comparer:
         if node.op == "call_function":
             output = cast("Callable[..., object]", node.target)(*args, **kwargs)
             return output if meeting is None else self._meet_output(path, output, meeting, site)
-        if meeting is not None and meeting.input is not None and isinstance(args[0], Tensor):
+        if meeting is not None and meeting.input is not None and args and isinstance(args[0], Tensor):
             source = node.args[0]
             suspects = _upstream(source, call, self.trace) if isinstance(source, fx.Node) else ()
             if suspects:

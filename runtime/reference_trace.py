@@ -22,8 +22,10 @@ class Meeting:
     output: Tensor
 
 
-def reference_trace(folder: Path, tokens: Tensor) -> dict[str, Meeting]:
+def reference_trace(folder: Path, tokens: Tensor, prompt: Tensor | None = None) -> dict[str, Meeting]:
     """Run the folder's model in float32 on `tokens [B, T]`; modules that run more than once are left out.
+
+    Where a `prompt [B, S]` is given, its encoder reads that, and its decoder the tokens.
 
     Raises E0903 where transformers is not installed, E0715 where it does not know the architecture.
     """
@@ -46,7 +48,10 @@ def reference_trace(folder: Path, tokens: Tensor) -> dict[str, Meeting]:
         if path:
             module.register_forward_hook(note(path), with_kwargs=True)  # pyright: ignore[reportUnknownMemberType]
     with torch.no_grad():
-        model(tokens)
+        if prompt is None:
+            model(tokens)
+        else:
+            model(input_ids=prompt, decoder_input_ids=tokens)
     return {path: meeting for path, meeting in found.items() if path not in repeated}
 
 

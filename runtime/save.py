@@ -29,7 +29,16 @@ COPIED = (
     "generation_config.json",
     "chat_template.jinja",
 )
-CARRIED_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type")
+CARRIED_KEYS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "is_encoder_decoder",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
 
 
 def save(model: LanguageModel, folder: Path) -> None:
@@ -63,8 +72,9 @@ def _special_ids(spec: Spec) -> dict[str, object]:
     """
     given = {} if spec.generation is None else evaluate_node(spec.generation, spec.environment, is_text=True)
     size = spec.environment.get("vocab_size")
-    found: dict[str, object] = {}
-    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    starts = "decoder_start_token_id" in cast("Mapping[str, Value]", given)
+    found: dict[str, object] = {"is_encoder_decoder": True} if starts else {}
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", *(["decoder_start_token_id"] if starts else [])):
         value = cast("Mapping[str, Value]", given).get(key)
         ids = value if isinstance(value, list) else [value]
         fits = all(isinstance(i, int) and (not isinstance(size, int) or i < size) for i in ids)

@@ -22,6 +22,8 @@ class SpecialTokens:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     pad_id: int | None
+    decoder_start_id: int | None
+    """What the decoder of an encoder-decoder model begins with."""
     add_bos: bool | None
     chat_template: str | None
 
@@ -34,11 +36,15 @@ def read_special_tokens(folder: Path) -> SpecialTokens:
     tokenizer = _optional(folder, "tokenizer_config.json")
     texts = _texts(_optional(folder, "special_tokens_map.json")) | _texts(tokenizer)
     generation = _optional(folder, "generation_config.json") or _optional(folder, "config.json")
+    decoder_start = _ids(generation, "decoder_start_token_id") or _ids(
+        _optional(folder, "config.json"), "decoder_start_token_id"
+    )
     return SpecialTokens(
         texts=texts,
         bos_id=next(iter(_ids(generation, "bos_token_id")), None),
         eos_ids=_ids(generation, "eos_token_id"),
         pad_id=next(iter(_ids(generation, "pad_token_id")), None),
+        decoder_start_id=next(iter(decoder_start), None),
         add_bos=_flag(tokenizer, "add_bos_token"),
         chat_template=_chat_template(folder, tokenizer),
     )

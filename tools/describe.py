@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from ..compiler.axes import STREAM, node_axis
 from ..compiler.fields import show_value
 from ..compiler.ir import Model, Node, Ref, TypedDefinition
 from ..compiler.ops.declaration import Value
@@ -96,7 +97,7 @@ def describe(spec: Spec, model: Model) -> Description:
         params=spec.environment,
         parts=parts,
         parameters=sum(prod(p.shape) for path, p in parameters(model).items() if path not in weights.ties),
-        flops=flops(model, sizes),
+        flops=flops(model, sizes, is_decode=True),
         state_bytes=sum(states.values()),
         context=context,
         inputs={port.name: str(port.type) for port in model.inputs},
@@ -105,7 +106,7 @@ def describe(spec: Spec, model: Model) -> Description:
 
 
 def _row(typed: TypedDefinition, node: Node, sizes: Mapping[str, int], context: int) -> NodeRow:
-    states = typed.states[node.path]
+    states, known = typed.states[node.path], input_types(typed, node.path)
     written = {
         name: value
         for name, value in node.fields.values.items()
@@ -122,7 +123,7 @@ def _row(typed: TypedDefinition, node: Node, sizes: Mapping[str, int], context: 
         fields={name: show_value(value) for name, value in written.items()},
         type=", ".join(str(typed.types[Ref(node.path, port)]) for port in node.op.output_names(node.fields)),
         parameters=sum(prod(spec.shape) for spec in typed.parameters[node.path]),
-        flops=node.op.flops(node.fields, input_types(typed, node.path), sizes),
+        flops=node.op.flops(node.fields, known, sizes) if node_axis(node.op, known) == STREAM else 0.0,
         state=", ".join(state.kind for state in states),
         state_bytes=sum(state_bytes(state, 1, context, ITEMSIZE) for state in states),
         place=node.span.at_line,

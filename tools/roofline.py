@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..compiler.ir import Model
-from ..compiler.plan import Plan, input_types
+from ..compiler.plan import Plan, input_types, off_stream, parameters
 
 PROBE_BYTES = 2**28
 
@@ -79,11 +79,13 @@ def predict(model: Model, ties: Mapping[str, str], plan: Plan, machine: Machine)
 
 
 def unread_parameters(model: Model, ties: Mapping[str, str], batch: int) -> int:
-    """Parameters that a decoded token of `batch` rows does not touch: other rows of tables, experts not chosen.
+    """Parameters that a decoded token of `batch` rows does not touch: an encoder's, other rows of tables, experts not
+    chosen.
 
     A table that is also the output matrix is read as that.
     """
-    unread = 0.0
+    owned = parameters(model)
+    unread = float(sum(prod(owned[path].shape) for path in off_stream(model, ties) if path not in ties))
     for call in model.calls:
         typed = model.definitions[call.definition]
         for node in typed.definition.nodes:

@@ -24,6 +24,7 @@ from ..runtime.cache import Cache
 from ..runtime.initialise import initialise
 from ..runtime.load import load
 from ..runtime.model import LanguageModel
+from ..runtime.named_inputs import made_up
 from ..specs.diagnostics import LlmcError, fail
 
 SMALL: Mapping[str, int] = {
@@ -122,14 +123,9 @@ def _run(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
 
 
 def _once(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
-    """Inputs without a default, of ids or numbers."""
-    found: dict[str, Tensor] = {}
-    for port in model.program.model.inputs[1:]:
-        if port.default is None:
-            sizes = [dim if isinstance(dim, int) else len(tokens) if dim == "B" else TOKENS for dim in port.type.shape]
-            ids = tokens.flatten()[0].expand(sizes)
-            found[port.name] = ids.clone() if port.type.dtype == "int64" else torch.ones(sizes, dtype=model.dtype)
-    return found
+    """Inputs without a default; an axis beside the stream has another length than it."""
+    found = made_up(model.program.model, tokens, TOKENS - 4, torch.Generator().manual_seed(1))
+    return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in found.items()}
 
 
 def _with_weights(program: Program, weights: Path) -> str:

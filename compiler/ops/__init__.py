@@ -12,6 +12,8 @@ from .attend_cached import ATTEND_CACHED
 from .attention import ATTENTION
 from .clamp import CLAMP
 from .concat import CONCAT
+from .cross_kv_append import CROSS_KV_APPEND
+from .cross_kv_read import CROSS_KV_READ
 from .declaration import Op
 from .div import DIV
 from .dropout import DROPOUT
@@ -114,6 +116,8 @@ OPS: tuple[Op, ...] = (
     ROPE_APPLY,
     KV_FULL_APPEND,
     KV_WINDOW_APPEND,
+    CROSS_KV_APPEND,
+    CROSS_KV_READ,
     ATTEND_CACHED,
     KV_LATENT_APPEND,
     LATENT_ATTEND_CACHED,

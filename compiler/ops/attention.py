@@ -32,6 +32,14 @@ def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     by_distance = inputs.get("distance_bias")
     if by_distance is not None and by_distance.shape[0] != heads:
         raise ShapeProblem(f"distance_bias must have {heads} rows, but it is {by_distance}", "distance_bias")
+    if inputs["k"].shape[:-1] != inputs["v"].shape[:-1]:
+        raise ShapeProblem(f"keys and values are of unlike tokens: k is {inputs['k']}, v is {inputs['v']}", "v")
+    if inputs["k"].shape[:-1] != inputs["q"].shape[:-1] and fields.str("mask") == "causal":
+        raise ShapeProblem(
+            f"queries {inputs['q']} and keys {inputs['k']} lie on unlike axes, so none comes before the other",
+            "mask",
+            help="write mask: bidirectional",
+        )
     return {"out": inputs["q"].with_features(heads * v_head_dim)}
 
 
@@ -41,7 +49,7 @@ def span_of(fields: Fields) -> int | None:
 
 
 def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
-    """Its own keys and values; none where another node's are read, and cross attention's stay as prefill left them."""
+    """Its own keys and values; none where another node's are read. Those of another axis stay as they were made."""
     if fields.values.get("cache") is not None:
         return (StateSpec(kind="shared_kv", sizes={}),)
     _, kv_heads, v_head_dim = _heads(fields, inputs)
@@ -58,8 +66,11 @@ def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
 
 def _flops(fields: Fields, inputs: Inputs, sizes: Sizes) -> float:
     heads, _, v_head_dim = _heads(fields, inputs)
-    span = min(sizes["S"], span_of(fields) or sizes["S"])
-    return 2.0 * sizes["B"] * sizes["T"] * span * heads * (fields.int("head_dim") + v_head_dim)
+    axis = inputs["k"].shape[1]
+    seen = sizes["S"] if axis == "T" else sizes[axis] if isinstance(axis, str) else axis
+    span = min(seen, span_of(fields) or seen)
+    queries = inputs["q"].with_features(1).count(sizes)
+    return 2.0 * queries * span * heads * (fields.int("head_dim") + v_head_dim)
 
 
 ATTENTION = Op(
@@ -67,8 +78,8 @@ ATTENTION = Op(
     summary="Softmax attention; MHA, GQA or MQA by the widths of q, k and v",
     ports=(
         Port(name="q", doc="[B, T, H*D]"),
-        Port(name="k", doc="[B, T, Hkv*D]"),
-        Port(name="v", doc="[B, T, Hkv*Dv]"),
+        Port(name="k", doc="[B, T, Hkv*D], or of another axis: cross attention"),
+        Port(name="v", doc="[B, T, Hkv*Dv], of the axis of k"),
         Port(name="bias", doc="[H, T, S], added to the scores", is_optional=True),
         Port(
             name="distance_bias",
@@ -106,6 +117,7 @@ ATTENTION = Op(
     flops=_flops,
     operands=("head_dim", "v_head_dim", "mask", "window", "chunk", "scale", "softcap", "alibi", "dropout"),
     ambient=("position",),
+    ambient_of={"key_position": ("position", "k")},
     reads_training=True,
     cached_form="attend_cached",
     cached_ports=("k", "v"),

@@ -188,6 +188,9 @@ class Op:
     operands: tuple[str, ...] = ()
     """Fields that the reference takes as keyword arguments; the others only shape the node."""
     ambient: tuple[str, ...] = ()
+    """Ambient tensors that the reference takes by name: those of the token axis that the first port lies on."""
+    ambient_of: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    """Further ones, operand -> (ambient tensor, port on whose axis it is): left out where that is the first port's."""
     reads_training: bool = False
     """The reference takes `training: bool`: dropout."""
     cached_form: str = ""

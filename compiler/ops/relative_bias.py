@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .declaration import Field, Fields, Inputs, Op, ParameterSpec, TensorType
+from .declaration import Field, Fields, Inputs, Op, ParameterSpec, ShapeProblem, TensorType
 from .learned import normal_init
 
 
 def _infer(fields: Fields, _inputs: Inputs) -> Mapping[str, TensorType]:
+    per_side = fields.int("num_buckets") // (2 if fields.bool("bidirectional") else 1)
+    if per_side < 2:
+        raise ShapeProblem("a side of the distances needs at least two buckets", "num_buckets")
+    if fields.int("max_distance") <= per_side // 2:
+        remedy = f"give more than {per_side // 2}, half of the buckets of a side: those hold one distance each"
+        raise ShapeProblem("no distance is left for the logarithmic buckets", "max_distance", help=remedy)
     return {"out": TensorType(shape=(fields.int("num_heads"), 2 * fields.int("max_distance") + 1))}
 
 

@@ -11,6 +11,7 @@ from .eliminate_unread import eliminate_unread
 from .fuse_add_norm import fuse_add_norm
 from .fuse_gated_activation import fuse_gated_activation
 from .fuse_projections import fuse_projections
+from .hoist_once import hoist_once
 from .rotate_residual import rotate_residual
 from .share_rope_table import share_rope_table
 
@@ -19,6 +20,7 @@ Pass = Callable[[Module], int]
 PASSES: tuple[Pass, ...] = (
     drop_dropout,
     eliminate_unread,
+    hoist_once,
     fuse_projections,
     fuse_gated_activation,
     rotate_residual,

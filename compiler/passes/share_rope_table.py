@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from ..ir import AMBIENT
+from ..axes import AMBIENT
 from ..lowered import Lowered, Module, identifier, is_op, site_of, type_of
 from ..ops.declaration import Value
 from ..ops.rope_apply import ROPE_APPLY

@@ -61,6 +61,33 @@ def alibi_bias(*, position: Tensor, key_position: Tensor, heads: int) -> Tensor:
     return -alibi_slopes(heads=heads, device=position.device)[:, None, None] * distance[:, None]
 
 
+def relative_bias(*, weight: Tensor, max_distance: int = 128, bidirectional: bool = False) -> Tensor:
+    """A bias for each distance `key - query` from -max_distance to max_distance (Raffel et al. 2020, section 2.1).
+
+    weight `[buckets, H]` -> `[H, 2 * max_distance + 1]`. Half of the buckets hold one distance each, the others ranges
+    that grow logarithmically up to max_distance. Causal: all buckets are for earlier keys, later ones count as distance
+    0. Bidirectional: half of the buckets are for later keys.
+    """
+    distance = torch.arange(-max_distance, max_distance + 1, device=weight.device)
+    buckets = weight.shape[0] // 2 if bidirectional else weight.shape[0]
+    first = (distance > 0) * buckets if bidirectional else torch.zeros_like(distance)
+    length = distance.abs() if bidirectional else (-distance).clamp(min=0)
+    exact = buckets // 2
+    ratio = torch.log(length.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+    return weight[first + torch.where(length < exact, length, far)].T
+
+
+def bias_by_distance(*, distance_bias: Tensor, position: Tensor, key_position: Tensor) -> Tensor:
+    """`relative_bias` at each pair: column R + min(max(key - query, -R), R).
+
+    distance_bias `[H, 2 * R + 1]`, position `[B, T]` and key_position `[B, S]` int64 -> `[B, H, T, S]`.
+    """
+    reach = distance_bias.shape[1] // 2
+    distance = key_position[:, None, :] - position[:, :, None]  # [B, T, S]
+    return distance_bias[:, distance.clamp(-reach, reach) + reach].transpose(0, 1)
+
+
 def attend_cached(
     *,
     q: Tensor,
@@ -79,13 +106,15 @@ def attend_cached(
     dropout: float = 0.0,
     training: bool = False,
     bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     sink: Tensor | None = None,
 ) -> Tensor:
     """Attention of a call's queries over cached keys (Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023).
 
     q `[B, T, H*D]`, keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` of one float dtype; key_position `[B, S]` (-1
-    empty) and position `[B, T]` (-1 padding) int64; bias `[1 or H, T, S]` is added to the scores; sink `[H]` is one
-    more logit per head whose value is zero (gpt-oss) -> `[B, T, H*Dv]` of q's dtype. `scale` defaults to `1 / sqrt(D)`;
+    empty) and position `[B, T]` (-1 padding) int64; bias `[1 or H, T, S]` is added to the scores, and so is
+    distance_bias `[H, 2*R + 1]` by `key - query` (`bias_by_distance`); sink `[H]` is one more logit per head whose
+    value is zero (gpt-oss) -> `[B, T, H*Dv]` of q's dtype. `scale` defaults to `1 / sqrt(D)`;
     `softcap` bends the scaled scores (Gemma 2); ALiBi adds `-slope * |query - key|`. Scores, softmax and sums are
     float32 (float64 for float64 input). A query that sees no key gives zeros. What lies in an unseen slot must be
     finite.
@@ -103,6 +132,10 @@ def attend_cached(
         scores = scores + alibi_bias(position=position, key_position=key_position, heads=heads).to(wide)
     if bias is not None:
         scores = scores + bias.to(wide)
+    if distance_bias is not None:
+        scores = scores + bias_by_distance(
+            distance_bias=distance_bias.to(wide), position=position, key_position=key_position
+        )
     visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window, chunk=chunk)[:, None]
     scores = scores.masked_fill(~visible, torch.finfo(wide).min)
     if sink is not None:
@@ -119,6 +152,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     position: Tensor,
+    key_position: Tensor | None = None,
     head_dim: int,
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
@@ -130,18 +164,20 @@ def attention(
     dropout: float = 0.0,
     training: bool = False,
     bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     sink: Tensor | None = None,
 ) -> Tensor:
     """Attention of a call's tokens over each other: `attend_cached` with the call's own keys.
 
-    q `[B, T, H*D]`, k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]`, position `[B, T]` int64 (-1 padding) -> `[B, T, H*Dv]`. The
-    other arguments are those of `attend_cached`.
+    q `[B, T, H*D]`, k `[B, S, Hkv*D]`, v `[B, S, Hkv*Dv]`, position `[B, T]` and key_position `[B, S]` int64 (-1
+    padding; absent: the keys are of the same tokens, S = T) -> `[B, T, H*Dv]`. The other arguments are those of
+    `attend_cached`.
     """
     return attend_cached(
         q=q,
         keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
         values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
-        key_position=position,
+        key_position=position if key_position is None else key_position,
         position=position,
         head_dim=head_dim,
         v_head_dim=v_head_dim,
@@ -154,5 +190,6 @@ def attention(
         dropout=dropout,
         training=training,
         bias=bias,
+        distance_bias=distance_bias,
         sink=sink,
     )

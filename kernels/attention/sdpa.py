@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..kernel import Request
-from .reference import MaskKind, alibi_bias, visible_keys
+from .reference import MaskKind, alibi_bias, bias_by_distance, visible_keys
 
 
 def serves(request: Request) -> str | None:
@@ -16,7 +16,7 @@ def serves(request: Request) -> str | None:
         return "scaled_dot_product_attention has no softcap"
     if "sink" in request.shapes:
         return "scaled_dot_product_attention has no attention sink"
-    has_bias = "bias" in request.shapes or bool(request.fields.get("alibi"))
+    has_bias = bool({"bias", "distance_bias"} & request.shapes.keys()) or bool(request.fields.get("alibi"))
     if has_bias and request.dtype not in ("float32", "float64"):
         return f"its additive mask would be rounded to {request.dtype}"
     return None
@@ -69,6 +69,7 @@ def attend_cached(
     dropout: float = 0.0,
     training: bool = False,
     bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     sink: Tensor | None = None,
 ) -> Tensor:
     """`reference.attend_cached`, without softcap and sink. Raises ValueError when given one.
@@ -79,7 +80,7 @@ def attend_cached(
         raise ValueError("scaled_dot_product_attention has neither softcap nor sink")
     b, tokens = position.shape
     heads = q.view(*q.shape[:-1], -1, head_dim).transpose(1, 2)  # [B, H, T, D]
-    has_bias = alibi or bias is not None
+    has_bias = alibi or bias is not None or distance_bias is not None
     may_read = not has_bias and (tokens > 1 or not position.is_cuda)
     drop = dropout if training else 0.0
     is_grouped = keys.shape[1] != heads.shape[1]
@@ -99,6 +100,10 @@ def attend_cached(
         allowed = visible | is_blind
         if has_bias:
             score = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+            if distance_bias is not None:
+                score = score + bias_by_distance(
+                    distance_bias=distance_bias, position=position, key_position=key_position
+                )
             if alibi:
                 score = score + alibi_bias(position=position, key_position=key_position, heads=heads.shape[1])
             allowed = score.to(q.dtype).masked_fill(~allowed, -torch.inf)
@@ -114,6 +119,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     position: Tensor,
+    key_position: Tensor | None = None,
     head_dim: int,
     v_head_dim: int | None = None,
     mask: MaskKind = "causal",
@@ -125,6 +131,7 @@ def attention(
     dropout: float = 0.0,
     training: bool = False,
     bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
     sink: Tensor | None = None,
 ) -> Tensor:
     """`reference.attention`, without softcap and sink. Raises ValueError when given one."""
@@ -132,7 +139,7 @@ def attention(
         q=q,
         keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
         values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
-        key_position=position,
+        key_position=position if key_position is None else key_position,
         position=position,
         head_dim=head_dim,
         v_head_dim=v_head_dim,
@@ -145,5 +152,6 @@ def attention(
         dropout=dropout,
         training=training,
         bias=bias,
+        distance_bias=distance_bias,
         sink=sink,
     )

@@ -1,4 +1,4 @@
-"""How a call's tokens join the cache: the definitions of `kv_full_append` and `kv_window_append`.
+"""How a call's tokens join the cache: the definitions of `kv_full_append`, `kv_window_append` and `cross_kv_append`.
 
 Both write into the buffers they are given and return them: a state has one owner. Rows are compact, so that a token's
 slot follows from its position, whatever the padding of the batch. Run them without autograd; training has no states.
@@ -13,6 +13,9 @@ from torch import Tensor
 
 KvState: TypeAlias = tuple[Tensor, Tensor]
 """Keys `[B, Hkv, slots, D]` and values `[B, Hkv, slots, Dv]`."""
+
+CrossState: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` and their positions `[B, S]` int64."""
 
 
 def _shared_start(position: Tensor) -> int | None:
@@ -125,6 +128,26 @@ def kv_window_append(
         key_position = torch.cat((_ring_positions(lengths, ring)[:, :size], position), dim=1)
     _write_ring(state, new_keys, new_values, position, is_static)
     return state, seen_keys, seen_values, key_position
+
+
+def cross_kv_append(
+    *, state: CrossState, k: Tensor, v: Tensor, position: Tensor, heads: int, key_dim: int, value_dim: int
+) -> CrossState:
+    """The keys and values that all later calls read, in the place of what the state held: not one token is added later.
+
+    k `[B, S, Hkv*D]`, v `[B, S, Hkv*Dv]`, position `[B, S]` int64, -1 for padding -> keys `[B, Hkv, S, D]`, values
+    `[B, Hkv, S, Dv]` and position. S is that of the call, whatever the state's own was.
+    """
+    del state
+    keys = k.view(*k.shape[:-1], heads, key_dim).transpose(1, 2).contiguous()
+    values = v.view(*v.shape[:-1], heads, value_dim).transpose(1, 2).contiguous()
+    return keys, values, position
+
+
+def cross_kv_read(*, state: CrossState) -> tuple[CrossState, Tensor, Tensor, Tensor]:
+    """What `cross_kv_append` kept -> `(state, keys [B, Hkv, S, D], values [B, Hkv, S, Dv], key_position [B, S])`."""
+    keys, values, key_position = state
+    return state, keys, values, key_position
 
 
 def _check_capacity(size: int, capacity: int) -> None:

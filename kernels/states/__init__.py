@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from .conv import CONV
+from .cross_kv import CROSS_KV
 from .kv_full import KV_FULL
 from .kv_latent import KV_LATENT
 from .kv_window import KV_WINDOW
@@ -18,5 +19,5 @@ from .protocol import StateKind
 from .token_shift import TOKEN_SHIFT
 
 STATES: Mapping[str, StateKind] = MappingProxyType(
-    {kind.name: kind for kind in (KV_FULL, KV_WINDOW, KV_LATENT, CONV, MATRIX, TOKEN_SHIFT)}
+    {kind.name: kind for kind in (KV_FULL, KV_WINDOW, KV_LATENT, CROSS_KV, CONV, MATRIX, TOKEN_SHIFT)}
 )

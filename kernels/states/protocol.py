@@ -28,7 +28,7 @@ class Slot:
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["model", "float32"] = "model"
+    dtype: Literal["model", "float32", "int64"] = "model"
 
 
 def never_refuses(_sizes: Sizes, _capacity: int, _reached: int, _length: int) -> str | None:
@@ -38,7 +38,7 @@ def never_refuses(_sizes: Sizes, _capacity: int, _reached: int, _length: int) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateKind:
-    """One kind of state. `capacity` is always the largest number of tokens a row may hold."""
+    """One kind of state. `capacity` is the largest number of tokens a row may hold; `axis` says whose tokens."""
 
     name: str
     doc: str
@@ -51,6 +51,9 @@ class StateKind:
     """What two requests with one prefix may share: `page`, `last_window`, `checkpoint`, `static`, `follow` or `no`."""
     append: str
     """The reference that adds a call's tokens, `cache:<function>`."""
+    axis: Literal["stream", "once"] = "stream"
+    """Whose tokens `capacity` counts: those of the stream, or those that the first call gives once (an encoder's), so
+    that their number is not known before it: allocated for 0, the state is replaced by what that call computes."""
     refuse_rollback: Callable[[Sizes, int, int, int], str | None] = never_refuses
     """From `(sizes, capacity, reached, length)`: why a row that once held `reached` tokens (its high-water mark, not
     its present length) cannot go back to `length`; None where it can.
@@ -58,9 +61,8 @@ class StateKind:
 
     def bytes(self, sizes: Sizes, batch: int, capacity: int, itemsize: int) -> int:
         """Bytes of all buffers; `itemsize` is that of the model's dtype."""
-        return batch * sum(
-            prod(slot.shape) * (4 if slot.dtype == "float32" else itemsize) for slot in self.slots(sizes, capacity)
-        )
+        width = {"model": itemsize, "float32": 4, "int64": 8}
+        return batch * sum(prod(slot.shape) * width[slot.dtype] for slot in self.slots(sizes, capacity))
 
     def allocate(
         self, sizes: Sizes, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
@@ -68,7 +70,8 @@ class StateKind:
         """Buffers `[B, *slot.shape]` in the order of `slots`; zeros, because a masked weight times NaN is NaN."""
         import torch
 
+        dtypes = {"model": dtype, "float32": torch.float32, "int64": torch.int64}
         return tuple(
-            torch.zeros(batch, *slot.shape, dtype=torch.float32 if slot.dtype == "float32" else dtype, device=device)
+            torch.zeros(batch, *slot.shape, dtype=dtypes[slot.dtype], device=device)
             for slot in self.slots(sizes, capacity)
         )

@@ -170,9 +170,10 @@ class NativeExecutor(Executor):
         ambient: Mapping[str, Tensor],
         states: dict[str, State],
         *,
+        kept: dict[str, Tensor] | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """As `Executor.run`; states are written in place."""
+        """As `Executor.run`; states are written in place. `kept` stays empty: nothing here is given once."""
         position = ambient["position"].contiguous()
         batch, tokens = position.shape
         cuts_tail = last_token_only and tokens > 1 and self.tail_is_tokenwise

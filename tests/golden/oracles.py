@@ -14,6 +14,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.mamba.modeling_mamba import MambaMixer, MambaRMSNorm
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
+from .seq2seq_oracle import T5Decoding as T5Decoding
+
 
 class HydraConfig(transformers.PreTrainedConfig):
     """Sizes of `HydraForCausalLM`: those of Mamba, and of attention and MLP."""

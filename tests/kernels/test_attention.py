@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from llmc.kernels.attention import reference, sdpa
 from llmc.kernels.attention.reference import MaskKind
@@ -285,3 +286,51 @@ def test_refusals_name_their_reason() -> None:
     q, k, v = inputs()
     with pytest.raises(ValueError, match="neither"):
         sdpa.attention(q=q, k=k, v=v, position=WHOLE, head_dim=D, v_head_dim=DV, softcap=1.0)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(("buckets", "reach"), [(32, 128), (12, 19), (11, 23), (4, 5), (64, 200)])
+def test_relative_bias_is_that_of_transformers(buckets: int, reach: int, bidirectional: bool) -> None:
+    """Each distance, and those beyond the reach, in the same bucket; every bucket with a number of its own."""
+    weight = torch.randn(buckets, 3)
+    by_distance = reference.relative_bias(weight=weight, max_distance=reach, bidirectional=bidirectional)
+    assert by_distance.shape == (3, 2 * reach + 1)
+    position = torch.arange(3 * reach)[None]
+    found = reference.bias_by_distance(distance_bias=by_distance, position=position, key_position=position)[0]
+    distance = position - position.T
+    bucket = T5Attention._relative_position_bucket(distance, bidirectional, buckets, reach)  # pyright: ignore[reportPrivateUsage]
+    assert torch.equal(found, weight[bucket].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("module", [reference, sdpa])
+@pytest.mark.parametrize("mask", ["causal", "bidirectional"])
+def test_distance_bias_is_added_to_the_scores(module: object, mask: MaskKind) -> None:
+    by_distance = torch.randn(H, 2 * 3 + 1)
+    call = {"q": torch.randn(B, T, H * D), "k": torch.randn(B, T, HKV * D), "v": torch.randn(B, T, HKV * DV)}
+    bias = torch.stack([
+        torch.stack([by_distance[:, 3 + max(-3, min(3, key - query))] for key in range(T)], dim=1) for query in range(T)
+    ], dim=1)  # fmt: skip
+    fields = {"head_dim": D, "v_head_dim": DV, "mask": mask, "position": PADDED}
+    ours = module.attention(**call, **fields, distance_bias=by_distance)  # type: ignore[attr-defined]
+    for row, tokens in enumerate((slice(0, 7), slice(3, 7), slice(0, 5))):
+        size = tokens.stop - tokens.start
+        alone = {name: x[row : row + 1, tokens] for name, x in call.items()}
+        at = {**fields, "position": torch.arange(size)[None]}
+        expected = reference.attention(**alone, **at, bias=bias[:, :size, :size])  # type: ignore[arg-type]
+        assert_close(f"row {row}", ours[row, tokens], expected[0])
+
+
+@pytest.mark.parametrize("module", [reference, sdpa])
+def test_keys_of_another_axis(module: object) -> None:
+    """As many keys as there are, each row those of its own that are no padding."""
+    q, k, v = torch.randn(B, T, H * D), torch.randn(B, 4, HKV * D), torch.randn(B, 4, HKV * DV)
+    at = torch.tensor([[0, 1, 2, 3], [-1, 0, 1, 2], [0, -1, -1, -1]])
+    fields = {"head_dim": D, "v_head_dim": DV, "mask": "bidirectional"}
+    out = module.attention(q=q, k=k, v=v, position=PADDED, key_position=at, **fields)  # type: ignore[attr-defined]
+    for row in range(B):
+        seen = at[row] >= 0
+        other = {"key_position": at[row][seen][None], "position": PADDED[row : row + 1]}
+        kept = {"q": q[row : row + 1], "k": k[row : row + 1, seen], "v": v[row : row + 1, seen]}
+        alone = reference.attention(**kept, **other, **fields)  # type: ignore[arg-type]
+        assert_close(f"row {row}", out[row], alone[0])
+    assert_close("one key", out[2, 0, :DV], v[2, 0, :DV])

@@ -34,6 +34,7 @@ def command(
     import torch
 
     from ...runtime.load import load
+    from ...runtime.named_inputs import made_up, prompt_input
     from ...runtime.node_by_node import compare
     from ...runtime.reference_trace import reference_trace
 
@@ -45,7 +46,10 @@ def command(
     size = vocabulary if isinstance(vocabulary, int) else 256
     tokens = torch.randint(0, size, (1, count), generator=torch.Generator().manual_seed(seed))
     log("running the reference")
-    found = compare(model, tokens, reference_trace(folder, tokens))
+    given = made_up(model.program.model, tokens, count + 3, torch.Generator().manual_seed(seed + 1))
+    source = prompt_input(model.program.model)
+    prompt = None if source is None else given[source.name]
+    found = compare(model, tokens, reference_trace(folder, tokens, prompt), given)
     first = next((one for one in found if one.has_parted), None)
     if as_json:
         write_json({"comparisons": [asdict(one) for one in found], "first": None if first is None else asdict(first)})
