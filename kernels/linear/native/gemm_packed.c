@@ -51,10 +51,10 @@ typedef struct {
     const uint8_t *a, *b;
     int64_t step, blocks, lines; /* lines of four columns in a block */
     const float *scale;          /* [block of int4][LLMC_NR] or NULL */
-    int64_t blocks_per_scale;
+    int scale_shift;             /* 1 << scale_shift blocks have one scale */
 } columns;
 
-LLMC_INLINE void tile(int is_small, int has_scale, columns w, rows_panel x, float *c) {
+LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, rows_panel x, float *c) {
     const uint8_t *a = w.a, *b = w.b;
     const int8_t *q = x.q;
     vf total[LLMC_QR][2];
@@ -64,7 +64,9 @@ LLMC_INLINE void tile(int is_small, int has_scale, columns w, rows_panel x, floa
         vi sum[LLMC_QR][2];
 #pragma GCC unroll 6
         for (int i = 0; i < LLMC_QR; i++) sum[i][0] = sum[i][1] = vi_all(x.init[block * LLMC_QR + i]);
-        for (int64_t line = 0; line < w.lines; line++, a += w.step, b += w.step, q += 4 * LLMC_QR) {
+        const int64_t lines = is_ternary ? w.lines : LLMC_BLOCK / 4;
+#pragma GCC unroll 4
+        for (int64_t line = 0; line < lines; line++, a += w.step, b += w.step, q += 4 * LLMC_QR) {
             vi first = vi_load(a), second = vi_load(b);
 #pragma GCC unroll 6
             for (int i = 0; i < LLMC_QR; i++) {
@@ -73,7 +75,7 @@ LLMC_INLINE void tile(int is_small, int has_scale, columns w, rows_panel x, floa
                 sum[i][1] = is_small ? vi_dot_small(sum[i][1], second, v) : vi_dot(sum[i][1], second, v);
             }
         }
-        const float *scale = has_scale ? w.scale + block / w.blocks_per_scale * LLMC_NR : 0;
+        const float *scale = has_scale ? w.scale + (block >> w.scale_shift) * LLMC_NR : 0;
 #pragma GCC unroll 6
         for (int i = 0; i < LLMC_QR; i++) {
             vf s = vf_all(x.scale[block * LLMC_QR + i]);
@@ -119,7 +121,7 @@ static columns take_columns(const llmc_matrix *m, int64_t n, int half, void *scr
     int64_t blocks = (m->K + LLMC_BLOCK - 1) / LLMC_BLOCK;
     uint8_t *bytes = scratch;
     float *scales = (float *)(void *)(bytes + llmc_padded(m->K) * LLMC_NR);
-    columns w = {bytes, bytes + LLMC_LANES * 4, LINE, blocks, 8, 0, 1};
+    columns w = {bytes, bytes + LLMC_LANES * 4, LINE, blocks, LLMC_BLOCK / 4, 0, 0};
     const uint8_t *start[2];
     for (int i = 0; i < 2; i++) {
         int64_t column = n + i * LLMC_LANES, from = column % LLMC_GROUP;
@@ -136,14 +138,14 @@ static columns take_columns(const llmc_matrix *m, int64_t n, int half, void *scr
     if (m->format == LLMC_INT8) w.a = start[0], w.b = start[1], w.step = 64;
     if (m->format == LLMC_TERNARY) w.blocks = 1, w.lines = blocks * 8;
     if (m->format == LLMC_INT4_32 || m->format == LLMC_INT4_128) w.scale = scales;
-    w.blocks_per_scale = m->format == LLMC_INT4_128 ? 4 : 1;
+    w.scale_shift = m->format == LLMC_INT4_128 ? 2 : 0;
     return w;
 }
 
 static void one_tile(int format, columns w, rows_panel x, float *c) {
-    if (format == LLMC_INT8) tile(0, 0, w, x, c);
-    else if (format == LLMC_TERNARY) tile(1, 0, w, x, c);
-    else tile(1, 1, w, x, c);
+    if (format == LLMC_INT8) tile(0, 0, 0, w, x, c);
+    else if (format == LLMC_TERNARY) tile(1, 0, 1, w, x, c);
+    else tile(1, 1, 0, w, x, c);
 }
 
 /* One chunk: LLMC_NR columns of y, and so many panels of rows. */
@@ -153,7 +155,10 @@ static void block(llmc_thread *t, const llmc_matrix *m, void *packed, float *y, 
     int64_t half_scratch = llmc_gemm_packed_scratch(m->K) / 2;
     for (int half = 0; half <= m->is_gated; half++)
         w[half] = take_columns(m, n, half, (char *)t->scratch + half * half_scratch, scale[half]);
+    int64_t bytes = LLMC_NR * llmc_group_bytes(m->format, m->K) / LLMC_GROUP * (1 + m->is_gated);
+    const char *next = (const char *)m->weight + (n / LLMC_NR + 1) * bytes; /* what the next chunk will read */
     for (int64_t p = first; p < first + panels; p++) {
+        for (int64_t i = bytes * (p - first) / panels; i < bytes * (p - first + 1) / panels; i += 64) __builtin_prefetch(next + i, 0, 2);
         rows_panel x = panel_at(packed, p, m->K);
         for (int half = 0; half <= m->is_gated; half++) {
             one_tile(m->format, w[half], x, sums[half]);

@@ -4,12 +4,20 @@
 #include "quantise.h"
 
 #ifndef LLMC_AHEAD_PACKED
-#define LLMC_AHEAD_PACKED 4096 /* bytes between what is read and what is prefetched */
+#define LLMC_AHEAD_PACKED 8192 /* bytes between what is read and what is prefetched */
 #endif
 #define WIDTH (LLMC_LANES * 4) /* bytes of a line that one register takes */
 
 LLMC_INLINE void prefetch_line(const uint8_t *line, int part) {
     if (part == 0) __builtin_prefetch(line + LLMC_AHEAD_PACKED, 0, 2);
+}
+
+/* gcc would load the vector again for every mask. */
+LLMC_INLINE vi vi_in_register(vi a) {
+#if defined(__AVX__)
+    __asm__("" : "+v"(a));
+#endif
+    return a;
 }
 
 LLMC_INLINE void int8_group(int R, const uint8_t *at, int64_t K, const llmc_quantised *x, float *out) {
@@ -38,7 +46,7 @@ LLMC_INLINE void int8_group(int R, const uint8_t *at, int64_t K, const llmc_quan
                 vi w = vi_load(line + part * WIDTH);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++)
-                    sum[r][i % CHAINS] = vi_dot(sum[r][i % CHAINS], w, vi_all_bytes(x[r].q + b * LLMC_BLOCK + i * 4));
+                    sum[r][i % CHAINS] = vi_dot_bytes(sum[r][i % CHAINS], w, x[r].q + b * LLMC_BLOCK + i * 4);
             }
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
@@ -61,14 +69,14 @@ LLMC_INLINE vi int4_block(const uint8_t *lines, int part, const int8_t *q, int32
     vi low = vi_all(init), high = vi_zero();
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        vi w = vi_load(lines + i * 64 + part * WIDTH);
-        low = vi_dot_small(low, w & 0x0f0f0f0f, vi_all_bytes(q + 8 * i));
+        vi w = vi_in_register(vi_load(lines + i * 64 + part * WIDTH));
+        low = vi_dot_small_bytes(low, w & 0x0f0f0f0f, q + 8 * i);
 #if defined(LLMC_HAS_DOT)
-        high = vi_dot(high, w & (int32_t)0xf0f0f0f0, vi_all_bytes(q + 8 * i + 4)); /* 16 times the sum */
+        high = vi_dot_bytes(high, w & (int32_t)0xf0f0f0f0, q + 8 * i + 4); /* 16 times the sum */
     }
     return low + (high >> 4);
 #else
-        high = vi_dot_small(high, (vi)((vu)w >> 4) & 0x0f0f0f0f, vi_all_bytes(q + 8 * i + 4));
+        high = vi_dot_small_bytes(high, (vi)((vu)w >> 4) & 0x0f0f0f0f, q + 8 * i + 4);
     }
     return low + high;
 #endif
@@ -104,26 +112,60 @@ LLMC_INLINE void int4_group(int R, int step, const uint8_t *at, int64_t K, const
     }
 }
 
-/* One row of x: digits stay where they are in the byte, four sums are 1, 4, 16 and 64 times too large. */
-LLMC_INLINE vi ternary_in_place(const uint8_t *at, int64_t lines, int part, const llmc_quantised *x) {
-    vi sum[2][4];
+/* Up to four rows of x: digits stay where they are in the byte, four sums are 1, 4, 16 and 64 times too large. */
+LLMC_INLINE void ternary_in_place(int R, const uint8_t *at, int64_t lines, int part, const llmc_quantised *x, vi *out) {
+    const int SETS = R == 1 ? 2 : 1;
+    vi sum[2][4][4];
 #pragma GCC unroll 4
-    for (int f = 0; f < 4; f++) sum[0][f] = sum[1][f] = vi_zero();
+    for (int f = 0; f < 4; f++) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sum[0][r][f] = sum[1][r][f] = vi_zero();
+    }
     for (int64_t i = 0; i < lines; i += 2) {
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++) {
             const uint8_t *line = at + (i + odd) * 64;
             prefetch_line(line, part);
-            vi w = vi_load(line + part * WIDTH);
+            vi w = vi_in_register(vi_load(line + part * WIDTH));
 #pragma GCC unroll 4
-            for (int f = 0; f < 4; f++)
-                sum[odd][f] = vi_dot(sum[odd][f], w & (0x03030303 << (2 * f)), vi_all_bytes(x->q + (i + odd) * 16 + 4 * f));
+            for (int f = 0; f < 4; f++) {
+                vi digits = w & (0x03030303 << (2 * f));
+#pragma GCC unroll 4
+                for (int r = 0; r < R; r++) {
+                    vi *s = &sum[odd % SETS][r][f];
+                    *s = vi_dot_bytes(*s, digits, x[r].q + (i + odd) * 16 + 4 * f);
+                }
+            }
         }
     }
-    vi all = vi_all(x->init[0]);
 #pragma GCC unroll 4
-    for (int f = 0; f < 4; f++) all += (sum[0][f] + sum[1][f]) >> (2 * f);
-    return all;
+    for (int r = 0; r < R; r++) {
+        out[r] = vi_all(x[r].init[0]);
+#pragma GCC unroll 4
+        for (int f = 0; f < 4; f++) out[r] += (SETS == 2 ? sum[0][r][f] + sum[1][r][f] : sum[0][r][f]) >> (2 * f);
+    }
+}
+
+/* Any number of rows, and processors without a dot product of bytes: digits are shifted down. */
+LLMC_INLINE void ternary_shifted(int R, const uint8_t *at, int64_t lines, int part, const llmc_quantised *x, vi *out) {
+    vi sum[2][8];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sum[0][r] = vi_all(x[r].init[0]), sum[1][r] = vi_zero();
+    for (int64_t i = 0; i < lines; i++) {
+        prefetch_line(at + i * 64, part);
+        vu w = (vu)vi_load(at + i * 64 + part * WIDTH);
+#pragma GCC unroll 4
+        for (int f = 0; f < 4; f++) {
+            vi digits = (vi)(w >> (2 * f)) & 0x03030303;
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                vi *s = &sum[LLMC_LANES == 16 ? f % 2 : 0][r];
+                *s = vi_dot_small_bytes(*s, digits, x[r].q + i * 16 + 4 * f);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) out[r] = sum[0][r] + sum[1][r];
 }
 
 LLMC_INLINE void ternary_group(int R, const uint8_t *at, int64_t K, const llmc_quantised *x, float *out) {
@@ -133,23 +175,10 @@ LLMC_INLINE void ternary_group(int R, const uint8_t *at, int64_t K, const llmc_q
     for (int part = 0; part < LLMC_PARTS; part++) {
         vi sum[8];
 #if defined(LLMC_HAS_DOT)
-        if (R == 1) sum[0] = ternary_in_place(at, lines, part, x);
+        if (R == 1 || (R <= 4 && LLMC_LANES == 16)) ternary_in_place(R, at, lines, part, x, sum);
         else
 #endif
-        {
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++) sum[r] = vi_all(x[r].init[0]);
-            for (int64_t i = 0; i < lines; i++) {
-                prefetch_line(at + i * 64, part);
-                vu w = (vu)vi_load(at + i * 64 + part * WIDTH);
-#pragma GCC unroll 4
-                for (int f = 0; f < 4; f++) {
-                    vi digits = (vi)(w >> (2 * f)) & 0x03030303;
-#pragma GCC unroll 8
-                    for (int r = 0; r < R; r++) sum[r] = vi_dot_small(sum[r], digits, vi_all_bytes(x[r].q + i * 16 + 4 * f));
-                }
-            }
-        }
+            ternary_shifted(R, at, lines, part, x, sum);
         vf s = vf_load(scale + part * LLMC_LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
