@@ -17,7 +17,9 @@ from .axes import ambient_operands, ambient_rank, ambient_type
 from .ir import AMBIENT_NODE, INPUT, Model, Node, Ref, TypedDefinition
 from .lowered import Lowered, Module, Operand, Site, identifier, insert_op, placeholder, set_results, type_of
 from .ops import OP_INDEX
+from .ops.attend_shared import ATTEND_SHARED
 from .ops.declaration import Fields, StateSpec, TensorType
+from .ops.shared_keys import SHARED_KEYS
 from .parameters import Tensor
 
 
@@ -147,6 +149,7 @@ class _Inference(_Lowering):
     def place_operands(self) -> None:
         self.parameters: dict[tuple[str, str], fx.Node] = {}
         self.states: dict[str, fx.Node] = {}
+        self.readable: dict[str, Mapping[str, fx.Node]] = {}
         for path, specs in self.typed.parameters.items():
             for spec in specs:
                 tensor = Tensor(path, spec.name, spec.shape)
@@ -167,6 +170,10 @@ class _Inference(_Lowering):
         inputs = self.inputs_of(node)
         if states and node.op.cached_form:
             return self._lower_cached(node, states[0], inputs, parameters)
+        if node.op is ATTEND_SHARED:
+            return self._attend(node, inputs, parameters)
+        if node.op is SHARED_KEYS and node.fields.str("of") in self.readable:
+            return self.readable[node.fields.str("of")]
         outputs = _checked_insert(
             self.graph, node, inputs, parameters, self.scalars_of(node), self.states[node.path] if states else None
         )
@@ -188,7 +195,7 @@ class _Inference(_Lowering):
         """
         if state.kind not in STATES:
             raise fail("E0603", f"the state kind {state.kind!r} of {node.path} cannot be run yet", node.span)
-        append, attend = OP_INDEX[f"{state.kind}_append"], OP_INDEX[node.op.cached_form]
+        append = OP_INDEX[f"{state.kind}_append"]
         own = {port: type_of(value) for port, value in inputs.items() if isinstance(value, fx.Node)}
         ambient = {operand: self._ambient(name) for operand, name in ambient_operands(append, own).items()}
         appended = insert_op(
@@ -215,12 +222,25 @@ class _Inference(_Lowering):
         self.next_states.append(appended["state"])
         written = {port.name for port in append.ports}
         read = {name: value for name, value in appended.items() if name != "state"}
+        self.readable[node.path] = read
+        return self._attend(
+            node, {**{port: value for port, value in inputs.items() if port not in written}, **read}, parameters
+        )
+
+    def _attend(
+        self,
+        node: Node,
+        inputs: Mapping[str, fx.Node | Sequence[fx.Node]],
+        parameters: Mapping[str, fx.Node],
+    ) -> Mapping[str, fx.Node]:
+        """The op's form over keys and values that may be read."""
+        attend = OP_INDEX[node.op.cached_form]
         return insert_op(
             self.graph,
             op=attend,
             path=node.path,
             fields=Fields({name: node.fields.values.get(name) for name in attend.field_index}),
-            inputs={**{port: value for port, value in inputs.items() if port not in written}, **read},
+            inputs=inputs,
             parameters=parameters,
             span=node.span,
             scalars=self.scalars_of(node),

@@ -2,9 +2,10 @@
 
 rewrite:
     layers.3: attend(q, k, v)      layers.5: attend(q, cache: layers.3.attend)
-    -> layers.3: attend(q, k, v), gives k and v      layers.5: takes both, attend(q, k, v)
+    -> layers.3: attend(q, k, v); attend.shared = shared_keys(k, v)      layers.5: attend_shared(q, attend.shared)
 
-Without state, as in training, that is all there is to sharing; with state the reader keeps none of its own.
+Without state, as in training, these are the call's own keys; with state they are all that the one attention may read,
+this call's tokens included, and the reader keeps none of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from dataclasses import dataclass, replace
 
 from ..specs.diagnostics import Note, did_you_mean, fail
 from .bind import Body, Repetition
-from .ir import INPUT, Node, Ref
+from .ir import AMBIENT_NODE, INPUT, Node, Ref
+from .ops.attend_shared import ATTEND_SHARED
+from .ops.attention import span_of
+from .ops.declaration import Fields
+from .ops.shared_keys import SHARED_KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +91,62 @@ def _producer(node: Node, path: str, places: dict[str, _Place], order: tuple[int
 
 
 def _connect(node: Node, producer: _Place, top: Body, body: Body) -> None:
+    _require_kept(node, producer.node)
+    shared = _shared_keys(producer)
     inputs = dict(node.inputs)
-    for port in node.op.cached_ports:
-        source = producer.node.inputs[port]
-        assert isinstance(source, Ref)
-        if producer.body is not top:
-            name = next((n for n, ref in producer.body.outputs.items() if ref == source), None)
-            if name is None:
-                name = _port_name(producer.node, port)
-                producer.body.outputs[name] = source
+    for port in shared.op.outputs:
+        source = Ref(shared.path, port)
+        if producer.body is not top and producer.body is not body:
+            name = _port_name(producer.node, port)
+            producer.body.outputs[name] = source
             source = Ref(producer.body.prefix, name)
-        if body is not top:
+        if body is not top and producer.body is not body:
             name = _port_name(node, port)
             body.taps[name] = source
             body.inputs = (*body.inputs, name)
             source = Ref(INPUT, name)
         inputs[port] = source
-    body.items[body.items.index(node)] = replace(node, inputs=inputs)
+    body.items[body.items.index(node)] = replace(node, op=ATTEND_SHARED, inputs=inputs)
+
+
+def _shared_keys(producer: _Place) -> Node:
+    """The node behind the producer that gives its keys and values, made for its first reader."""
+    node, items = producer.node, producer.body.items
+    path = f"{node.path}.shared"
+    found = next((item for item in items if isinstance(item, Node) and item.path == path), None)
+    if found is not None:
+        return found
+    sizes = {name: node.fields.values.get(name) for name in ("head_dim", "v_head_dim")}
+    ports = {port.name: node.inputs[port.name] for port in SHARED_KEYS.ports}
+    made = replace(
+        node,
+        path=path,
+        op=SHARED_KEYS,
+        fields=Fields({"of": node.path, **sizes}),
+        inputs={**ports, **{name: Ref(AMBIENT_NODE, name) for name in SHARED_KEYS.ambient}},
+    )
+    items.insert(items.index(node) + 1, made)
+    return made
+
+
+def _require_kept(node: Node, producer: Node) -> None:
+    """Raises LlmcError E0510 where the node may see tokens that the producer's state no longer holds."""
+    seen, kept = span_of(node.fields), span_of(producer.fields)
+    is_within = kept is None or (seen is not None and seen <= kept)
+    if is_within and node.fields["mask"] == producer.fields["mask"]:
+        return
+    raise fail(
+        "E0510",
+        f"this attention sees {_visibility(node)}, but the one that cache names keeps {_visibility(producer)}",
+        node.place("cache"),
+        notes=(Note(text="named here", span=producer.span),),
+        help="give both the same mask, window and chunk",
+    )
+
+
+def _visibility(node: Node) -> str:
+    span = span_of(node.fields)
+    return f"{'all tokens' if span is None else f'{span} tokens'} ({node.fields['mask']})"
 
 
 def _port_name(node: Node, port: str) -> str:

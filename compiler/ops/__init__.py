@@ -9,6 +9,7 @@ from .add import ADD
 from .add_layer_norm import ADD_LAYER_NORM
 from .add_rms_norm import ADD_RMS_NORM
 from .attend_cached import ATTEND_CACHED
+from .attend_shared import ATTEND_SHARED
 from .attention import ATTENTION
 from .clamp import CLAMP
 from .concat import CONCAT
@@ -49,6 +50,7 @@ from .router import ROUTER
 from .router_loss import ROUTER_LOSS
 from .scale import SCALE
 from .scan import SCAN
+from .shared_keys import SHARED_KEYS
 from .short_conv import SHORT_CONV
 from .sinusoidal import SINUSOIDAL
 from .slice import SLICE
@@ -56,6 +58,7 @@ from .softcap import SOFTCAP
 from .split import SPLIT
 from .split_heads import SPLIT_HEADS
 from .sub import SUB
+from .sum import SUM
 from .ternary_linear import TERNARY_LINEAR
 from .tile import TILE
 from .token_shift import TOKEN_SHIFT
@@ -106,6 +109,10 @@ OPS: tuple[Op, ...] = (
     MIX_STREAMS,
     GEOMETRIC,
     POSITION_SCALE,
+    SUM,
+    # created from cache:
+    SHARED_KEYS,
+    ATTEND_SHARED,
     # created by passes only
     ADD_RMS_NORM,
     ADD_LAYER_NORM,

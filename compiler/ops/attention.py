@@ -49,9 +49,7 @@ def span_of(fields: Fields) -> int | None:
 
 
 def _states(fields: Fields, inputs: Inputs) -> tuple[StateSpec, ...]:
-    """Its own keys and values; none where another node's are read. Those of another axis stay as they were made."""
-    if fields.values.get("cache") is not None:
-        return (StateSpec(kind="shared_kv", sizes={}),)
+    """Its own keys and values; those of another axis stay as they were made."""
     _, kv_heads, v_head_dim = _heads(fields, inputs)
     sizes = {"heads": kv_heads, "key_dim": fields.int("head_dim"), "value_dim": v_head_dim}
     if inputs["k"].shape[:-1] != inputs["q"].shape[:-1]:

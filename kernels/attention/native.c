@@ -83,6 +83,7 @@ static void fold(const llmc_attention *a, queries *qs, const float *keys, int64_
         for (int i = 0; i < count; i++) {
             int is_seen = where[i] >= 0 && (!a->is_causal || where[i] <= at);
             if (a->window) is_seen = is_seen && where[i] > at - a->window && (a->is_causal || where[i] < at + a->window);
+            if (a->chunk) is_seen = is_seen && where[i] / a->chunk == at / a->chunk;
             if (!is_seen) {
                 scores[i] = -INFINITY;
                 continue;
@@ -178,7 +179,9 @@ void llmc_attend(llmc_thread *t, const llmc_attention *a) {
             if (at >= last) last = at + 1;
         }
         if (qs.count == 0) continue;
+        int64_t run = a->chunk ? first / a->chunk * a->chunk : 0;
         first = a->window ? first - a->window + 1 : 0;
+        if (first < run) first = run;
         if (!a->is_causal) last = a->window ? last + a->window : INT64_MAX;
         if (a->keys) fold_cache(t, a, &qs, b, head, a->reads_new ? a->lengths[b] : length_after(a, b), first < 0 ? 0 : first, last);
         if (a->reads_new) fold_new(a, &qs, b, head);

@@ -25,6 +25,7 @@ typedef struct {
     /* the rule */
     int is_causal;
     int64_t window; /* 0: none */
+    int64_t chunk;  /* length of the runs that see only themselves; 0: none */
     float scale, softcap; /* softcap 0: none */
     const float *slopes;  /* [heads] ALiBi, or NULL */
     const float *sink;    /* [heads] one more logit whose value is zero, or NULL */

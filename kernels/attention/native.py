@@ -49,6 +49,7 @@ def _attend(node: NativeNode, view: CacheView | None) -> None:
         **_new_rows(k, v),
         "is_causal": int(node.field("mask") == "causal"),
         "window": node.field("window") or 0,
+        "chunk": node.field("chunk") or 0,
         "scale": scale,
         "softcap": "0" if node.field("softcap") is None else "(float)" + node.number("softcap"),
     }

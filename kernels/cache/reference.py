@@ -1,4 +1,4 @@
-"""How a call's tokens join the cache: the definitions of `kv_full_append`, `kv_window_append` and `cross_kv_append`.
+"""How a call's tokens join the cache: the definitions of the `…_append` ops, and `shared_keys`.
 
 Both write into the buffers they are given and return them: a state has one owner. Rows are compact, so that a token's
 slot follows from its position, whatever the padding of the batch. Run them without autograd; training has no states.
@@ -148,6 +148,18 @@ def cross_kv_read(*, state: CrossState) -> tuple[CrossState, Tensor, Tensor, Ten
     """What `cross_kv_append` kept -> `(state, keys [B, Hkv, S, D], values [B, Hkv, S, Dv], key_position [B, S])`."""
     keys, values, key_position = state
     return state, keys, values, key_position
+
+
+def shared_keys(
+    *, k: Tensor, v: Tensor, position: Tensor, head_dim: int, v_head_dim: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A call's own keys and values as attention over a cache reads them, where there is no cache.
+
+    k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]`, position `[B, T]` -> keys `[B, Hkv, T, D]`, values `[B, Hkv, T, Dv]` and
+    key_position `[B, T]`, all views.
+    """
+    keys = k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2)
+    return keys, v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2), position
 
 
 def _check_capacity(size: int, capacity: int) -> None:

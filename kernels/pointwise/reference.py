@@ -27,6 +27,14 @@ def mul(*, a: Tensor, b: Tensor) -> Tensor:
     return a * b
 
 
+def sum_of(*, xs: Sequence[Tensor], scale: float = 1.0) -> Tensor:
+    """`(x1 + x2 + …) * scale`, added from the left. xs of one shape and dtype, which the result has."""
+    total = xs[0]
+    for x in xs[1:]:
+        total = total + x
+    return total if scale == 1.0 else total * scale
+
+
 def sub(*, a: Tensor, b: Tensor) -> Tensor:
     """`a - b`, broadcast."""
     return a - b

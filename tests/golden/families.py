@@ -12,6 +12,7 @@ from .chunked_families import CHUNKED
 from .dense_families import DECODERS, DENSE_ENCODERS
 from .expert_families import EXPERTS
 from .family import VOCAB, Family
+from .stream_families import STREAMS
 
 
 def _gpt2(name: str, **changes: Value) -> Family:
@@ -143,6 +144,7 @@ CAUSAL: tuple[Family, ...] = (
     *DECODERS,
     *EXPERTS,
     *CHUNKED,
+    *STREAMS,
 )  # fmt: skip
 
 

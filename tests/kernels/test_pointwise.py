@@ -176,3 +176,11 @@ def test_position_scale_grows_by_the_period(offset: int) -> None:
         assert_close("out", out[row, column], x[row, column].double() * (1 + 0.3 * math.log(1 + steps)))
     half = reference.position_scale(x=x.bfloat16(), position=position, scale=0.3, period=4, offset=offset)
     assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_sum_is_the_sum(count: int) -> None:
+    xs = [torch.randn(2, 3, 6) for _ in range(count)]
+    exact = torch.stack(xs).double().sum(0)
+    assert_close("plain", reference.sum_of(xs=xs), exact)
+    assert_close("mean", reference.sum_of(xs=xs, scale=1 / count), exact / count)

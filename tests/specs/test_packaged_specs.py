@@ -101,6 +101,8 @@ COUNTS = {
     "albert_xxlarge_v2": 206_368_944,
     "modernbert_base": 149_655_232,
     "modernbert_large": 395_881_664,
+    "gemma3n_e2b": 4_435_182_688,
+    "gemma3n_e4b": 6_835_235_568,
     "llama4_scout": 107_769_861_120,
     "llama4_maverick": 400_711_848_960,
 }
