@@ -33,12 +33,20 @@ def scores_of(logits: Tensor, kind: ScoreKind) -> Tensor:
     raise ValueError(f"no score is called {kind!r}")
 
 
+def best(x: Tensor, count: int) -> Tensor:
+    """The numbers of the `count` largest along the last axis, the largest first; of equals the lowest number first.
+
+    x `[..., N]` -> `[..., count]` int64. `topk` leaves the order of equals open.
+    """
+    return x.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
 def _in_best_groups(choice: Tensor, num_groups: int, top_groups: int, group_score: GroupScore) -> Tensor:
     """`[..., E]`, where the experts outside the best groups are -inf (DeepSeek-V2, section 2.2.2)."""
     grouped = choice.view(*choice.shape[:-1], num_groups, -1)  # [..., G, E/G]
-    best = 1 if group_score == "max" else min(2, grouped.shape[-1])
-    rank = grouped.topk(best, dim=-1).values.sum(-1)
-    kept = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, rank.topk(top_groups, dim=-1).indices, True)
+    taken = 1 if group_score == "max" else min(2, grouped.shape[-1])
+    rank = grouped.topk(taken, dim=-1).values.sum(-1)
+    kept = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best(rank, top_groups), True)
     return grouped.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
 
 
@@ -60,8 +68,9 @@ def router(
     """The best experts of each token (Shazeer et al. 2017; bias-corrected: DeepSeek-V3, section 2.1.2).
 
     x `[..., M]`, weight `[E, M]`, bias and correction `[E]` -> weights `[..., K]` float32, experts `[..., K]` int64,
-    the best first, and logits `[..., E]` float32 (float64 for float64 input). `correction` changes which experts are
-    picked, not their weights. `score_over` chosen takes the softmax of the picked logits only (gpt-oss).
+    the best first and of equals the lowest number, and logits `[..., E]` float32 (float64 for float64 input).
+    `correction` changes which experts are picked, not their weights. `score_over` chosen takes the softmax of the
+    picked logits only (gpt-oss).
     """
     wide = _wide(x)
     logits = functional.linear(x.to(wide), weight.to(wide), None if bias is None else bias.to(wide))
@@ -69,7 +78,7 @@ def router(
     choice = scores if correction is None else scores + correction.to(wide)
     if top_groups is not None and top_groups < num_groups:
         choice = _in_best_groups(choice, num_groups, top_groups, group_score)
-    experts = choice.topk(top_k, dim=-1).indices
+    experts = best(choice, top_k)
     weights = scores.gather(-1, experts)
     if score_over == "chosen":
         weights = scores_of(weights, score)

@@ -42,6 +42,8 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="pool", emitter="pointwise.position_native:pool", headers=POSITION),
     NativeKernel(op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION),
     NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
+    NativeKernel(op="router", emitter="moe.native:router", headers=(*LINEAR, "moe/native/router.h")),
+    NativeKernel(op="experts", emitter="moe.native:experts", headers=(*LINEAR, *POINTWISE, "moe/native/experts.h")),
     NativeKernel(op="geometric", emitter="progression.native:geometric"),
     NativeKernel(op="token_shift", emitter="shift.native:token_shift", headers=("shift/native.h",)),
     NativeKernel(op="short_conv", emitter="conv.native:short_conv", headers=CONV),

@@ -1,0 +1,95 @@
+"""`router` and `experts` in C."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from ..linear.native import FORMATS, dense, row_count
+from ..native.node import NativeNode, NotNative
+
+PLAIN = ("float32", "bfloat16", "float16")
+"""Formats of weights that the code reads."""
+
+
+def router(node: NativeNode) -> None:
+    """`reference.router`."""
+    x, weight = node.input("x"), node.weight("weight")
+    weights, experts, logits = (node.output(port) for port in ("weights", "experts", "logits"))
+    count, inputs = weight.shape
+    bias = node.input("bias").pointer if node.has("bias") else "0"
+    node.region(
+        f"llmc_router_logits(t, &(llmc_matrix){{.weight = {weight.pointer}, .bias = {bias}, .N = {count}, "
+        f".K = {inputs}, .format = {_plain(weight.format)}}},\n"
+        f"  {x.pointer}, {x.stride}, {logits.pointer}, {row_count(x)});"
+    )
+    num_groups = cast("int", node.field("num_groups"))
+    values = {
+        "num_experts": count,
+        "top_k": node.field("top_k"),
+        "num_groups": num_groups,
+        "top_groups": node.field("top_groups") or num_groups,
+        "score": f"LLMC_SCORE_{cast('str', node.field('score')).upper()}",
+        "is_over_chosen": int(node.field("score_over") == "chosen"),
+        "normalises": int(cast("bool", node.field("normalise"))),
+        "sums_two": int(node.field("group_score") == "top2_sum"),
+        "scale": f"(float)({node.number('scale')})",
+        "correction": node.input("correction").pointer if node.has("correction") else "0",
+    }
+    size = 2 * count + num_groups
+    spare = node.workspace("spare", size, rows=x.rows)
+    node.row(
+        f"{{ llmc_routing rule = {{{_fields(values)}}};\n"
+        f"llmc_route({weights.row()}, {experts.row()}, {logits.row()}, {spare} + r * {size}, &rule); }}",
+        rows=x.rows,
+    )
+
+
+def experts(node: NativeNode) -> None:
+    """`reference.experts`."""
+    x, y = node.input("x"), node.output()
+    weights, picks = dense(node, node.input("weights"), "weights"), node.input("experts")
+    if not picks.is_dense:
+        raise NotNative("picks are part of another value")
+    down = node.weight("down_proj")
+    is_in_out = node.field("layout") == "in_out"
+    num_experts, inner = down.shape[0], down.shape[1 if is_in_out else 2]
+    limit = node.field("limit")
+    values: dict[str, object] = {
+        "x": x.pointer,
+        "x_stride": x.stride,
+        "weights": weights.pointer,
+        "picks": picks.pointer,
+        "out": y.pointer,
+        "rows": row_count(x),
+        "top_k": picks.width,
+        "num_experts": num_experts,
+        "width": y.width,
+        "inner": inner,
+        "format": _plain(down.format),
+        "is_in_out": int(is_in_out),
+        "packing": f"LLMC_PACKING_{cast('str', node.field('packing')).upper()}",
+        "weighs_input": int(node.field("weighs") == "input"),
+        "activate": f"llmc_activate_{node.field('activation')}",
+        "limit": "INFINITY" if limit is None else f"(float)({node.number('limit')})",
+        "up_offset": f"(float)({node.number('up_offset')})",
+        "hidden": node.workspace("hidden", picks.width * inner, rows=x.rows),
+        "order": f"(int32_t *){node.workspace('order', picks.width, rows=x.rows)}",
+        "starts": f"(int32_t *){node.workspace('starts', 2 * num_experts + 1, rows=x.rows)}",
+    }
+    for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj"):
+        short = name.removesuffix("_proj")
+        if node.has(name):
+            values[short] = node.weight(name).pointer
+        if node.has(f"{name}_bias"):
+            values[f"{short}_bias"] = node.input(f"{name}_bias").pointer
+    node.region(f"llmc_run_experts(t, &(llmc_experts){{{_fields(values)}}});")
+
+
+def _plain(format: str) -> str:
+    if format not in PLAIN:
+        raise NotNative(f"experts and routers with {format} weights are not written in C")
+    return FORMATS[format]
+
+
+def _fields(values: dict[str, object]) -> str:
+    return ",\n  ".join(f".{name} = {value}" for name, value in values.items())
