@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..compiler.native.formats import QUANTIZE, Quantize
 from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
@@ -50,8 +51,8 @@ def load(
     checkpoint's. Raises LlmcError with what is wrong in spec, config, weights or tokenizer, and E0950 where memory will
     not do.
     """
-    if quantize is not None:
-        raise fail("E0901", f"quantize={quantize!r} is not available in this version", help="load without quantize")
+    if quantize is not None and quantize not in QUANTIZE:
+        raise fail("E0855", f"there is no quantize {quantize!r}", help="one of: " + ", ".join(QUANTIZE))
     if dtype is not None and dtype not in DTYPES:
         raise fail("E0855", f"there is no dtype {dtype!r}", help="one of: " + ", ".join(DTYPES))
     require_device(device)
@@ -65,7 +66,7 @@ def load(
     loaded = LanguageModel(program, tokenizer=tokenizer)
     if checkpoint is None or folder is None:
         _fill(loaded, program, chosen, device, seed)
-        return loaded.eval()
+        return _finished(loaded, quantize)
     with checkpoint:
         matching = match_checkpoint(program.weights, checkpoint)
         for path, tensor in read_parameters(matching, checkpoint, chosen):
@@ -79,7 +80,13 @@ def load(
     loaded.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
     _retie(loaded, program)
     _check_vocabulary(loaded, tokenizer)
-    return loaded.eval()
+    return _finished(loaded, quantize)
+
+
+def _finished(model: LanguageModel, quantize: Quantize | None) -> LanguageModel:
+    if quantize is not None:
+        model.pack(quantize)
+    return model.eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

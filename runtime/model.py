@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
 
+from ..compiler.native.formats import Quantize, choose_formats, rules_of
 from ..compiler.program import Program
 from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
 from .execute import Executor
 from .named_inputs import check_named, other_ambient, positions
-from .native.choose import make_executor
+from .native.choose import make_executor, make_packed_executor
+from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
 from .storage import Signature, bind_parameters, signature
 from .tokenizer import Tokenizer
@@ -40,6 +43,9 @@ class LanguageModel(nn.Module):
         for path, owner in program.weights.ties.items():
             self._tie(path, owner)
         self._executor: tuple[Signature, Executor] | None = None
+        self.quantize: Quantize | None = None
+        self._packed: NativeExecutor | None = None
+        self._fixed: tuple[torch.device, torch.dtype] | None = None
 
     def _tie(self, path: str, owner: str) -> None:
         parent, _, name = path.rpartition(".")
@@ -57,11 +63,11 @@ class LanguageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(self.parameters()).device if self._fixed is None else self._fixed[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return next(self.parameters()).dtype if self._fixed is None else self._fixed[1]
 
     def named_owned_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by checkpoint path, tied ones under their owner only."""
@@ -96,8 +102,11 @@ class LanguageModel(nn.Module):
         self._check_length(int(position.max()) + 1)
         lengths = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         ambient = {"position": position, "lengths": lengths, **other_ambient(self.program.model, values)}
-        if not self.program.states and not torch.is_grad_enabled():
+        if not self.program.states and (self.quantize is not None or not torch.is_grad_enabled()):
             return unwrap(self.executor().run("prefill", values, ambient, {}))
+        if self.quantize is not None:
+            with torch.inference_mode():
+                return unwrap(self.run_program(values, self.new_cache(*tokens.shape), attention_mask))
         return unwrap(self._run_modules(values, ambient))
 
     def run_program(
@@ -186,8 +195,40 @@ class LanguageModel(nn.Module):
 
     # --- the fused view ------------------------------------------------------------------------------------------
 
+    def pack(self, quantize: Quantize, packed: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Pack the matrices of the linear layers, once and for all: the model then runs and has no parameters.
+
+        packed: those that were packed before. Raises E0860 for rules of the spec that disagree, E0861 where there is no
+        code for packed matrices.
+        """
+        formats = choose_formats(self.program.module, quantize, rules_of(self.program.spec))
+        with torch.inference_mode(False):
+            bound = bind_parameters(self, self.program)
+        self._fixed = (self.device, self.dtype)
+        self._packed = make_packed_executor(self.program, bound, formats, packed)
+        self.quantize = quantize
+        self._packed.release()
+        for path, parameter in list(super().named_parameters()):
+            parent, _, name = path.rpartition(".")
+            owner = cast("nn.Module", find(self, parent))
+            meta = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+            owner.register_parameter(name, meta)
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        if self.quantize is not None:
+            raise fail(
+                "E0859",
+                f"the weights of {self.program.spec.name} are packed as {self.quantize}: it has no parameters",
+                help="load it without quantize",
+            )
+        return super().named_parameters(prefix, recurse, remove_duplicate)
+
     def executor(self) -> Executor:
         """The Program bound to the present parameters; bound again after any of them changed."""
+        if self._packed is not None:
+            return self._packed
         if any(parameter.is_meta for parameter in self.parameters()):
             raise fail("E0708", f"{self.program.spec.name} has no weights", help="load it with weights=DIR")
         current = signature(self)

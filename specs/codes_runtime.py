@@ -264,6 +264,24 @@ GENERATION: Mapping[str, Code] = {
         wrong="messages for a base model",
         right="a plain prompt for a base model",
     ),
+    "E0859": _code(
+        "packed weights are no parameters",
+        "A model that was loaded with quantize= owns its matrices in packed form, which cannot be trained or saved.",
+        wrong='llmc.load("DIR", quantize="int8").parameters()',
+        right='llmc.load("DIR").parameters()',
+    ),
+    "E0860": _code(
+        "rules for packing disagree",
+        "Layers that share one definition run one piece of code, so a matrix has one format in all of them.",
+        wrong='weights: {quantize: [{match: "*.layers.0.mlp.*", to: none}]}      # in a model whose layers are alike',
+        right='weights: {quantize: [{match: "*.mlp.*", to: none}]}',
+    ),
+    "E0861": _code(
+        "the model cannot be packed",
+        "Packed weights need kernels in C: a CPU, a C compiler, and a model whose matrices C multiplies.",
+        wrong="llmc build bert --quantize int8 --device cuda",
+        right="llmc build llama2_7b --quantize int8 --weights DIR",
+    ),
 }
 
 ENVIRONMENT: Mapping[str, Code] = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypeAlias
 
 from ...kernels.native.node import NotNative
 from ..ir import Call
@@ -14,8 +12,8 @@ from ..lowered import Module
 from ..places import Places
 from .buffers import Buffer, place, rounded
 from .definition import NativeDefinition, ctype_of, floats_of, function_name, rows_of, write_definition
+from .formats import UNPACKED, Formats
 
-Formats: TypeAlias = Mapping[str, Mapping[str, str]]
 _ALWAYS = ("native/team.c", "native/program.c")
 _MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
 
@@ -41,9 +39,7 @@ class NativeProgram:
         return list(self.definitions).index(definition)
 
 
-def write_program(
-    module: Module, dtype: str, document: Path = Path(), formats: Formats = MappingProxyType({})
-) -> NativeProgram:
+def write_program(module: Module, dtype: str, document: Path = Path(), formats: Formats = UNPACKED) -> NativeProgram:
     """Compile every definition that can be; the others stay with torch.
 
     document: the spec, whose folder the comments are relative to; formats: of packed parameters, by definition and

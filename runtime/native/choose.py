@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from torch import Tensor
 
+from ...compiler.native.formats import Formats
 from ...compiler.program import Program
+from ...specs.diagnostics import fail
 from ..execute import Executor
 from .executor import NativeExecutor, refusal
 from .toolchain import NoCompiler
@@ -22,6 +24,19 @@ def make_executor(program: Program, parameters: Sequence[tuple[Tensor, ...]]) ->
         except NoCompiler as reason:
             _say_once(str(reason))
     return Executor(program, parameters)
+
+
+def make_packed_executor(
+    program: Program, parameters: Sequence[tuple[Tensor, ...]], formats: Formats, packed: Mapping[str, Tensor]
+) -> NativeExecutor:
+    """One whose matrices are packed. Raises E0861 where the program does not run as machine code."""
+    reason = refusal(program, [tensor for tensors in parameters for tensor in tensors])
+    if reason is None:
+        try:
+            return NativeExecutor(program, parameters, formats, packed)
+        except NoCompiler as error:
+            reason = str(error)
+    raise fail("E0861", f"{program.spec.name} cannot be packed: {reason}", help="load it without quantize")
 
 
 @cache

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ...compiler.ir import Call
 from ...compiler.native.definition import Operand
+from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.regions import Region, regions
 from ...compiler.native.source import values_read, write_program
 from ...compiler.ops.declaration import StateSpec
@@ -19,9 +23,13 @@ from ...kernels.states import STATES
 from ..execute import Executor, State, last_rows
 from ..tree import scalar_operands
 from .objects import shared_library
+from .packing import declare, pack
 from .team import team
 from .toolchain import NoCompiler
 from .values import Values, value_types
+
+AS_THEY_ARE = ("stored", "float32")
+"""Formats of parameters that are not packed."""
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -85,13 +93,24 @@ def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
 
 
 class NativeExecutor(Executor):
-    """An Executor whose compiled calls run natively. Raises NoCompiler where nothing can be compiled."""
+    """An Executor whose compiled calls run natively. Raises NoCompiler where nothing can be compiled.
 
-    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+    formats: of the matrices to pack; packed: those that are packed already, by call and placeholder.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        parameters: Sequence[tuple[Tensor, ...]],
+        formats: Formats = UNPACKED,
+        packed: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         super().__init__(program, parameters)
+        self.formats = formats
+        self.packed: dict[str, Tensor] = dict(packed)
         floats = [p for tensors in parameters for p in tensors if p.is_floating_point()]
         self.dtype = floats[0].dtype
-        self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path)
+        self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path, formats)
         if not self.native.definitions:
             reason = next(iter(self.native.refused.values()))
             raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
@@ -103,6 +122,7 @@ class NativeExecutor(Executor):
         if self.native.widest:
             self.library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
             self.library.llmc_linear_workspace.restype = ctypes.c_size_t
+            declare(self.library)
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
@@ -130,7 +150,12 @@ class NativeExecutor(Executor):
             if definition is None:
                 continue
             named = dict(zip(lowered.parameters, tensors, strict=True))
-            operands = [self._operand(operand, named, converted) for operand in definition.parameters]
+            operands = [
+                self._operand(operand, named, converted)
+                if operand.format in AS_THEY_ARE
+                else self._packed(call, operand, named)
+                for operand in definition.parameters
+            ]
             addresses = (ctypes.c_void_p * max(1, len(operands)))(*(tensor.data_ptr() for tensor in operands))
             named_values = [*map(call.inputs.get, lowered.inputs), *map(call.outputs.get, lowered.outputs)]
             places = [self._place(name) for name in named_values]
@@ -142,6 +167,20 @@ class NativeExecutor(Executor):
             entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
             entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
             entry.scalars = ctypes.addressof(scalars)
+
+    def release(self) -> None:
+        """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
+        for index, step in enumerate(self.steps):
+            if self.program.module.calls[index].definition in self.native.definitions:
+                self.steps[index] = replace(step, parameters=())
+
+    def _packed(self, call: Call, operand: Operand, named: Mapping[str, Tensor]) -> Tensor:
+        """A matrix in its packed form: the one that was given, or made now."""
+        key = operand_name(call, operand.placeholder)
+        if key not in self.packed:
+            weight = named[operand.placeholder]
+            self.packed[key] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
+        return self.packed[key]
 
     def _operand(self, operand: Operand, named: Mapping[str, Tensor], converted: dict[int, Tensor]) -> Tensor:
         """A parameter in the format that the code reads; those that are already so are not copied."""
@@ -352,6 +391,11 @@ class NativeExecutor(Executor):
                 for buffer in states[path]:
                     pointers[index], slots[index] = buffer.data_ptr(), buffer.shape[2] if buffer.dim() > 2 else 0
                     index += 1
+
+
+def operand_name(call: Call, placeholder: str) -> str:
+    """What a parameter of one call is called: `model.layers.3:mlp_down_proj_weight`."""
+    return f"{call.binding.prefix}:{placeholder}"
 
 
 def _buffer_count(spec: StateSpec) -> int:

@@ -1,0 +1,99 @@
+"""Packed models: what they compute, how far that is from the model itself, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+import llmc
+from llmc.compiler.native.formats import Rule, choose_formats
+from llmc.compiler.program import native_is_on
+from llmc.runtime.model import LanguageModel
+from llmc.runtime.native.toolchain import NoCompiler, compiler
+from llmc.specs.diagnostics import LlmcError
+
+TEXT = "And God said, Let there be light: and there was light. And God saw the light, that it was good: " * 3
+PARAMS = {
+    "num_layers": 2,
+    "hidden_size": 96,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "intermediate_size": 160,
+    "vocab_size": 97,
+    "max_seq_len": 64,
+}
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_compiler() -> None:
+    if not native_is_on():
+        pytest.skip("machine code is switched off")
+    try:
+        compiler()
+    except NoCompiler as reason:
+        pytest.skip(str(reason))
+
+
+def small(quantize: str | None = None) -> LanguageModel:
+    return llmc.load("small", quantize=quantize)
+
+
+def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return cast("Tensor", model(tokens)).double()
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 1e-3), ("int4", 5e-2)])
+def test_a_trained_model_loses_little(quantize: str, most: float) -> None:
+    model = small()
+    assert model.tokenizer is not None
+    tokens = torch.tensor([model.tokenizer.encode(TEXT)[:120]])
+    full, packed = logits(model, tokens), logits(small(quantize), tokens)
+    divergence = (full.softmax(-1) * (full.log_softmax(-1) - packed.log_softmax(-1))).sum(-1).mean()
+    assert 0 < float(divergence) < most
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "ternary"])
+def test_a_token_alone_and_in_a_batch_give_the_same(quantize: str) -> None:
+    model = llmc.load("llama", params=PARAMS, quantize=quantize)
+    tokens = torch.randint(0, 97, (3, 20), generator=torch.Generator().manual_seed(0))
+    whole, cache = logits(model, tokens), model.new_cache(3)
+    steps = [cast("Tensor", model(tokens[:, at : at + 1], cache=cache)) for at in range(20)]
+    assert torch.allclose(torch.cat(steps, dim=1).double(), whole, atol=2e-5)
+
+
+def test_packed_models_generate_and_have_no_parameters() -> None:
+    model = llmc.load("llama", params=PARAMS, quantize="int8")
+    assert len(model.generate([1, 2, 3], max_new_tokens=8).tokens) == 8
+    with pytest.raises(LlmcError, match="E0859"):
+        list(model.parameters())
+    with pytest.raises(LlmcError, match="E0859"):
+        model.state_dict()
+
+
+def test_rules_choose_formats_by_path() -> None:
+    program = llmc.build("llama", PARAMS)
+    formats = choose_formats(program.module, "int4", [Rule("*.down_proj.*", "int8"), Rule("*.self_attn.*", "none")])
+    assert formats["layer"] == {"mlp_gate_up_proj_weight": "int4", "mlp_down_proj_weight": "int8"}
+    assert formats["exit"] == {"lm_head_weight": "int4"}
+    assert choose_formats(program.module, "ternary")["exit"] == {"lm_head_weight": "int8"}
+
+
+def test_rules_may_not_tell_equal_layers_apart() -> None:
+    program = llmc.build("llama", PARAMS)
+    with pytest.raises(LlmcError, match="E0860"):
+        choose_formats(program.module, "int8", [Rule("*.layers.0.mlp.*", "none")])
+
+
+def test_a_format_that_does_not_exist() -> None:
+    with pytest.raises(LlmcError, match="E0855"):
+        llmc.load("llama", params=PARAMS, quantize="int3")
+
+
+def test_without_machine_code_there_is_no_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_NATIVE", "0")
+    with pytest.raises(LlmcError, match="E0861"):
+        llmc.load("llama", params=PARAMS, quantize="int8")
