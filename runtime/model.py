@@ -217,13 +217,20 @@ class LanguageModel(nn.Module):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
+        self._require_parameters()
+        return super().named_parameters(prefix, recurse, remove_duplicate)
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, object]:  # type: ignore[override]  # noqa: D102
+        self._require_parameters()
+        return super().state_dict(*args, **kwargs)  # type: ignore[arg-type]
+
+    def _require_parameters(self) -> None:
         if self.quantize is not None:
             raise fail(
                 "E0859",
                 f"the weights of {self.program.spec.name} are packed as {self.quantize}: it has no parameters",
                 help="load it without quantize",
             )
-        return super().named_parameters(prefix, recurse, remove_duplicate)
 
     def executor(self) -> Executor:
         """The Program bound to the present parameters; bound again after any of them changed."""

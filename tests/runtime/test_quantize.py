@@ -14,6 +14,7 @@ from llmc.compiler.program import native_is_on
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.toolchain import NoCompiler, compiler
 from llmc.specs.diagnostics import LlmcError
+from llmc.specs.packaged import packaged_folder
 
 TEXT = "And God said, Let there be light: and there was light. And God saw the light, that it was good: " * 3
 PARAMS = {
@@ -38,7 +39,7 @@ def _needs_a_compiler() -> None:
 
 
 def small(quantize: str | None = None) -> LanguageModel:
-    return llmc.load("small", quantize=quantize)
+    return llmc.load(packaged_folder() / "models" / "small", dtype="float32", quantize=quantize)
 
 
 def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def test_a_token_alone_and_in_a_batch_give_the_same(quantize: str) -> None:
 
 def test_packed_models_generate_and_have_no_parameters() -> None:
     model = llmc.load("llama", params=PARAMS, quantize="int8")
-    assert len(model.generate([1, 2, 3], max_new_tokens=8).tokens) == 8
+    assert len(model.generate([1, 2, 3], max_new_tokens=8, ignore_eos=True).tokens) == 8
     with pytest.raises(LlmcError, match="E0859"):
         list(model.parameters())
     with pytest.raises(LlmcError, match="E0859"):
