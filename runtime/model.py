@@ -220,7 +220,7 @@ class LanguageModel(nn.Module):
         self._require_parameters()
         return super().named_parameters(prefix, recurse, remove_duplicate)
 
-    def state_dict(self, *args: object, **kwargs: object) -> dict[str, object]:  # type: ignore[override]  # noqa: D102
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, object]:  # type: ignore[override]
         self._require_parameters()
         return super().state_dict(*args, **kwargs)  # type: ignore[arg-type]
 

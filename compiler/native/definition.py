@@ -19,6 +19,9 @@ from ..ops.declaration import TensorType
 from ..places import Places
 from .buffers import Buffer, place
 
+_ALWAYS_IMPLIED = ("state", "position", "lengths", "training", "dropout")
+"""Operands that every pass has, or that inference does not use."""
+
 Known: TypeAlias = "Place | CacheView"
 
 
@@ -142,6 +145,8 @@ class Writer:
         self._code, self._node, self._site, self._dtype = code, node, site, dtype
         self.outputs: dict[str, Known] = {}
         self.workspaces: list[str] = []
+        self.asked: set[str] = set()
+        """What the emitter has looked at."""
 
     @property
     def path(self) -> str:
@@ -152,14 +157,17 @@ class Writer:
         return self._site.op.name
 
     def has(self, name: str) -> bool:
+        self.asked.add(name)
         return isinstance(self._node.kwargs.get(name), fx.Node)
 
     def input(self, name: str) -> Place:
+        self.asked.add(name)
         operand = self._node.kwargs[name]
         assert isinstance(operand, fx.Node)
         return self._place(operand)
 
     def inputs(self, name: str) -> Sequence[Place]:
+        self.asked.add(name)
         operands = cast("Sequence[fx.Node]", self._node.kwargs[name])
         return [self._place(operand) for operand in operands]
 
@@ -174,6 +182,7 @@ class Writer:
         return known
 
     def view(self, name: str) -> CacheView:
+        self.asked.add(name)
         operand = self._node.kwargs[name]
         assert isinstance(operand, fx.Node)
         known = self._known(operand)
@@ -187,6 +196,7 @@ class Writer:
         return self._code.known[operand]
 
     def weight(self, name: str, *, is_pair: bool = False) -> Weight:
+        self.asked.add(name)
         operand = self._node.kwargs[name]
         assert isinstance(operand, fx.Node)
         target = str(operand.target)
@@ -206,6 +216,7 @@ class Writer:
         return self._code.parameters.index(operand)
 
     def field(self, name: str) -> object:
+        self.asked.add(name)
         value = self._node.kwargs.get(name)
         if isinstance(value, fx.Node):
             raise NotNative(f"{name} differs between layers", self.path)
@@ -215,6 +226,7 @@ class Writer:
         return signature.parameters[name].default
 
     def number(self, name: str) -> str:
+        self.asked.add(name)
         value = self._node.kwargs.get(name)
         if isinstance(value, fx.Node):
             names = list(self._code.lowered.scalars)
@@ -336,6 +348,7 @@ def _write_node(code: _Code, node: fx.Node, dtype: str) -> None:
         kernel.emit(writer)
     except NotNative as error:
         raise NotNative(error.reason, error.path or site.path) from error
+    _require_all_read(node, writer.asked | {*kernel.implied, *_ALWAYS_IMPLIED})
     for header in kernel.headers:
         code.headers[header] = None
     for source in kernel.sources:
@@ -348,6 +361,18 @@ def _write_node(code: _Code, node: fx.Node, dtype: str) -> None:
         name = names[cast("int", user.args[1])]
         if name in writer.outputs:
             code.known[user] = writer.outputs[name]
+
+
+def _require_all_read(node: fx.Node, known: set[str]) -> None:
+    """Raises NotNative for an operand that the emitter left out: its code would compute something else."""
+    path = site_of(node).path
+    unread = sorted(set(node.kwargs) - known)
+    if unread:
+        raise NotNative(f"the kernel in C knows nothing of {', '.join(unread)}", path)
+    for name in ("position", "lengths"):
+        operand = node.kwargs.get(name)
+        if isinstance(operand, fx.Node) and operand.target != name:
+            raise NotNative(f"{name} is {operand.target}, not that of the tokens", path)
 
 
 def _bind_outputs(code: _Code, lowered: Lowered) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a kernel in C is: an emitter of one op's code, the sources that it calls, and the reason why it cannot serve."""
+"""What a kernel in C is: an emitter of one op's code, and the sources that it calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from ..kernel import Request, resolve
+from ..kernel import resolve
 from .node import NativeNode
 
 KERNELS = Path(__file__).resolve().parents[1]
@@ -22,7 +22,8 @@ class NativeKernel:
     headers: tuple[str, ...] = ()
     """What the code includes. The functions of `x.h` are in `x.c` beside it; those of a header in a folder `native`
     are in all C files of that folder."""
-    serves: str = "native.kernel:serves_all"
+    implied: tuple[str, ...] = ()
+    """Operands that the emitter need not look at. Any other that it leaves out makes the node one for torch."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -34,14 +35,5 @@ class NativeKernel:
         return tuple(dict.fromkeys(path.relative_to(KERNELS).as_posix() for path in found if path.is_file()))
 
     def emit(self, node: NativeNode) -> None:
-        """Write the node's code."""
+        """Write the node's code. Raises NotNative with the reason where it cannot."""
         cast("Callable[[NativeNode], None]", resolve(self.emitter))(node)
-
-    def refusal(self, request: Request) -> str | None:
-        """None where the kernel serves the request, else why not."""
-        return cast("str | None", resolve(self.serves)(request))
-
-
-def serves_all(_request: Request) -> str | None:
-    """The verdict of kernels that have no limits."""
-    return None

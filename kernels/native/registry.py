@@ -10,6 +10,8 @@ ATTENTION = ("attention/native.h",)
 LINEAR = ("linear/native/linear.h",)
 ROPE = ("rope/native.h",)
 CONV = ("pointwise/native.h", "conv/native.h")
+SIZES = ("heads", "key_dim", "value_dim", "window")
+VIEWS = ("values", "key_position")
 POSITION = ("pointwise/position_native.h",)
 
 NATIVE_KERNELS: tuple[NativeKernel, ...] = (
@@ -24,9 +26,9 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="l2_norm", emitter="norm.native:l2_norm", headers=NORM),
     NativeKernel(op="rope_table", emitter="rope.native:rope_table", headers=ROPE),
     NativeKernel(op="rope_apply", emitter="rope.native:rope_apply", headers=ROPE),
-    NativeKernel(op="kv_full_append", emitter="attention.native:append"),
-    NativeKernel(op="kv_window_append", emitter="attention.native:append"),
-    NativeKernel(op="attend_cached", emitter="attention.native:attend_cached", headers=ATTENTION),
+    NativeKernel(op="kv_full_append", emitter="attention.native:append", implied=SIZES),
+    NativeKernel(op="kv_window_append", emitter="attention.native:append", implied=SIZES),
+    NativeKernel(op="attend_cached", emitter="attention.native:attend_cached", headers=ATTENTION, implied=VIEWS),
     NativeKernel(op="attention", emitter="attention.native:attention", headers=ATTENTION),
     NativeKernel(op="add", emitter="pointwise.native:add"),
     NativeKernel(op="sub", emitter="pointwise.native:sub"),
@@ -44,17 +46,17 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
     NativeKernel(op="router", emitter="moe.native:router", headers=(*LINEAR, "moe/native/router.h")),
     NativeKernel(op="experts", emitter="moe.native:experts", headers=(*LINEAR, *POINTWISE, "moe/native/experts.h")),
-    NativeKernel(op="geometric", emitter="progression.native:geometric"),
+    NativeKernel(op="geometric", emitter="progression.native:geometric", implied=("like", "size")),
     NativeKernel(op="token_shift", emitter="shift.native:token_shift", headers=("shift/native.h",)),
     NativeKernel(op="short_conv", emitter="conv.native:short_conv", headers=CONV),
-    NativeKernel(op="scan", emitter="scan.native:scan", headers=("scan/native.h",)),
-    NativeKernel(op="zeros_like", emitter="pointwise.native:zeros_like"),
+    NativeKernel(op="scan", emitter="scan.native:scan", headers=("scan/native.h",), implied=("chunk_size",)),
+    NativeKernel(op="zeros_like", emitter="pointwise.native:zeros_like", implied=("x",)),
     NativeKernel(op="split", emitter="pointwise.native:split"),
     NativeKernel(op="concat", emitter="pointwise.native:concat"),
     NativeKernel(op="reduce", emitter="pointwise.native:reduce", headers=POINTWISE),
     NativeKernel(op="topk_sparsity", emitter="pointwise.native:topk_sparsity", headers=POINTWISE),
     NativeKernel(op="split_heads", emitter="layout.native:split_heads"),
-    NativeKernel(op="slice_features", emitter="layout.native:slice_features"),
+    NativeKernel(op="slice", emitter="layout.native:slice_features"),
     NativeKernel(op="tile", emitter="layout.native:tile"),
     NativeKernel(op="reshape", emitter="layout.native:reshape"),
     NativeKernel(op="mix_streams", emitter="layout.native:mix_streams"),
