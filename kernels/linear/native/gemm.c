@@ -95,30 +95,23 @@ static void panel(const llmc_matrix *m, int is_pairs, int64_t first, int64_t lef
     else fill_panel(LLMC_FP16, 0, m, first, left, k, depth, out);
 }
 
-/* A piece of the weight that is wanted next: `bytes` of each of LLMC_NR rows. */
-typedef struct {
-    const char *at;
-    int64_t stride, bytes;
-} ahead;
-
-/* Part `part` of `parts` of it, into the second cache: rows in turn read far too little at once to be fetched early. */
-static void prefetch_part(ahead a, int64_t part, int64_t parts) {
-    for (int64_t row = part * LLMC_NR / parts; row < (part + 1) * LLMC_NR / parts; row++)
-        for (int64_t i = 0; i < a.bytes; i += 64) __builtin_prefetch(a.at + row * a.stride + i, 0, 2);
+/* Part `part` of `parts` of the memory from `next` on. */
+static llmc_ahead part_of(llmc_ahead next, int64_t part, int64_t parts) {
+    int64_t first = next.bytes * part / parts, end = next.bytes * (part + 1) / parts;
+    return (llmc_ahead){next.at + first, end - first};
 }
 
 static void tiles(int is_pairs, int64_t panels, int64_t depth, int64_t whole, const float *w, const float *x, float *c, int is_more,
-                  ahead next) {
+                  llmc_ahead next) {
     for (int64_t p = 0; p < panels; p++, x += whole * LLMC_MR, c += LLMC_MR * LLMC_NR) {
-        prefetch_part(next, p, panels);
 #if defined(LLMC_HAS_BF16_DOT)
         if (is_pairs) {
-            llmc_tile_bf16(depth, w, x, c, is_more);
+            llmc_tile_bf16(depth, w, x, c, is_more, part_of(next, p, panels));
             continue;
         }
 #endif
         (void)is_pairs;
-        llmc_tile_fp32(depth, w, x, c, is_more);
+        llmc_tile_fp32(depth, w, x, c, is_more, part_of(next, p, panels));
     }
 }
 
@@ -144,10 +137,9 @@ static void block(llmc_thread *t, const llmc_matrix *m, const float *x, float *y
         for (int64_t k = 0; k < whole || k == 0; k += LLMC_BLOCK_DEPTH) {
             int64_t depth = whole - k < LLMC_BLOCK_DEPTH ? whole - k : LLMC_BLOCK_DEPTH;
             panel(m, is_pairs, half * m->N + n, m->N - n, k, depth, w);
-            int is_last = k + depth >= whole; /* then comes the other half, or the rows of the next chunk */
-            int64_t row = !is_last ? half * m->N + n : half < m->is_gated ? m->N + n : n + LLMC_NR;
-            const char *at = (const char *)m->weight + (row * whole + (is_last ? 0 : k + depth)) * width;
-            ahead next = {at, whole * width, depth * width};
+            int is_last = k + depth >= whole; /* then come rows that follow each other in memory */
+            int64_t row = half < m->is_gated ? m->N + n : n + LLMC_NR;
+            llmc_ahead next = {(const char *)m->weight + row * whole * width, is_last ? LLMC_NR * whole * width : 0};
             tiles(is_pairs, panels, depth, whole, w, x + (first_panel * whole + k) * LLMC_MR, half ? up : sums, k > 0, next);
         }
     }

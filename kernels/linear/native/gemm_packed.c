@@ -54,7 +54,9 @@ typedef struct {
     int scale_shift;             /* 1 << scale_shift blocks have one scale */
 } columns;
 
-LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, rows_panel x, float *c) {
+LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, rows_panel x, float *c, llmc_ahead next) {
+    int64_t ahead = llmc_ahead_step(next, w.blocks * w.lines / (LLMC_BLOCK / 4));
+    const char *end = next.at + next.bytes;
     const uint8_t *a = w.a, *b = w.b;
     const int8_t *q = x.q;
     vf total[LLMC_QR][2];
@@ -67,6 +69,7 @@ LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, ro
         const int64_t lines = is_ternary ? w.lines : LLMC_BLOCK / 4;
 #pragma GCC unroll 4
         for (int64_t line = 0; line < lines; line++, a += w.step, b += w.step, q += 4 * LLMC_QR) {
+            if (line % (LLMC_BLOCK / 4) == 0 && next.at < end) next.at = llmc_prefetch(next.at, ahead);
             vi first = vi_load(a), second = vi_load(b);
 #pragma GCC unroll 6
             for (int i = 0; i < LLMC_QR; i++) {
@@ -142,10 +145,10 @@ static columns take_columns(const llmc_matrix *m, int64_t n, int half, void *scr
     return w;
 }
 
-static void one_tile(int format, columns w, rows_panel x, float *c) {
-    if (format == LLMC_INT8) tile(0, 0, 0, w, x, c);
-    else if (format == LLMC_TERNARY) tile(1, 0, 1, w, x, c);
-    else tile(1, 1, 0, w, x, c);
+static void one_tile(int format, columns w, rows_panel x, float *c, llmc_ahead next) {
+    if (format == LLMC_INT8) tile(0, 0, 0, w, x, c, next);
+    else if (format == LLMC_TERNARY) tile(1, 0, 1, w, x, c, next);
+    else tile(1, 1, 0, w, x, c, next);
 }
 
 /* One chunk: LLMC_NR columns of y, and so many panels of rows. */
@@ -158,10 +161,11 @@ static void block(llmc_thread *t, const llmc_matrix *m, void *packed, float *y, 
     int64_t bytes = LLMC_NR * llmc_group_bytes(m->format, m->K) / LLMC_GROUP * (1 + m->is_gated);
     const char *next = (const char *)m->weight + (n / LLMC_NR + 1) * bytes; /* what the next chunk will read */
     for (int64_t p = first; p < first + panels; p++) {
-        for (int64_t i = bytes * (p - first) / panels; i < bytes * (p - first + 1) / panels; i += 64) __builtin_prefetch(next + i, 0, 2);
         rows_panel x = panel_at(packed, p, m->K);
         for (int half = 0; half <= m->is_gated; half++) {
-            one_tile(m->format, w[half], x, sums[half]);
+            int64_t tiles = panels * (1 + m->is_gated), number = (p - first) * (1 + m->is_gated) + half;
+            llmc_ahead part = {next + bytes * number / tiles, bytes / tiles};
+            one_tile(m->format, w[half], x, sums[half], part);
             for (int i = 0; i < LLMC_QR * LLMC_NR; i += LLMC_LANES)
                 vf_store(sums[half] + i, vf_load(sums[half] + i) * vf_load(scale[half] + i % LLMC_NR));
         }
