@@ -1,7 +1,8 @@
 /* Larger batches with packed weights: x rounded and packed once, digits widened to bytes as they are used.
  *
  * A tile is LLMC_QR rows of x by LLMC_NR columns of y. Its int32 sums are scaled into float32 sums after each block of
- * 32 columns (after the whole row for ternary); both sets stay in registers.
+ * 32 columns (for ternary, after each piece); both sets stay in registers. Columns are taken in pieces, so that the
+ * piece of the weight stays in the first cache while all rows of x pass by.
  */
 #include "epilogue.h"
 #include "gemm.h"
@@ -14,6 +15,8 @@
 #else
 #define LLMC_QR 3
 #endif
+#define LLMC_PIECE 768                 /* columns of x in a piece; a multiple of 128 */
+#define PANELS (2 * LLMC_BLOCK_PANELS) /* panels of rows whose sums are kept at once */
 #define LINE (LLMC_NR * 4) /* bytes of a panel for four columns of x */
 
 /* A panel of LLMC_QR rows of x: q [columns / 4][LLMC_QR][4], then scale and init [block][LLMC_QR]. */
@@ -54,7 +57,26 @@ typedef struct {
     int scale_shift;             /* 1 << scale_shift blocks have one scale */
 } columns;
 
-LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, rows_panel x, float *c, llmc_ahead next) {
+/* The piece of w or x that begins at column k. */
+static columns piece_of(columns w, int format, int64_t k, int64_t K) {
+    int64_t rest = (K - k + LLMC_BLOCK - 1) / LLMC_BLOCK, most = LLMC_PIECE / LLMC_BLOCK, blocks = rest < most ? rest : most;
+    w.a += k / 4 * w.step;
+    w.b += k / 4 * w.step;
+    if (w.scale) w.scale += (k / LLMC_BLOCK >> w.scale_shift) * LLMC_NR;
+    if (format == LLMC_TERNARY) w.lines = blocks * (LLMC_BLOCK / 4);
+    else w.blocks = blocks;
+    return w;
+}
+
+static rows_panel piece_of_rows(rows_panel x, int format, int64_t k) {
+    static int32_t nothing[LLMC_QR];
+    x.q += k * LLMC_QR;
+    if (format != LLMC_TERNARY) x.scale += k / LLMC_BLOCK * LLMC_QR, x.init += k / LLMC_BLOCK * LLMC_QR;
+    else if (k > 0) x.init = nothing; /* the offset of the whole row was in the first piece */
+    return x;
+}
+
+LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, rows_panel x, float *c, int is_more, llmc_ahead next) {
     int64_t ahead = llmc_ahead_step(next, w.blocks * w.lines / (LLMC_BLOCK / 4));
     const char *end = next.at + next.bytes;
     const uint8_t *a = w.a, *b = w.b;
@@ -88,8 +110,9 @@ LLMC_INLINE void tile(int is_small, int has_scale, int is_ternary, columns w, ro
     }
 #pragma GCC unroll 6
     for (int i = 0; i < LLMC_QR; i++) {
-        vf_store(c + i * LLMC_NR, total[i][0]);
-        vf_store(c + i * LLMC_NR + LLMC_LANES, total[i][1]);
+        float *at = c + i * LLMC_NR;
+        vf_store(at, is_more ? vf_load(at) + total[i][0] : total[i][0]);
+        vf_store(at + LLMC_LANES, is_more ? vf_load(at + LLMC_LANES) + total[i][1] : total[i][1]);
     }
 }
 
@@ -145,38 +168,40 @@ static columns take_columns(const llmc_matrix *m, int64_t n, int half, void *scr
     return w;
 }
 
-static void one_tile(int format, columns w, rows_panel x, float *c, llmc_ahead next) {
-    if (format == LLMC_INT8) tile(0, 0, 0, w, x, c, next);
-    else if (format == LLMC_TERNARY) tile(1, 0, 1, w, x, c, next);
-    else tile(1, 1, 0, w, x, c, next);
+static void one_tile(int format, columns w, rows_panel x, float *c, int is_more, llmc_ahead next) {
+    if (format == LLMC_INT8) tile(0, 0, 0, w, x, c, is_more, next);
+    else if (format == LLMC_TERNARY) tile(1, 0, 1, w, x, c, is_more, next);
+    else tile(1, 1, 0, w, x, c, is_more, next);
 }
 
 /* One chunk: LLMC_NR columns of y, and so many panels of rows. */
 static void block(llmc_thread *t, const llmc_matrix *m, void *packed, float *y, int64_t rows, int64_t n, int64_t first, int64_t panels) {
-    float scale[2][LLMC_NR], sums[2][LLMC_QR * LLMC_NR];
-    columns w[2];
-    int64_t half_scratch = llmc_gemm_packed_scratch(m->K) / 2;
-    for (int half = 0; half <= m->is_gated; half++)
-        w[half] = take_columns(m, n, half, (char *)t->scratch + half * half_scratch, scale[half]);
+    const int64_t size = LLMC_QR * LLMC_NR;
+    float *sums = t->scratch, scale[LLMC_NR];
+    char *wide = (char *)(sums + 2 * PANELS * size);
     int64_t bytes = LLMC_NR * llmc_group_bytes(m->format, m->K) / LLMC_GROUP * (1 + m->is_gated);
     const char *next = (const char *)m->weight + (n / LLMC_NR + 1) * bytes; /* what the next chunk will read */
-    for (int64_t p = first; p < first + panels; p++) {
-        rows_panel x = panel_at(packed, p, m->K);
-        for (int half = 0; half <= m->is_gated; half++) {
-            int64_t tiles = panels * (1 + m->is_gated), number = (p - first) * (1 + m->is_gated) + half;
-            llmc_ahead part = {next + bytes * number / tiles, bytes / tiles};
-            one_tile(m->format, w[half], x, sums[half], part);
-            for (int i = 0; i < LLMC_QR * LLMC_NR; i += LLMC_LANES)
-                vf_store(sums[half] + i, vf_load(sums[half] + i) * vf_load(scale[half] + i % LLMC_NR));
+    int64_t pieces = (m->K + LLMC_PIECE - 1) / LLMC_PIECE, tiles = pieces * panels * (1 + m->is_gated), number = 0;
+    for (int half = 0; half <= m->is_gated; half++) {
+        columns w = take_columns(m, n, half, wide, scale);
+        float *c = sums + half * PANELS * size;
+        for (int64_t k = 0; k < m->K; k += LLMC_PIECE) {
+            columns piece = piece_of(w, m->format, k, m->K);
+            for (int64_t p = 0; p < panels; p++, number++) {
+                llmc_ahead part = {next + bytes * number / tiles, bytes / tiles + 1};
+                rows_panel x = piece_of_rows(panel_at(packed, first + p, m->K), m->format, k);
+                one_tile(m->format, piece, x, c + p * size, k > 0, part);
+            }
         }
-        int64_t last = (p + 1) * LLMC_QR;
-        llmc_store_tiles(m, sums[0], sums[1], y, p * LLMC_QR, last < rows ? last : rows, n);
+        for (int64_t i = 0; i < panels * size; i += LLMC_LANES) vf_store(c + i, vf_load(c + i) * vf_load(scale + i % LLMC_NR));
     }
+    int64_t last = (first + panels) * LLMC_QR;
+    llmc_store_tiles(m, sums, sums + PANELS * size, y, first * LLMC_QR, last < rows ? last : rows, n);
 }
 
 int64_t llmc_gemm_packed_scratch(int64_t K) {
     int64_t bytes = llmc_padded(K) * LLMC_NR, scales = llmc_blocks(K) * LLMC_NR * 4;
-    return 2 * (bytes + scales);
+    return bytes + scales + 2 * PANELS * LLMC_QR * LLMC_NR * 4;
 }
 
 void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
@@ -185,7 +210,7 @@ void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, floa
     if (!is_prepared) {
         LLMC_FOR(t, p, panels) pack_rows(t, m->format, x, rows, m->K, p, panel_at(workspace, p, m->K));
     }
-    int64_t blocks = (panels + 2 * LLMC_BLOCK_PANELS - 1) / (2 * LLMC_BLOCK_PANELS), even = (panels + blocks - 1) / blocks;
+    int64_t blocks = (panels + PANELS - 1) / PANELS, even = (panels + blocks - 1) / blocks;
     LLMC_FOR(t, chunk, (m->N + LLMC_NR - 1) / LLMC_NR * blocks) {
         int64_t first = chunk % blocks * even, count = panels - first < even ? panels - first : even;
         if (count > 0) block(t, m, workspace, y, rows, chunk / blocks * LLMC_NR, first, count);

@@ -3,6 +3,8 @@
 
 #include "groups.h"
 
+#define STEP 128 /* numbers of a row handled at once: whole blocks of every format */
+
 static int64_t whole(int64_t K, int64_t step) { return (K + step - 1) / step * step; }
 
 int64_t llmc_group_bytes(int format, int64_t K) {
@@ -20,29 +22,31 @@ int64_t llmc_pack_bytes(int format, int64_t N, int64_t K, int is_gated) {
     return llmc_pack_groups(N, is_gated) * llmc_group_bytes(format, K);
 }
 
-static float element(const void *source, int format, int64_t i) {
-    if (format == LLMC_FP32) {
-        float f;
-        memcpy(&f, (const char *)source + 4 * i, 4);
-        return f;
+/* `count` numbers of the source from number i on, as floats; zeros up to a whole vector. */
+static void take(const void *source, int format, int64_t i, int64_t count, float *out) {
+    for (int64_t k = 0; k < count; k += LLMC_LANES) {
+        int part = count - k < LLMC_LANES ? (int)(count - k) : LLMC_LANES;
+        const char *at = (const char *)source + (i + k) * (format == LLMC_FP32 ? 4 : 2);
+        vf v = format == LLMC_FP32 ? vf_load_part((const float *)(const void *)at, part)
+               : format == LLMC_BF16 ? vf_from_bf16(vh_load_part(at, part))
+                                     : vf_from_fp16(vh_load_part(at, part));
+        vf_store(out + k, v);
     }
-    uint16_t h;
-    memcpy(&h, (const char *)source + 2 * i, 2);
-    if (format == LLMC_FP16) return llmc_float_of_fp16(h);
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
 }
 
 float llmc_mean_magnitude(const void *source, int source_format, int64_t count) {
     double sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += __builtin_fabsf(element(source, source_format, i));
+    for (int64_t i = 0; i < count; i += STEP) {
+        float w[STEP];
+        int64_t some = count - i < STEP ? count - i : STEP;
+        take(source, source_format, i, some, w);
+        vf part = vf_zero();
+        for (int64_t k = 0; k < some; k += LLMC_LANES) part += vf_abs(vf_load(w + k));
+        sum += vf_sum(part);
+    }
     float mean = count ? (float)(sum / (double)count) : 0.0f;
     return mean > 1e-5f ? mean : 1e-5f;
 }
-
-static float clamped(float value, float low, float high) { return value < low ? low : value > high ? high : value; }
 
 /* Where the whole number of row r and column k of a group lies, written there; `at` is the group. */
 static void put(int format, uint8_t *at, int64_t k, int r, int q) {
@@ -68,55 +72,71 @@ static int get(int format, const uint8_t *at, int64_t k, int r) {
     }
 }
 
+/* Whole numbers of `count` weights, as floats; vectors are whole and zeros behind count stay 0. */
+static void round_all(const float *w, int64_t count, float inverse, float low, float high, float *q) {
+    for (int64_t k = 0; k < count; k += LLMC_LANES) {
+        vf v = vf_max(vf_min(vf_load(w + k) * vf_all(inverse), vf_all(high)), vf_all(low));
+        vf_store(q + k, vf_from_int(vi_nearest(v)));
+    }
+}
+
 /* The scale of one block of int4 weights: 8 steps below 0 and 7 above leave the choice of its sign; the better is taken. */
 static float int4_scale(const float *w, int64_t count) {
-    float most = 0;
+    float most = 0, q[STEP];
     for (int64_t k = 0; k < count; k++)
         if (__builtin_fabsf(w[k]) > __builtin_fabsf(most)) most = w[k];
     float best = 0, error = __builtin_inff();
     for (int choice = 0; choice < 3; choice++) {
         float divisor = choice == 0 ? -8.0f : choice == 1 ? 7.0f : -7.5f;
         float scale = llmc_float_of_fp16(llmc_fp16_of_float(most / divisor));
-        float inverse = scale != 0 ? 1 / scale : 0, sum = 0;
-        for (int64_t k = 0; k < count; k++) {
-            float rest = clamped(__builtin_rintf(w[k] * inverse), -8, 7) * scale - w[k];
+        round_all(w, count, scale != 0 ? 1 / scale : 0, -8, 7, q);
+        vf sum = vf_zero();
+        for (int64_t k = 0; k < count; k += LLMC_LANES) {
+            vf rest = vf_load(q + k) * vf_all(scale) - vf_load(w + k);
             sum += rest * rest;
         }
-        if (sum < error) error = sum, best = scale;
+        if (vf_sum(sum) < error) error = vf_sum(sum), best = scale;
     }
     return best;
 }
 
 static void pack_int4_row(int format, const void *source, int source_format, int64_t start, int64_t K, int r, uint8_t *at) {
     int64_t step = format == LLMC_INT4_32 ? 32 : 128;
-    for (int64_t k = 0; k < whole(K, step); k += step) {
+    for (int64_t k = 0; k < whole(K, step); k += step, at += step * 8 + 32) {
         int64_t count = K - k < step ? K - k : step;
-        float w[128], scale;
-        for (int64_t i = 0; i < count; i++) w[i] = element(source, source_format, start + k + i);
-        scale = int4_scale(w, count);
-        for (int64_t i = 0; i < step; i++) {
-            int q = i < count && scale != 0 ? (int)clamped(__builtin_rintf(w[i] / scale), -8, 7) : 0;
-            put(format, at, k + i, r, q);
-        }
+        float w[STEP] = {0}, q[STEP];
+        take(source, source_format, start + k, count, w);
+        float scale = int4_scale(w, count);
+        round_all(w, step, scale != 0 ? 1 / scale : 0, -8, 7, q);
+        for (int64_t i = 0; i < step; i++)
+            at[i / 8 * 64 + r * 4 + i % 4] |= (uint8_t)(((int)q[i] + 8) << (i % 8 / 4 * 4));
         uint16_t half = llmc_fp16_of_float(scale);
-        memcpy(at + k / step * (step * 8 + 32) + step * 8 + 2 * r, &half, 2);
+        memcpy(at + step * 8 + 2 * r, &half, 2);
     }
 }
 
 static void pack_row(int format, const void *source, int source_format, int64_t start, int64_t K, float scale, int r, uint8_t *at) {
+    float w[STEP], q[STEP], limit = format == LLMC_INT8 ? 127 : 1;
     if (format == LLMC_INT8) {
-        float most = 0;
-        for (int64_t k = 0; k < K; k++) {
-            float size = __builtin_fabsf(element(source, source_format, start + k));
-            if (size > most) most = size;
+        vf most = vf_zero();
+        for (int64_t k = 0; k < K; k += STEP) {
+            int64_t count = K - k < STEP ? K - k : STEP;
+            take(source, source_format, start + k, count, w);
+            for (int64_t i = 0; i < count; i += LLMC_LANES) most = vf_max(most, vf_abs(vf_load(w + i)));
         }
-        scale = most / 127;
+        scale = vf_largest(most) / 127;
     }
-    float inverse = scale > 0 ? 1 / scale : 0, limit = format == LLMC_INT8 ? 127 : 1;
-    for (int64_t k = 0; k < K; k++)
-        put(format, at, k, r, (int)clamped(__builtin_rintf(element(source, source_format, start + k) * inverse), -limit, limit));
-    for (int64_t k = K; k < whole(K, 32); k++) put(format, at, k, r, 0);
     memcpy(at + llmc_group_bytes(format, K) - 64 + 4 * r, &scale, 4);
+    for (int64_t k = 0; k < whole(K, 32); k += STEP) {
+        int64_t count = K - k < STEP ? K - k : STEP, end = whole(count, 32);
+        memset(w, 0, sizeof w);
+        take(source, source_format, start + k, count, w);
+        round_all(w, end, scale > 0 ? 1 / scale : 0, -limit, limit, q);
+        if (format == LLMC_INT8)
+            for (int64_t i = 0; i < end; i++) at[(k + i) / 4 * 64 + r * 4 + i % 4] = (uint8_t)((int)q[i] + 128);
+        else
+            for (int64_t i = 0; i < end; i++) put(format, at, k + i, r, (int)q[i]);
+    }
 }
 
 /* The row of the source that is row r of packed group g, or -1 where there is none. */
