@@ -12,6 +12,7 @@ ROPE = ("rope/native.h",)
 CONV = ("pointwise/native.h", "conv/native.h")
 SIZES = ("heads", "key_dim", "value_dim", "window")
 VIEWS = ("values", "key_position")
+LATENT = (*LINEAR, "latent_attention/native.h")
 POSITION = ("pointwise/position_native.h",)
 
 NATIVE_KERNELS: tuple[NativeKernel, ...] = (
@@ -44,6 +45,17 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="pool", emitter="pointwise.position_native:pool", headers=POSITION),
     NativeKernel(op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION),
     NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
+    NativeKernel(
+        op="kv_latent_append",
+        emitter="latent_attention.native:append",
+        implied=("position", "lengths", "rank", "rope_dim"),
+    ),
+    NativeKernel(
+        op="latent_attend_cached",
+        emitter="latent_attention.native:latent_attend_cached",
+        headers=LATENT,
+        implied=("k_ropes", "key_position", "position"),
+    ),
     NativeKernel(op="router", emitter="moe.native:router", headers=(*LINEAR, "moe/native/router.h")),
     NativeKernel(op="experts", emitter="moe.native:experts", headers=(*LINEAR, *POINTWISE, "moe/native/experts.h")),
     NativeKernel(op="geometric", emitter="progression.native:geometric", implied=("like", "size")),

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../../linear/native/groups.h"
+#include "../../native/columns.h" /* types are numbered as the first formats are */
 
 #define BLOCK 32 /* inner units, or outputs, of a chunk: two blocks of weights stay in the cache for all tokens */
 #define MOST LLMC_SMALL_BATCH
@@ -28,68 +29,13 @@ static matrix expert_matrix(const llmc_experts *a, const void *stacked, int64_t 
 
 /* --- sums --------------------------------------------------------------------------------------------------------- */
 
-LLMC_INLINE vf load_part(int format, const char *p, int count) {
-    if (format == LLMC_FP32) return count == LLMC_LANES ? vf_load((const float *)p) : vf_load_part((const float *)p, count);
-    vh h;
-    if (count == LLMC_LANES) memcpy(&h, p, sizeof h);
-    else h = vh_load_part(p, count);
-    return format == LLMC_BF16 ? vf_from_bf16(h) : vf_from_fp16(h);
-}
-
-/* Columns of an in_out matrix: out[r, i] = sum over k of x[r, k] W[k, first + i]. N vectors, R rows of x. */
-LLMC_INLINE void columns(int format, int N, int R, const matrix *m, int64_t first, int left, const float *const *x, float *out) {
-    vf sum[4][4];
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < N; j++) sum[r][j] = vf_zero();
-    int64_t step = m->step * bytes_of(format);
-    const char *at = m->weight + first * bytes_of(format);
-    for (int64_t k = 0; k < m->inputs; k++, at += step) {
-        __builtin_prefetch(at + 16 * step, 0, 2);
-        vf w[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++)
-            w[j] = load_part(format, at + j * LLMC_LANES * bytes_of(format), j + 1 < N ? LLMC_LANES : left);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            vf by = vf_all(x[r][k]);
-#pragma GCC unroll 4
-            for (int j = 0; j < N; j++) sum[r][j] = vf_fma(by, w[j], sum[r][j]);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < N; j++)
-            vf_store_part(out + r * BLOCK + j * LLMC_LANES, sum[r][j], j + 1 < N ? LLMC_LANES : left);
-}
-
-#define WIDTH (BLOCK / LLMC_LANES < 4 ? BLOCK / LLMC_LANES : 4)
-
-#define COLUMNS(FORMAT)                                                                                    \
-    for (; count >= WIDTH * LLMC_LANES; count -= WIDTH * LLMC_LANES, first += WIDTH * LLMC_LANES, out += WIDTH * LLMC_LANES) { \
-        if (R == 4) columns(FORMAT, WIDTH, 4, m, first, LLMC_LANES, x, out);                               \
-        else columns(FORMAT, WIDTH, 1, m, first, LLMC_LANES, x, out);                                      \
-    }                                                                                                      \
-    for (; count > 0; count -= LLMC_LANES, first += LLMC_LANES, out += LLMC_LANES) {                       \
-        int left = count < LLMC_LANES ? count : LLMC_LANES;                                                \
-        if (R == 4) columns(FORMAT, 1, 4, m, first, left, x, out);                                         \
-        else columns(FORMAT, 1, 1, m, first, left, x, out);                                                \
-    }
-
-static void column_sums(const matrix *m, int64_t first, int count, const float *const *x, int R, float *out) {
-    if (m->format == LLMC_FP32) { COLUMNS(LLMC_FP32) }
-    else if (m->format == LLMC_BF16) { COLUMNS(LLMC_BF16) }
-    else { COLUMNS(LLMC_FP16) }
-}
-
 /* out[r * BLOCK + i] = output first + i of row r of x, for i < count <= BLOCK and r < rows <= MOST; first is a multiple
  * of 16. */
 static void block_sums(const matrix *m, int64_t first, int count, const float *const *x, int rows, float *out) {
     const float *in[MOST];
     if (m->is_in_out) {
-        for (int r = 0; r < rows;) {
-            int R = rows - r >= 4 ? 4 : 1;
-            column_sums(m, first, count, x + r, R, out + r * BLOCK);
-            r += R;
-        }
+        const char *at = m->weight + first * bytes_of(m->format);
+        llmc_column_sums(m->format, at, m->step, m->inputs, count, x, rows, out, BLOCK);
         return;
     }
     int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
