@@ -10,20 +10,21 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..compiler.native.formats import QUANTIZE, Quantize
+from ..compiler.native.formats import QUANTIZE
 from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
 from ..compiler.spec import Spec
 from ..specs.diagnostics import fail
 from ..specs.source import plain
-from .checkpoint import open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .containment import find_inside, inside, read_json_object, require_folder
 from .device import require_device
 from .import_folder import import_folder
 from .initialise import initialise
 from .memory import require_memory
 from .model import LanguageModel
+from .packed_folder import packed_format, read_packed
 from .special_tokens import read_special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
 from .tree import find
@@ -60,33 +61,42 @@ def load(
     folder = found.weights
     spec, model = read(found.spec, found.params, origin=found.origin)
     checkpoint = None if folder is None else open_checkpoint(folder)
+    packed_as = None if checkpoint is None else packed_format(checkpoint)
+    if packed_as is not None and (dtype is not None or quantize not in (None, packed_as)):
+        raise fail(
+            "E0855", f"the weights are packed as {packed_as} and stay so", help="load without dtype and quantize"
+        )
     chosen = DTYPES[dtype] if dtype else torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint)
     program = compile_model(spec, model, device=device, dtype=str(chosen).removeprefix("torch."))
-    tokenizer = _tokenizer(folder, spec)
-    loaded = LanguageModel(program, tokenizer=tokenizer)
     if checkpoint is None or folder is None:
+        loaded = LanguageModel(program)
         _fill(loaded, program, chosen, device, seed)
-        return _finished(loaded, quantize)
-    with checkpoint:
-        matching = match_checkpoint(program.weights, checkpoint)
-        for path, tensor in read_parameters(matching, checkpoint, chosen):
-            _assign(
-                loaded, path, nn.Parameter(tensor.to(device), requires_grad=program.weights.parameters[path].is_trained)
-            )
-        loaded.layout = checkpoint.layout
-    loaded.source = folder
-    loaded.folder_eos_ids = _eos_ids(folder)
-    loaded.folder_repetition_penalty = _repetition_penalty(folder)
-    loaded.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
-    _retie(loaded, program)
-    _check_vocabulary(loaded, tokenizer)
-    return _finished(loaded, quantize)
+    else:
+        with checkpoint:
+            loaded = load_program(program, folder, checkpoint)
+    if quantize is not None and packed_as is None:
+        loaded.pack(quantize)
+    return loaded.eval()
 
 
-def _finished(model: LanguageModel, quantize: Quantize | None) -> LanguageModel:
-    if quantize is not None:
-        model.pack(quantize)
-    return model.eval()
+def load_program(program: Program, folder: Path, checkpoint: Checkpoint) -> LanguageModel:
+    """A compiled program with the weights and the tokenizer of a folder. Raises as `load`."""
+    model = LanguageModel(program, tokenizer=_tokenizer(folder, program.spec))
+    model.source = folder
+    model.folder_eos_ids = _eos_ids(folder)
+    model.folder_repetition_penalty = _repetition_penalty(folder)
+    model.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
+    _check_vocabulary(model, model.tokenizer)
+    if packed_format(checkpoint) is not None:
+        read_packed(model, checkpoint)
+        return model
+    matching = match_checkpoint(program.weights, checkpoint)
+    for path, tensor in read_parameters(matching, checkpoint, DTYPES[program.target.dtype]):
+        is_trained = program.weights.parameters[path].is_trained
+        _assign(model, path, nn.Parameter(tensor.to(program.target.device), requires_grad=is_trained))
+    model.layout = checkpoint.layout
+    model.retie()
+    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +157,7 @@ def _fill(model: LanguageModel, program: Program, dtype: torch.dtype, device: st
     require_memory(program.plan.parameters * dtype.itemsize, "the parameters")
     model.to_empty(device=device)
     model.to(dtype)
-    _retie(model, program)
+    model.retie()
     owned = {path: spec for path, spec in program.weights.parameters.items() if path not in program.weights.ties}
     initialise(dict(model.named_parameters(remove_duplicate=False)), owned, seed)
 
@@ -157,13 +167,6 @@ def _assign(model: LanguageModel, path: str, parameter: nn.Parameter) -> None:
     owner = find(model, owner_path)
     assert isinstance(owner, nn.Module)
     setattr(owner, name, parameter)
-
-
-def _retie(model: LanguageModel, program: Program) -> None:
-    for path, owner in program.weights.ties.items():
-        shared = find(model, owner)
-        assert isinstance(shared, nn.Parameter)
-        _assign(model, path, shared)
 
 
 def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer | None) -> None:

@@ -40,8 +40,7 @@ class LanguageModel(nn.Module):
         self.folder_repetition_penalty: float | None = None
         self.folder_decoder_start_id: int | None = None
         self._graphs = grow(self, program.model)
-        for path, owner in program.weights.ties.items():
-            self._tie(path, owner)
+        self.retie()
         self._executor: tuple[Signature, Executor] | None = None
         self.quantize: Quantize | None = None
         self._packed: NativeExecutor | None = None
@@ -54,6 +53,11 @@ class LanguageModel(nn.Module):
         assert isinstance(module, nn.Module)
         assert isinstance(shared, nn.Parameter)
         module.register_parameter(name, shared)
+
+    def retie(self) -> None:
+        """Let tied paths hold the owner's parameter again, after owners were replaced."""
+        for path, owner in self.program.weights.ties.items():
+            self._tie(path, owner)
 
     @property
     def max_seq_len(self) -> int | None:
@@ -231,6 +235,12 @@ class LanguageModel(nn.Module):
                 f"the weights of {self.program.spec.name} are packed as {self.quantize}: it has no parameters",
                 help="load it without quantize",
             )
+
+    def packed_executor(self) -> NativeExecutor:
+        """What runs a packed model, and holds its matrices."""
+        if self._packed is None:
+            raise fail("E0861", f"{self.program.spec.name} is not packed", help="load it with quantize")
+        return self._packed
 
     def executor(self) -> Executor:
         """The Program bound to the present parameters; bound again after any of them changed."""

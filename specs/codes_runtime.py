@@ -285,13 +285,6 @@ GENERATION: Mapping[str, Code] = {
 }
 
 ENVIRONMENT: Mapping[str, Code] = {
-    "E0901": _code(
-        "not available in this version",
-        "The option exists, but this version of llmc cannot do it yet.",
-        wrong="llmc build llama2_7b --quantize int4",
-        right="llmc build llama2_7b",
-        exit_status=3,
-    ),
     "E0902": _code(
         "no such device",
         "torch sees no device of this name here.",

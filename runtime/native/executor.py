@@ -20,10 +20,11 @@ from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
+from ...specs.diagnostics import fail
 from ..execute import Executor, State, last_rows
 from ..tree import scalar_operands
 from .objects import shared_library
-from .packing import declare, pack
+from .packing import declare, pack, packed_bytes
 from .team import team
 from .toolchain import NoCompiler
 from .values import Values, value_types
@@ -82,7 +83,7 @@ def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
     """Why the program does not run as machine code; None where it does."""
     if not native_is_on():
         return "it is switched off"
-    if program.target.device != "cpu" or any(parameter.device.type != "cpu" for parameter in parameters):
+    if program.target.device != "cpu" or any(parameter.device.type not in ("cpu", "meta") for parameter in parameters):
         return "it is for the CPU"
     kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
     if len(kinds) != 1 or next(iter(kinds)) not in _DTYPES:
@@ -177,14 +178,21 @@ class NativeExecutor(Executor):
     def _packed(self, call: Call, operand: Operand, named: Mapping[str, Tensor]) -> Tensor:
         """A matrix in its packed form: the one that was given, or made now."""
         key = operand_name(call, operand.placeholder)
+        weight = named[operand.placeholder]
         if key not in self.packed:
-            weight = named[operand.placeholder]
+            if weight.is_meta:
+                raise fail("E0753", f"the packed weights lack {key}")
             self.packed[key] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
+        size = packed_bytes(self.library, weight.shape, operand.format, is_pair=operand.is_pair)
+        if self.packed[key].dtype != torch.uint8 or self.packed[key].numel() != size:
+            raise fail("E0753", f"the packed weight {key} has {self.packed[key].nbytes} bytes, not {size}")
         return self.packed[key]
 
     def _operand(self, operand: Operand, named: Mapping[str, Tensor], converted: dict[int, Tensor]) -> Tensor:
         """A parameter in the format that the code reads; those that are already so are not copied."""
         tensor = named[operand.placeholder]
+        if tensor.is_meta:
+            raise fail("E0753", f"the weights lack {operand.placeholder}")
         if operand.format == "float32" and tensor.dtype != torch.float32:
             if id(tensor) not in converted:
                 converted[id(tensor)] = tensor.float()

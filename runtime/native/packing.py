@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -42,7 +43,7 @@ def declare(library: ctypes.CDLL) -> None:
     library.llmc_mean_magnitude.restype = ctypes.c_float
 
 
-def packed_bytes(library: ctypes.CDLL, shape: tuple[int, int], format: str, *, is_pair: bool) -> int:
+def packed_bytes(library: ctypes.CDLL, shape: Sequence[int], format: str, *, is_pair: bool) -> int:
     """Bytes of a packed matrix `[N, K]`, or `[2N, K]` of a pair."""
     features = shape[0] // 2 if is_pair else shape[0]
     return int(library.llmc_pack_bytes(FORMATS[format], features, shape[1], int(is_pair)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -15,6 +16,8 @@ from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.toolchain import NoCompiler, compiler
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.packaged import packaged_folder
+
+from ..tools.command_line import child
 
 TEXT = "And God said, Let there be light: and there was light. And God saw the light, that it was good: " * 3
 PARAMS = {
@@ -98,3 +101,32 @@ def test_without_machine_code_there_is_no_packing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LLMC_NATIVE", "0")
     with pytest.raises(LlmcError, match="E0861"):
         llmc.load("llama", params=PARAMS, quantize="int8")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "ternary"])
+def test_a_built_folder_loads_without_the_original(quantize: str, tmp_path: Path) -> None:
+    original = packaged_folder() / "models" / "small"
+    folder = tmp_path / "packed"
+    built = child("build", str(original), "--quantize", quantize, "-o", str(folder))
+    assert built.returncode == 0, built.stderr
+    packed, direct = llmc.load(folder), llmc.load(original, quantize=quantize)
+    assert packed.tokenizer is not None
+    tokens = torch.tensor([packed.tokenizer.encode(TEXT)[:40]])
+    assert torch.equal(logits(packed, tokens), logits(direct, tokens))
+    assert (folder / "model.safetensors").stat().st_size < (original / "model.safetensors").stat().st_size
+    with pytest.raises(LlmcError, match="E0855"):
+        llmc.load(folder, dtype="float32")
+
+
+def test_packed_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "packed"
+    original = packaged_folder() / "models" / "small"
+    assert child("build", str(original), "--quantize", "int8", "-o", str(folder)).returncode == 0
+    with pytest.raises(LlmcError, match="E0753"):
+        llmc.load("llama", weights=folder, params={**PARAMS, "vocab_size": 2048})
+
+
+def test_packing_needs_weights(tmp_path: Path) -> None:
+    found = child("build", "llama", "--quantize", "int8", "-o", str(tmp_path / "out"))
+    assert found.returncode == 1
+    assert "E0708" in found.stderr

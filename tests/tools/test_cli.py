@@ -60,7 +60,7 @@ def test_exit_statuses(tmp_path: Path) -> None:
     assert child("check", str(TINY)).returncode == 0
     assert child("check", str(wrong_spec(tmp_path))).returncode == 1
     assert child("check").returncode == 2
-    assert child("build", str(TINY), "--quantize", "int8").returncode == 3
+    assert child("generate", str(TINY), "--random", "-p", "1", "--device", "cuda").returncode == 3
     (tmp_path / "file").write_text("")
     assert run("build", TINY, "-o", tmp_path / "file" / "out").exit_code == 1
 

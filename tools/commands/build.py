@@ -47,8 +47,6 @@ def command(
     phases = PhaseLog(is_quiet=as_json)
     from ...specs.diagnostics import fail
 
-    if quantize is not None:
-        raise fail("E0901", f"--quantize {quantize} is not available in this version", help="build without --quantize")
     phases.load("compiler", ".compiler.pipeline")
     with phases.time("locate"):
         found = locate(spec, as_params(settings))
@@ -79,11 +77,33 @@ def command(
             compared = verify_program(program, weights=folder)
     from ...runtime.artifact import write_artifact
 
+    target = Path(output) if output is not None else Path("build") / program.spec.name
+    if quantize is not None:
+        if folder is None:
+            raise fail("E0708", f"--quantize {quantize} packs weights", help="give the folder with --weights DIR")
+        with phases.time("pack"):
+            program = _pack(program, quantize, folder, target)
+        folder, dtype = target, None
     with phases.time("emit"):
-        target = Path(output) if output is not None else Path("build") / program.spec.name
         artifact = write_artifact(program, target, dtype=dtype, weights=folder)
     phases.end()
     _show(program, artifact, compared, phases, as_json)
+
+
+def _pack(program: Program, quantize: str, weights: Path, target: Path) -> Program:
+    """Write the packed weights into the folder that is built; returns the program that reads them."""
+    from dataclasses import replace
+    from typing import cast
+
+    from ...compiler.native.formats import Quantize
+    from ...runtime.checkpoint import open_checkpoint
+    from ...runtime.load import load_program
+    from ...runtime.packed_folder import write_packed
+
+    with open_checkpoint(weights) as checkpoint:
+        model = load_program(program, weights, checkpoint)
+        write_packed(model, cast("Quantize", quantize), target)
+    return replace(program, native=model.packed_executor().native)
 
 
 def _check_weights(resolved: object, model: object, folder: Path, dtype: str | None) -> str:
