@@ -6,6 +6,7 @@
 #include "groups.h"
 
 #define CHUNK_BYTES (96 * 1024)
+#define LEAST_BYTES (8 * 1024)
 
 typedef struct {
     int64_t groups, per_chunk, chunks;
@@ -21,12 +22,13 @@ static int64_t bits_of(int format) {
     }
 }
 
-/* Chunks are long streams of the weight, but at least a few for each thread and at most `most`. */
+/* Chunks are long streams of the weight, but a few for each thread unless they would be tiny, and at most `most`. */
 static cut cut_rows(const llmc_matrix *m, int threads, int64_t most) {
     int64_t groups = (m->N + LLMC_GROUP - 1) / LLMC_GROUP;
     int64_t bytes = LLMC_GROUP * m->K * bits_of(m->format) / 8 * (1 + m->is_gated);
     int64_t per = CHUNK_BYTES / (bytes + 1) + 1, even = (groups + 4 * threads - 1) / (4 * threads);
     if (per > even) per = even;
+    if (per * bytes < LEAST_BYTES) per = LEAST_BYTES / (bytes + 1) + 1;
     if (per * most < groups) per = (groups + most - 1) / most;
     return (cut){groups, per, (groups + per - 1) / per};
 }

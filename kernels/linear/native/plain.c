@@ -6,7 +6,7 @@
 #include "groups.h"
 
 #ifndef LLMC_AHEAD_PLAIN
-#define LLMC_AHEAD_PLAIN 16384 /* bytes between what is read and what is prefetched */
+#define LLMC_AHEAD_PLAIN 8192 /* bytes between what is read and what is prefetched */
 #endif
 #define STEP (2 * LLMC_LANES) /* columns taken at once */
 #if defined(LLMC_AVX512)
