@@ -195,14 +195,14 @@ class Writer:
             raise NotNative(f"{operand.name} is not a value in C", self.path)
         return self._code.known[operand]
 
-    def weight(self, name: str, *, is_pair: bool = False) -> Weight:
+    def weight(self, name: str, *, is_pair: bool = False, packing: str | None = None) -> Weight:
         self.asked.add(name)
         operand = self._node.kwargs[name]
         assert isinstance(operand, fx.Node)
         target = str(operand.target)
         if target not in self._code.lowered.parameters:
             raise NotNative(f"{name} is not a parameter", self.path)
-        packed = self._code.formats.get(target)
+        packed = packing or self._code.formats.get(target)
         index = self._operand(Operand(target, packed or "stored", is_pair and packed is not None))
         return Weight(
             pointer=f"call->parameters[{index}]",

@@ -34,8 +34,20 @@ def gated_linear(node: NativeNode) -> None:
     _product(node, f"LLMC_{kind.upper()}", is_gated=True)
 
 
-def _product(node: NativeNode, activation: str, *, is_gated: bool) -> None:
-    x, weight, y = dense(node, node.input("x"), "x"), node.weight("weight", is_pair=is_gated), node.output()
+def ternary_linear(node: NativeNode) -> None:
+    """`ternary.reference.ternary_linear`: both sides are rounded as the packed format rounds them."""
+    bits = node.field("activation_bits")
+    if bits != 8:
+        raise NotNative("activations beside ternary weights have 8 bits in C")
+    _product(node, "LLMC_IDENTITY", is_gated=False, packing="ternary")
+
+
+def _product(node: NativeNode, activation: str, *, is_gated: bool, packing: str | None = None) -> None:
+    x, weight, y = (
+        dense(node, node.input("x"), "x"),
+        node.weight("weight", is_pair=is_gated, packing=packing),
+        node.output(),
+    )
     inputs = weight.shape[-1]
     rows = row_count(x) if x.width == inputs else f"{row_count(x)} * {x.width // inputs}"
     features = y.width * inputs // x.width

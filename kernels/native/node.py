@@ -104,8 +104,9 @@ class NativeNode(Protocol):
         """The cache that a port reads."""
         ...
 
-    def weight(self, name: str, *, is_pair: bool = False) -> Weight:
-        """A parameter in the format in which it is stored or packed; `is_pair`: its rows are a gate and an up half."""
+    def weight(self, name: str, *, is_pair: bool = False, packing: str | None = None) -> Weight:
+        """A parameter in the format in which it is stored or packed; `is_pair`: its rows are a gate and an up half;
+        `packing`: the format that the op demands."""
         ...
 
     def field(self, name: str) -> object:

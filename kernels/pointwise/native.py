@@ -14,6 +14,13 @@ def add(node: NativeNode) -> None:
     _binary(node, "+")
 
 
+def sum_of(node: NativeNode) -> None:
+    """`reference.sum_of`."""
+    y = node.output()
+    total = " + ".join(_read(x, y) for x in node.inputs("xs"))
+    _each(node, y, f"({total}) * {_float(node.number('scale'))}")
+
+
 def mul(node: NativeNode) -> None:
     """`reference.mul`."""
     _binary(node, "*")

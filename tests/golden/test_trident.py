@@ -30,8 +30,8 @@ from .comparison import rms
 from .random_weights import randomise
 from .running import named, run_chunks, run_modules, run_program
 
-ROUNDED = 5e-3
-"""Largest error ratio of a whole model that rounds."""
+ROUNDED = 1e-2
+"""Largest error ratio of a whole model that rounds: an activation near a half may fall on either side, in torch too."""
 VOCAB, TOKENS = 97, 23
 
 
@@ -121,7 +121,7 @@ def test_without_the_rounding_it_would_differ(case: Case) -> None:
     """The comparison is not blind: ordinary linears, or unrounded activations, are far from the reference."""
     plain = transformers.BitNetForCausalLM.from_pretrained(case.folder, attn_implementation="eager")
     with torch.no_grad():
-        assert rms(plain(case.tokens).logits - case.expected) > 50 * ROUNDED * rms(case.expected)
+        assert rms(plain(case.tokens).logits - case.expected) > 25 * ROUNDED * rms(case.expected)
     for bits in (None, 7):
         model = llmc.load(case.folder, params={"activation_bits": bits})
         ours = run_modules(model, case.tokens)["logits"]
