@@ -134,6 +134,16 @@ DECODERS: tuple[Family, ...] = (
                 "attention_bias": False, "mlp_bias": False},
     ),
     _family(
+        "diffllama", "diffllama", "DiffLlama", eps="rms_norm_eps",
+        params={"head_dim": 14, "num_heads": 8, "num_kv_heads": 4, "tie_word_embeddings": False,
+                "attention_bias": False},
+    ),
+    _family(
+        "diffllama_biases", "diffllama", "DiffLlama", eps="rms_norm_eps", seed=5,
+        params={"head_dim": 10, "num_heads": 4, "num_kv_heads": 4, "num_layers": 2, "tie_word_embeddings": True,
+                "attention_bias": True},
+    ),
+    _family(
         "qwen2", "qwen2", "Qwen2", eps="rms_norm_eps",
         params={"tie_word_embeddings": True, "use_sliding_window": False, "max_window_layers": 28},
     ),
