@@ -37,7 +37,25 @@ class Prediction:
 
 
 def measure(device: str, dtype: str) -> Machine:
-    """A quick probe with torch: the sum of 256 MiB, and a product of matrices."""
+    """A quick probe: reads and arithmetic in C on a CPU that has a compiler, else through torch."""
+    if device != "cpu":
+        return measure_by_torch(device, dtype)
+    from ..runtime.native.probe import KINDS, Probe
+    from ..runtime.native.team import thread_count
+    from ..runtime.native.toolchain import NoCompiler
+
+    try:
+        probe = Probe(PROBE_BYTES)
+    except NoCompiler:
+        return measure_by_torch(device, dtype)
+    kinds = {dtype, "float32"} if dtype == "bfloat16" else {dtype if dtype in KINDS else "float32"}
+    bandwidth = max(probe.bandwidth() for _ in range(5))
+    flops = max(probe.rate(kind) for kind in kinds for _ in range(3))
+    return Machine(bandwidth=bandwidth, flops=flops, source=f"measured on cpu, {thread_count()} threads")
+
+
+def measure_by_torch(device: str, dtype: str) -> Machine:
+    """The sum of 256 MiB, and a product of matrices."""
     import torch
 
     kind = getattr(torch, dtype)

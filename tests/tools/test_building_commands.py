@@ -1,4 +1,4 @@
-"""The commands that build a program or run one: build, verify, generate, import, bench."""
+"""The commands that build a program or run one: build, verify, generate, import."""
 
 from __future__ import annotations
 
@@ -199,12 +199,3 @@ def test_import_names_what_it_does_not_understand(folder: Path, tmp_path: Path) 
     result = run("import", tmp_path)
     assert result.exit_code == 1
     assert "shiny_new_key" in result.stderr
-
-
-def test_bench() -> None:
-    text = run("bench", TINY, "--prompt", "8", "--tokens", "4", "--repetitions", "2").stdout
-    header, rule, prefill, decode = text.strip().splitlines()
-    assert header.count("|") == rule.count("|") == prefill.count("|") == decode.count("|")
-    assert "pp8" in prefill
-    assert "tg4" in decode
-    assert "±" in decode
