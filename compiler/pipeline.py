@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..specs.diagnostics import LlmcError, Note
 from ..specs.document import Document, load_document
 from .check import check_structure
+from .check_unmasking import check_unmasking
 from .expand import expand
 from .fields import show_value
 from .infer import infer
@@ -53,6 +54,7 @@ def read(
             unused = unused_parts(spec)
             if unused:
                 raise LlmcError(unused)
+            check_unmasking(spec, model)
             weight_map(spec, model)
     except LlmcError as error:
         raise _with_provenance(error, params or {}, origin) from None

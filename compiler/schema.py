@@ -282,8 +282,20 @@ def _sections() -> Schema:
                 "bos_token_id": {"type": ["integer", "null"]},
                 "pad_token_id": {"type": ["integer", "null"]},
                 "decoder_start_token_id": {"type": ["integer", "null"], "description": "First token of a decoder"},
+                "unmasking": {"$ref": "#/$defs/unmasking"},
             },
             "patternProperties": _NOTES,
+            "additionalProperties": False,
+        },
+        "unmasking": {
+            "type": "object",
+            "description": "Masked diffusion: new tokens begin as masks, and each pass keeps those that are surest",
+            "properties": {
+                "mask_token_id": {"type": ["integer", "string"], "minimum": 0, "description": "The mask"},
+                "steps": {"type": ["integer", "null"], "minimum": 1, "description": "Passes; absent: one a token"},
+                "block_size": {"type": ["integer", "null"], "minimum": 1, "description": "Tokens unmasked together"},
+            },
+            "required": ["mask_token_id"],
             "additionalProperties": False,
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ from .cache import Cache
 from .detokenizer import Detokenizer
 from .named_inputs import mask_name, prompt_input
 from .native.executor import NativeExecutor
+from .prompts import encode_prompt, several_prompts
 from .sampling import Sampler, Sampling, top_logprobs
 from .stopping import FinishReason, Stopping, StopWatch
+from .unmasking import TokenLogprobs, Unmasking, unmask, unmasking_of
 
 if TYPE_CHECKING:
     from .model import LanguageModel
 
-Prompt: TypeAlias = "str | list[int] | Tensor"
 DEFAULT_NEW_TOKENS = 100
-TokenLogprobs: TypeAlias = list[tuple[int, float]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,11 +64,14 @@ class Options:
     add_special: bool = True
     stream: bool = False
     logprobs: int | None = None
+    steps: int | None = None
+    block_size: int | None = None
 
 
 def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt
-    only). A model with an encoder reads the prompt there, and its decoder begins at its start token.
+    only). A model with an encoder reads the prompt there, and its decoder begins at its start token. A masked-diffusion
+    model unmasks its new tokens, block by block: `steps` and `block_size` are of `unmasking.Unmasking`.
 
     Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt
     that is empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
@@ -80,9 +83,9 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
         name = sorted(unknown)[0]
         raise fail("E0807", f"generate has no option {name!r}", help=did_you_mean(name, Options.__dataclass_fields__))
     chosen = _with_defaults(model, Options(**options))  # type: ignore[arg-type]
-    several = _several(prompt)
+    several = several_prompts(prompt)
     is_batch = several is not None
-    prompts = [_encode(model, one, chosen) for one in (several or [prompt])]
+    prompts = [encode_prompt(model, one, add_special=chosen.add_special) for one in (several or [prompt])]
     run = _Run(model, prompts, chosen)
     if chosen.stream:
         if is_batch:
@@ -91,14 +94,6 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     for _ in run.stream():
         pass
     return run.rows if is_batch else run.rows[0]
-
-
-def _several(prompt: object) -> list[object] | None:
-    """The prompts of a list of prompts; None for a single prompt, which may itself be a list of token ids."""
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        return None
-    listed = list(cast("Sequence[object]", prompt))
-    return None if isinstance(listed[0], int) else listed
 
 
 def _with_defaults(model: LanguageModel, options: Options) -> Options:
@@ -148,30 +143,6 @@ def decoder_start_id(model: LanguageModel) -> int:
     return value
 
 
-def _encode(model: LanguageModel, prompt: object, options: Options) -> list[int]:
-    if isinstance(prompt, str):
-        if model.tokenizer is None:
-            raise fail(
-                "E0806",
-                "this model has no tokenizer, so it takes token ids",
-                help="put tokenizer.json beside the weights",
-            )
-        ids = model.tokenizer.encode(prompt, add_special=options.add_special)
-    elif isinstance(prompt, Tensor) and prompt.dim() == 1:
-        ids = cast("list[int]", prompt.tolist())  # pyright: ignore[reportUnknownMemberType]
-    elif isinstance(prompt, (list, tuple)):
-        given = list(cast("Sequence[object]", prompt))
-        ids = [token for token in given if isinstance(token, int)]
-        if len(ids) != len(given):
-            raise fail("E0805", "a prompt of token ids holds something that is no integer")
-    else:
-        raise fail("E0805", f"a prompt is text, a list of token ids or a 1-D tensor, not {type(prompt).__name__}")
-    model.check_ids(ids)
-    if not ids:
-        raise fail("E0805", "the prompt is empty", help="give at least one token, e.g. the BOS token")
-    return ids
-
-
 class Stream(Iterator[str]):
     """Pieces of text as they become safe to show. `generation` grows with them and is complete at the end."""
 
@@ -190,11 +161,12 @@ class _Run:
         self.model, self.options = model, options
         if "logits" not in model.program.model.outputs:
             raise fail("E0808", f"{model.program.spec.name} has no output 'logits', so it cannot generate")
-        if not model.program.states:
+        self.unmasking = unmasking_of(model, steps=options.steps, block_size=options.block_size)
+        if not model.program.states and self.unmasking is None:
             raise fail(
                 "E0808",
                 f"{model.program.spec.name} keeps no state between tokens (it is an encoder), so it cannot generate",
-                help="call the model on the whole sequence instead",
+                help="call the model on the whole sequence; a masked-diffusion model says generation: {unmasking: …}",
             )
         self.source = prompt_input(model.program.model)
         self.sources = prompts if self.source is not None else []
@@ -226,6 +198,9 @@ class _Run:
         """Run to the end, giving the first row's text as it becomes safe to show."""
         model, options = self.model, self.options
         started = time.perf_counter()
+        if self.unmasking is not None:
+            yield from self._unmask(self.unmasking, started)
+            return
         sampler: Sampler | None = None
         longest = max(len(prompt) for prompt in self.prompts)
         cache = model.new_cache(len(self.prompts), max_seq_len=longest + self.limit)
@@ -264,6 +239,27 @@ class _Run:
                     return
             tokens, mask = self._next_step()
             once = {}
+
+    def _unmask(self, how: Unmasking, started: float) -> Iterator[str]:
+        blocks = unmask(
+            self.model,
+            self.prompts,
+            self.limit,
+            how,
+            _sampling(self.options),
+            is_open=lambda row: self.watches[row].finish_reason is None,
+            num_logprobs=self.options.logprobs,
+        )
+        for block in blocks:
+            for index, token in enumerate(block.tokens):
+                if self.watches[block.row].finish_reason is not None:
+                    break
+                piece = self._accept(block.row, token, started)
+                kept = self.rows[block.row].logprobs
+                if kept is not None and block.logprobs is not None:
+                    kept.append(block.logprobs[index])
+                if piece and block.row == 0:
+                    yield piece
 
     def _once(self) -> dict[str, Tensor]:
         """What only the first call takes: the prompts, where they go to an encoder, and their mask."""

@@ -24,7 +24,8 @@ from .tokenizer import Tokenizer
 from .tree import Block, find, grow, scalar_operands
 
 if TYPE_CHECKING:
-    from .generate import Generation, Prompt
+    from .generate import Generation
+    from .prompts import Prompt
 
 
 class LanguageModel(nn.Module):

@@ -202,7 +202,8 @@ GENERATION: Mapping[str, Code] = {
     ),
     "E0808": _code(
         "model that cannot generate",
-        "Generation needs an output called logits and a state that is kept between tokens; an encoder has neither.",
+        "Generation needs an output called logits, and a state that is kept between tokens or a section "
+        "generation: {unmasking: …}; an encoder has neither.",
         wrong="llmc generate bert_base",
         right="llmc generate gpt2_small",
     ),
@@ -211,6 +212,13 @@ GENERATION: Mapping[str, Code] = {
         "The tokenizer gives ids for which the model has no row.",
         wrong="the tokenizer of another model",
         right="the tokenizer that the checkpoint came with",
+    ),
+    "E0810": _code(
+        "unmasking that cannot work",
+        "Masked diffusion reads the whole text at each pass: every token sees all others, so no node keeps a state. Its "
+        "mask is an id of the vocabulary.",
+        wrong="generation: {unmasking: {mask_token_id: 32000}}     # in a spec with vocab_size: 32000",
+        right="generation: {unmasking: {mask_token_id: 31999}}     # and mask: bidirectional on attention",
     ),
     "E0850": _code(
         "unusable tokenizer",

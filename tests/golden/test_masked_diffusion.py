@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -121,9 +120,9 @@ def test_a_padded_row_equals_the_row_alone(folder: Path, model: LanguageModel, r
 
 @pytest.mark.parametrize(
     "nodes",
-    [{"attend": {"mask": "causal"}}, {"attend": {"scale": "1.1 / sqrt(head_dim)"}},
+    [{"attend": {"window": 20}}, {"attend": {"scale": "1.1 / sqrt(head_dim)"}},
      {"q_rope": {"layout": "interleaved"}, "k_rope": {"layout": "interleaved"}}],
-    ids=["causal", "scale", "pairs"],
+    ids=["window", "scale", "pairs"],
 )  # fmt: skip
 def test_a_mutant_fails(folder: Path, tmp_path: Path, nodes: dict[str, object]) -> None:
     spec = tmp_path / "mutant.yaml"
@@ -154,34 +153,93 @@ def test_export_keeps_names_tensors_and_config(folder: Path, model: LanguageMode
         assert torch.equal(llmc.load(tmp_path)(tokens), model(tokens))
 
 
-def unmask(logits_of: Callable[[Tensor], Tensor], prompt: Tensor, new: int, steps: int) -> Tensor:
-    """The paper's deterministic sampling: at each step the most certain masked tokens stay."""
-    tokens = torch.cat((prompt, prompt.new_full((new,), MASK)))[None]
-    for step in range(steps):
-        logits = logits_of(tokens)
-        logits[..., MASK] = -torch.inf
-        certainty, best = logits.softmax(-1).max(-1)
-        certainty = certainty.masked_fill(tokens != MASK, -1.0)
-        count = new * (step + 1) // steps - new * step // steps
-        chosen = certainty[0].topk(count).indices
-        tokens[0, chosen] = best[0, chosen]
-    return tokens[0]
+def unmasked(tensors: dict[str, Tensor], prompt: list[int], blocks: list[tuple[int, int]]) -> list[int]:
+    """The paper's deterministic sampling on the oracle's logits: in each of the blocks (size, passes), at each pass the
+    most certain masked tokens stay."""
+    tokens = torch.tensor([prompt])
+    for size, passes in blocks:
+        start = tokens.shape[1]
+        later = sum(width for width, _ in blocks) - (start - len(prompt)) - size
+        tokens = torch.cat((tokens, torch.full((1, size), MASK)), dim=1)
+        for step in range(passes):
+            text = torch.cat((tokens, torch.full((1, later), MASK)), dim=1)
+            logits = oracle(tensors, text)[:, : start + size]
+            logits[..., MASK] = -torch.inf
+            certainty, best = logits.softmax(-1).max(-1)
+            is_open = (tokens == MASK) & (torch.arange(start + size) >= start)
+            count = size * (step + 1) // passes - size * step // passes
+            chosen = certainty.masked_fill(~is_open, -1.0)[0].topk(count).indices
+            tokens[0, chosen] = best[0, chosen]
+    return tokens[0, len(prompt) :].tolist()
 
 
-def test_unmasking_gives_the_oracles_tokens(folder: Path, model: LanguageModel) -> None:
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    return [random_tokens(9)[0].tolist(), random_tokens(23)[1].tolist(), [MASK, 3]]
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks"),
+    [
+        ({}, [(32, 32)]),
+        ({"max_new_tokens": 36}, [(32, 32), (4, 4)]),
+        ({"steps": 8}, [(32, 8)]),
+        ({"steps": 5, "block_size": 100}, [(32, 5)]),
+        ({"steps": 1}, [(32, 1)]),
+        ({"steps": 16, "block_size": 8}, [(8, 4)] * 4),
+        ({"steps": 2, "block_size": 12}, [(12, 1), (12, 1), (8, 1)]),
+    ],
+    ids=str,
+)
+def test_generation_gives_the_oracles_tokens(
+    folder: Path, model: LanguageModel, prompts: list[list[int]], options: dict[str, int],
+    blocks: list[tuple[int, int]],
+) -> None:  # fmt: skip
+    """Prompts of unequal lengths, one of which holds a mask that is none of ours to fill."""
     tensors = load_file(folder / "model.safetensors")
-    prompt = random_tokens(9)[0]
-
-    def ours(tokens: Tensor) -> Tensor:
-        with torch.no_grad():
-            return model(tokens).clone()
-
-    for steps in (32, 8, 5):
-        expected = unmask(lambda tokens: oracle(tensors, tokens), prompt, 32, steps)
-        assert MASK not in expected[9:]
-        assert unmask(ours, prompt, 32, steps).tolist() == expected.tolist()
+    found = model.generate(prompts, **{"max_new_tokens": 32, **options}, ignore_eos=True)
+    for prompt, row in zip(prompts, found, strict=True):
+        assert row.tokens == unmasked(tensors, prompt, blocks)
+        assert MASK not in row.tokens
+        assert (row.finish_reason, row.prompt_tokens) == ("length", len(prompt))
+    assert len({token for row in found for token in row.tokens}) > 8
 
 
-def test_left_to_right_generation_is_refused(model: LanguageModel) -> None:
-    with pytest.raises(LlmcError, match="E0808"):
-        model.generate([1, 2, 3], max_new_tokens=1)
+def test_an_end_token_ends_a_row(model: LanguageModel, prompts: list[list[int]]) -> None:
+    whole = model.generate(prompts, max_new_tokens=24, block_size=8, ignore_eos=True)
+    end = whole[0].tokens[3]
+    found = model.generate(prompts, max_new_tokens=24, block_size=8, ignore_eos=True, stop_ids=[end])
+    for row, before in zip(found, whole, strict=True):
+        length = before.tokens.index(end) + 1 if end in before.tokens else 24
+        assert row.tokens == before.tokens[:length]
+        assert row.finish_reason == ("stop" if end in before.tokens else "length")
+
+
+def test_logprobs_and_draws(model: LanguageModel, prompts: list[list[int]]) -> None:
+    row = model.generate(prompts[0], max_new_tokens=8, block_size=4, ignore_eos=True, logprobs=2)
+    assert row.logprobs is not None
+    assert [entry[0][0] for entry in row.logprobs] == row.tokens
+    assert all(own == likeliest for own, likeliest, _ in row.logprobs)
+    drawn = [
+        model.generate(prompts[0], max_new_tokens=16, ignore_eos=True, temperature=3.0, seed=seed).tokens
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert all(MASK not in tokens for tokens in drawn)
+
+
+def test_a_causal_mutant_is_refused(tmp_path: Path) -> None:
+    spec = tmp_path / "mutant.yaml"
+    overlay = {"blocks": {"attention": {"nodes": {"attend": {"mask": "causal"}}}}}
+    spec.write_text(json.dumps({"llmc": 1, "name": "mutant", "extends": "llada", **overlay}))
+    with pytest.raises(LlmcError, match="E0810"):
+        llmc.check(spec)
+
+
+def test_settings_that_cannot_be(model: LanguageModel) -> None:
+    with pytest.raises(LlmcError, match="E0855"):
+        model.generate([1, 2], steps=0)
+    with pytest.raises(LlmcError, match="E0810"):
+        llmc.load("llada", params={"vocab_size": 97, "hidden_size": 12, "num_layers": 1, "num_heads": 2}).generate([1])
+    with pytest.raises(LlmcError, match="E0807"):
+        llmc.load("llama_tiny").generate([1, 2], steps=4)

@@ -34,6 +34,8 @@ DEFAULT_PROMPT = "In the beginning"
 @click.option("--top-p", type=float, help="Only the likeliest that together have probability p.")
 @click.option("--min-p", type=float, help="Only tokens at least p times as likely as the likeliest.")
 @click.option("--repetition-penalty", type=float, help="Above 1: what was said becomes less likely.")
+@click.option("--steps", type=HumanInt(), help="Masked diffusion: passes over the new tokens; default: one a token.")
+@click.option("--block-size", type=HumanInt(), help="Masked diffusion: tokens that are unmasked together.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--stop", multiple=True, help="End before this text. Can be given again.")
 @click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
@@ -53,6 +55,8 @@ def command(
     top_p: float | None,
     min_p: float | None,
     repetition_penalty: float | None,
+    steps: int | None,
+    block_size: int | None,
     seed: int,
     stop: tuple[str, ...],
     no_stream: bool,
@@ -78,6 +82,8 @@ def command(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "steps": steps,
+        "block_size": block_size,
         "seed": seed,
         "stop": list(stop),
         "logprobs": logprobs,
