@@ -53,7 +53,7 @@ def test_unknown_param_is_refused(name: str, remedy: str, origin: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["64", 64.0, True, None, [64], {"a": 1}, float("nan"), float("inf"), 10**30, -(2**63), b"64", object(), (64,)],
+    ["64", 64.0, True, None, [64], {"a": 1}, float("nan"), float("inf"), 10**30, -(2**63), b"64", object, (64,)],
     ids=str,
 )
 def test_value_of_another_kind_is_refused(value: object) -> None:
