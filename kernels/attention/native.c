@@ -2,6 +2,7 @@
 #include "native.h"
 
 #include "../native/numbers.h"
+#include "../native/vector_math.h"
 
 #include <math.h>
 #include <string.h>
@@ -63,15 +64,59 @@ typedef struct {
     int count;
 } queries;
 
-static inline float dot(const float *restrict x, const float *restrict y, int64_t n) {
-    float lanes[16] = {0}, rest = 0;
+static inline float dot(const float *x, const float *y, int64_t n) {
+    vf a = vf_zero(), b = vf_zero();
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++) lanes[j] += x[i + j] * y[i + j];
-    for (; i < n; i++) rest += x[i] * y[i];
-    for (int j = 0; j < 8; j++) lanes[j] += lanes[j + 8];
-    for (int j = 0; j < 4; j++) lanes[j] += lanes[j + 4];
-    return lanes[0] + lanes[1] + (lanes[2] + lanes[3]) + rest;
+    for (; i + 2 * LLMC_LANES <= n; i += 2 * LLMC_LANES) {
+        a = vf_fma(vf_load(x + i), vf_load(y + i), a);
+        b = vf_fma(vf_load(x + i + LLMC_LANES), vf_load(y + i + LLMC_LANES), b);
+    }
+    for (; i < n; i += LLMC_LANES) {
+        int rest = n - i < LLMC_LANES ? (int)(n - i) : LLMC_LANES;
+        a = vf_fma(vf_load_part(x + i, rest), vf_load_part(y + i, rest), a);
+    }
+    return vf_sum(a + b);
+}
+
+static inline int sees(const llmc_attention *a, int64_t query, int64_t key) {
+    if (key < 0 || (a->is_causal && key > query)) return 0;
+    if (a->window && (key <= query - a->window || key >= query + a->window)) return 0;
+    return !a->chunk || key / a->chunk == query / a->chunk;
+}
+
+/* Scores become weights relative to `largest`; returns their sum. */
+static float weigh(float *scores, int count, float largest) {
+    vf sum = vf_zero(), most = vf_all(largest);
+    for (int i = 0; i < count; i += LLMC_LANES) {
+        int rest = count - i < LLMC_LANES ? count - i : LLMC_LANES;
+        vf weight = vf_exp(vf_load_part(scores + i, rest) - most);
+        vf_store_part(scores + i, weight, rest);
+        sum += vf_load_part(scores + i, rest);
+    }
+    return vf_sum(sum);
+}
+
+/* out = out * shrink + sum over keys of weight * value. */
+static void gather_values(float *out, float shrink, const float *weights, const int *seen, int count, const float *values,
+                          int64_t stride, int64_t n) {
+    int64_t d = 0;
+    for (; d + 4 * LLMC_LANES <= n; d += 4 * LLMC_LANES) {
+        vf s = vf_all(shrink), sums[4];
+        for (int j = 0; j < 4; j++) sums[j] = vf_load(out + d + j * LLMC_LANES) * s;
+        for (int i = 0; i < count; i++) {
+            vf w = vf_all(weights[i]);
+            const float *value = values + seen[i] * stride + d;
+            for (int j = 0; j < 4; j++) sums[j] = vf_fma(w, vf_load(value + j * LLMC_LANES), sums[j]);
+        }
+        for (int j = 0; j < 4; j++) vf_store(out + d + j * LLMC_LANES, sums[j]);
+    }
+    for (; d < n; d += LLMC_LANES) {
+        int rest = n - d < LLMC_LANES ? (int)(n - d) : LLMC_LANES;
+        vf sum = vf_load_part(out + d, rest) * vf_all(shrink);
+        for (int i = 0; i < count; i++)
+            sum = vf_fma(vf_all(weights[i]), vf_load_part(values + seen[i] * stride + d, rest), sum);
+        vf_store_part(out + d, sum, rest);
+    }
 }
 
 /* Folds a block of keys into the running result of every query. `where[i]` is the position of key i, -1 where unseen. */
@@ -80,35 +125,21 @@ static void fold(const llmc_attention *a, queries *qs, const float *keys, int64_
     for (int n = 0; n < qs->count; n++) {
         int64_t at = qs->position[n];
         float scores[KEYS], largest = qs->largest[n];
+        int seen[KEYS], found = 0;
         for (int i = 0; i < count; i++) {
-            int is_seen = where[i] >= 0 && (!a->is_causal || where[i] <= at);
-            if (a->window) is_seen = is_seen && where[i] > at - a->window && (a->is_causal || where[i] < at + a->window);
-            if (a->chunk) is_seen = is_seen && where[i] / a->chunk == at / a->chunk;
-            if (!is_seen) {
-                scores[i] = -INFINITY;
-                continue;
-            }
+            if (!sees(a, at, where[i])) continue;
             float score = dot(qs->q[n], keys + i * key_stride, a->key_dim) * a->scale;
             if (a->softcap != 0) score = a->softcap * tanhf(score / a->softcap);
             if (a->slopes) score -= a->slopes[qs->head[n]] * (float)(at > where[i] ? at - where[i] : where[i] - at);
-            scores[i] = score;
+            scores[found] = score;
+            seen[found++] = i;
             if (!(score <= largest)) largest = score;
         }
-        if (largest == -INFINITY) continue;
-        float *out = qs->out[n];
-        if (largest != qs->largest[n]) {
-            float shrink = expf(qs->largest[n] - largest);
-            qs->sum[n] *= shrink;
-            for (int64_t d = 0; d < a->value_dim; d++) out[d] *= shrink;
-            qs->largest[n] = largest;
-        }
-        for (int i = 0; i < count; i++) {
-            if (scores[i] == -INFINITY) continue;
-            float weight = expf(scores[i] - largest);
-            qs->sum[n] += weight;
-            const float *value = values + i * value_stride;
-            for (int64_t d = 0; d < a->value_dim; d++) out[d] += weight * value[d];
-        }
+        if (found == 0 || largest == -INFINITY) continue;
+        float shrink = largest == qs->largest[n] ? 1.0f : expf(qs->largest[n] - largest);
+        qs->sum[n] = qs->sum[n] * shrink + weigh(scores, found, largest);
+        qs->largest[n] = largest;
+        gather_values(qs->out[n], shrink, scores, seen, found, values, value_stride, a->value_dim);
     }
 }
 

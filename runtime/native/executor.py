@@ -25,9 +25,12 @@ from ..execute import Executor, State, last_rows
 from ..tree import scalar_operands
 from .objects import shared_library
 from .packing import declare, pack, packed_bytes
-from .team import team
+from .team import Team, team, thread_count
 from .toolchain import NoCompiler
 from .values import Values, value_types
+
+ONE_THREAD_BYTES = 2 << 20
+"""Weights that one core reads faster than two agree about it."""
 
 AS_THEY_ARE = ("stored", "float32")
 """Formats of parameters that are not packed."""
@@ -124,6 +127,7 @@ class NativeExecutor(Executor):
             self.library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
             self.library.llmc_linear_workspace.restype = ctypes.c_size_t
             declare(self.library)
+        self.weight_bytes = sum(p.nbytes for tensors in parameters for p in tensors)
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
@@ -241,6 +245,11 @@ class NativeExecutor(Executor):
         return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
 
     @property
+    def team(self) -> Team:
+        """The threads that run it: one where a token is so little work that sharing it would take longer."""
+        return team(1 if self.weight_bytes < ONE_THREAD_BYTES else thread_count())
+
+    @property
     def can_decode(self) -> bool:
         """Whether greedy decoding may run without Python: all calls are one region, from tokens to logits alone."""
         return (
@@ -285,7 +294,7 @@ class NativeExecutor(Executor):
             chosen.data_ptr(),
         )
         done = self.library.llmc_decode(
-            team().pointer,
+            self.team.pointer,
             ctypes.addressof(self._pass),
             ctypes.addressof(self._calls),
             len(self.steps),
@@ -343,7 +352,7 @@ class NativeExecutor(Executor):
     def _run(self, first: int, count: int) -> None:
         if count > 0:
             address = ctypes.addressof(self._calls) + first * ctypes.sizeof(_Call)
-            self.library.llmc_run(team().pointer, ctypes.addressof(self._pass), address, count)
+            self.library.llmc_run(self.team.pointer, ctypes.addressof(self._pass), address, count)
 
     def _run_in_torch(
         self, index: int, phase: Phase, values: Values, ambient: Mapping[str, Tensor], states: dict[str, State]

@@ -37,17 +37,18 @@ def thread_count() -> int:
     return count
 
 
-def team() -> Team:
-    """This process's threads; a child after a fork makes its own. Raises NoCompiler where their code cannot be made."""
-    return _team(os.getpid())
+def team(threads: int) -> Team:
+    """So many threads of this process; a child after a fork makes its own. Raises NoCompiler where their code cannot be
+    made."""
+    return _team(os.getpid(), threads)
 
 
 @cache
-def _team(_process: int) -> Team:
+def _team(_process: int, threads: int) -> Team:
     library = ctypes.CDLL(str(shared_library("", ("native/team.c",))))
     library.llmc_team_new.restype = ctypes.c_void_p
     library.llmc_team_new.argtypes = (ctypes.c_int, ctypes.c_size_t)
-    made = library.llmc_team_new(thread_count(), SCRATCH_BYTES)
+    made = library.llmc_team_new(threads, SCRATCH_BYTES)
     if not made:
         raise MemoryError("no memory for threads")
     return Team(made, library)
