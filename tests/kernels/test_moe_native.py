@@ -1,6 +1,7 @@
 """Routers, experts and latent attention in C against their references in float64, over generated shapes."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import ctypes
