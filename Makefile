@@ -17,9 +17,14 @@ slow:             ## everything, the long forms too; then with fusion off and wi
 	LLMC_PASSES=0 pytest tests/golden tests/runtime tests/compiler
 	LLMC_KERNELS=0 pytest tests/golden tests/runtime tests/compiler
 
-bench:            ## start-up times and tokens per second, for BENCHMARKS.md
+bench:            ## start-up, kernels, whole models and other engines, for BENCHMARKS.md; LLAMA_PYTHON= an interpreter with llama-cpp-python
 	python -P tools/bench/startup.py
-	llmc bench small
+	python -P -m llmc.tools.bench.kernels
+	python -P -m llmc.tools.bench.quantisation
+	llmc bench small --format markdown
+	llmc bench small --format markdown --quantize int8
+	llmc bench gpt2_small --format markdown --against hf
+	python -P -m llmc.tools.bench.peers $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
 
 schema:           ## write what is generated: the JSON Schema, and the op pages of specs/README.md
 	llmc schema -o specs/schema.json

@@ -144,6 +144,14 @@ def test_table() -> None:
         assert fact in text
 
 
+def test_the_prompt_leaves_room_for_the_tokens() -> None:
+    found = cast("dict[str, object]", values("bench", "llama_tiny", "--tokens", "40", "--repetitions", "1"))
+    tests = cast("list[dict[str, object]]", found["tests"])
+    limit = llmc.load("llama_tiny").max_seq_len
+    assert limit is not None
+    assert [test["test"] for test in tests] == [f"pp{min(512, limit - 40)}", "tg40"]
+
+
 def test_markdown() -> None:
     header, rule, prefill, decode, blank, *facts = run("bench", TINY, *SHORT, "--format", "markdown").stdout.split("\n")
     assert header.count("|") == rule.count("|") == prefill.count("|") == decode.count("|")

@@ -46,8 +46,11 @@ class LlmcEngine:
         self.model = model
         self._ids = ids.to(model.device)
         self._tokens = tokens
+        self._last = self._ids[:, -1:]
         self._input = model.program.model.inputs[0].name
         self._cache: Cache | None = None
+        self.token = 0
+        """Of the first row, the last one that was chosen."""
 
     @property
     def is_one_call(self) -> bool:
@@ -60,15 +63,16 @@ class LlmcEngine:
         self._cache = self.model.new_cache(batch, max_seq_len=prompt + self._tokens)
         self._synchronise()
         started = time.perf_counter()
-        self._step(self._ids)
+        self._last = self._step(self._ids)["logits"][:, -1:].argmax(-1)
         self._synchronise()
-        return time.perf_counter() - started
+        taken = time.perf_counter() - started
+        self.token = int(self._last[0])
+        return taken
 
     def decode(self) -> float:
         assert self._cache is not None
-        batch = len(self._ids)
         executor = self.model.executor()
-        last = [0] * batch
+        last = [int(token) for token in self._last]
         started = time.perf_counter()
         if isinstance(executor, NativeExecutor) and executor.can_decode:
             with torch.inference_mode():
@@ -76,12 +80,15 @@ class LlmcEngine:
             taken = time.perf_counter() - started
             if any(len(row) != self._tokens for row in found):
                 raise fail("E0856", f"{self.model.program.spec.name} gives logits that are not finite")
+            self.token = found[0][-1]
             return taken
-        token = torch.zeros(batch, 1, dtype=torch.int64, device=self.model.device)
+        token = self._last
         for _ in range(self._tokens):
             token = self._step(token)["logits"][:, -1:].argmax(-1)
         self._synchronise()
-        return time.perf_counter() - started
+        taken = time.perf_counter() - started
+        self.token = int(token[0])
+        return taken
 
     def _step(self, ids: Tensor) -> dict[str, Tensor]:
         assert self._cache is not None

@@ -31,19 +31,33 @@ class TransformersEngine:
             self._model.forward = torch.compile(self._model.forward)  # pyright: ignore[reportUnknownMemberType]
         self._ids, self._tokens = ids, tokens
         self._cache: object = None
+        self._last = ids[:, -1:]
+        self.token = 0
+        """Of the first row, the last one that was chosen."""
+
+    @property
+    def table_bytes(self) -> int:
+        """Of the table of embeddings, of which a token reads one row; 0 where it is the head too."""
+        table = cast("Callable[[], nn.Embedding]", self._model.get_input_embeddings)().weight
+        head = cast("Callable[[], nn.Linear]", self._model.get_output_embeddings)().weight
+        return 0 if head is table else table.nbytes
 
     def prefill(self) -> float:
         self._cache = None
         started = time.perf_counter()
-        self._step(self._ids)
-        return time.perf_counter() - started
+        self._last = self._step(self._ids)[:, -1:].argmax(-1)
+        taken = time.perf_counter() - started
+        self.token = int(self._last[0])
+        return taken
 
     def decode(self) -> float:
         started = time.perf_counter()
-        token = torch.zeros(len(self._ids), 1, dtype=torch.int64)
+        token = self._last
         for _ in range(self._tokens):
             token = self._step(token)[:, -1:].argmax(-1)
-        return time.perf_counter() - started
+        taken = time.perf_counter() - started
+        self.token = int(token[0])
+        return taken
 
     def _step(self, ids: Tensor) -> Tensor:
         call = cast("Callable[..., object]", self._model)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @spec_argument("target")
-@click.option("--prompt", type=HumanInt(), default=512, show_default=True, help="Tokens of the prompt.")
+@click.option("--prompt", type=HumanInt(), help="Tokens of the prompt. Default: 512, or what the context has room for.")
 @click.option("--tokens", type=HumanInt(), default=64, show_default=True, help="Decoded tokens.")
 @click.option("--batch", type=HumanInt(), default=1, show_default=True, help="Rows at a time.")
 @click.option("--repetitions", type=HumanInt(), default=5, show_default=True, help="After one to warm up.")
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     target: str,
-    prompt: int,
+    prompt: int | None,
     tokens: int,
     batch: int,
     repetitions: int,
@@ -90,6 +90,8 @@ def command(
             started = time.perf_counter()
             model = load(folder, device=device, dtype=dtype, quantize=quantize)
         load_seconds = time.perf_counter() - started
+        if prompt is None:
+            prompt = max(1, min(512, (model.max_seq_len or 1 << 30) - tokens))
         ids = random_ids(model, batch, prompt)
         ours = LlmcEngine(model, ids, tokens)
         log("warming up")
