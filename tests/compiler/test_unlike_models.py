@@ -18,7 +18,7 @@ from llmc.compiler.config_map import config_from_params, config_map, params_from
 from llmc.compiler.ir import Model
 from llmc.compiler.ops.declaration import Value
 from llmc.compiler.pipeline import read
-from llmc.compiler.plan import flops, parameters
+from llmc.compiler.plan import flops, parameters, plan
 from llmc.compiler.spec import Spec
 from llmc.compiler.weight_map import weight_map
 from llmc.runtime.weight_rules import source_names, source_shapes
@@ -373,3 +373,11 @@ def test_shape_rules_of_the_new_ops_say_what_is_wrong(tmp_path: Path, node: str,
         read(path)
     assert [d.code for d in caught.value.diagnostics] == ["E0601"]
     assert message in caught.value.diagnostics[0].message
+
+
+def test_gla_has_the_tensors_of_its_paper() -> None:
+    """Section 4.4 at 1.3B: queries, keys at half the width, gates of rank 16, one norm for all heads."""
+    width, inner = 2048, 5632
+    mixer = 2 * width * width // 2 + 3 * width * width + width * 16 + 16 * width // 2 + width // 2 + width // 4
+    layer = mixer + 3 * width * inner + 2 * width
+    assert plan(read("gla")[1]).parameters == 24 * layer + 2 * 32000 * width + width == 1_365_514_240

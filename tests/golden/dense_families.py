@@ -22,7 +22,8 @@ _KEYS: Mapping[str, str] = {
     "rope_original_max_seq_len": "rope_parameters.original_max_position_embeddings", "activation": "hidden_act",
 }  # fmt: skip
 _SPELLED: Mapping[str, Mapping[str, str]] = {
-    "gptj": {"gelu_tanh": "gelu_new"}, "albert": {"gelu_tanh": "gelu_new"}, "gpt_neox": {"gelu_tanh": "gelu_fast"},
+    "gptj": {"gelu_tanh": "gelu_new"}, "codegen": {"gelu_tanh": "gelu_new"}, "albert": {"gelu_tanh": "gelu_new"},
+    "gpt_neox": {"gelu_tanh": "gelu_fast"},
 }  # fmt: skip
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
@@ -62,7 +63,7 @@ def _mistakes(name: str, params: Mapping[str, Value], eps: str) -> dict[str, Map
     """By name, the params or the part of the spec that are wrong."""
     scale = "query_pre_attn_scalar" if "query_pre_attn_scalar" in params else "head_dim"
     factor = next((p for p in ("attention_multiplier", "attention_scale") if p in params), f"1 / sqrt({scale})")
-    layout = "half" if name in ("gptj", "cohere2") else "interleaved"
+    layout = "half" if name in ("gptj", "codegen", "cohere2") else "interleaved"
     overlays: dict[str, dict[str, Value]] = {"attention_scale_x1.1": {"attend": {"scale": f"1.1 * {factor}"}}}
     if "rope_theta" in params or "rotary_dim" in params:
         overlays["rope_pairs"] = {"q_rope": {"layout": layout}, "k_rope": {"layout": layout}}
@@ -198,6 +199,17 @@ DECODERS: tuple[Family, ...] = (
         "gpt_neox_sequential", "gpt_neox", "GPTNeoX",
         params={"num_kv_heads": ABSENT, "activation": "gelu_tanh", "partial_rotary_factor": 1.0, "hidden_dropout": 0.0,
                 "attention_bias": False, "use_parallel_residual": False, "tie_word_embeddings": False, "num_layers": 2},
+    ),
+    _family(
+        "codegen", "codegen", "CodeGen",
+        keys={"hidden_size": "n_embd", "intermediate_size": "n_inner", "num_layers": "n_layer", "num_heads": "n_head",
+              "max_seq_len": "n_positions", "activation": "activation_function", "attention_dropout": "attn_pdrop",
+              "embedding_dropout": "embd_pdrop", "residual_dropout": "resid_pdrop",
+              "layer_norm_eps": "layer_norm_epsilon"},
+        params={"num_heads": 4, "num_kv_heads": ABSENT, "rope_theta": ABSENT, "rotary_dim": 6,
+                "activation": "gelu_tanh", "embedding_dropout": 0.0, "residual_dropout": 0.0,
+                "tie_word_embeddings": False},
+        seed=0, embedding_std=0.6, bias_std=0.05,
     ),
     _family(
         "gptj", "gptj", "GPTJ",

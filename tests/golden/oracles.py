@@ -14,6 +14,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.mamba.modeling_mamba import MambaMixer, MambaRMSNorm
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
+from .gated_linear_oracle import GLAConfig as GLAConfig
+from .gated_linear_oracle import GLAForCausalLM as GLAForCausalLM
 from .seq2seq_oracle import T5Decoding as T5Decoding
 
 
@@ -277,5 +279,5 @@ class ChimeraForCausalLM(transformers.DiffLlamaForCausalLM):
         del config.router_jitter_noise  # pyright: ignore[reportAttributeAccessIssue]
 
 
-for _config in (ChimeraConfig, HydraConfig, RWKV7Config):
+for _config in (ChimeraConfig, GLAConfig, HydraConfig, RWKV7Config):
     transformers.AutoConfig.register(_config.model_type, _config, exist_ok=True)

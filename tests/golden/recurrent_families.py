@@ -74,6 +74,15 @@ def _delta(name: str, *, seed: int = 0, **changes: Value) -> Family:
     return _family(name, "rwkv7", "RWKV7Config", "RWKV7ForCausalLM", keys, params, seed)
 
 
+def _gated_linear(name: str, *, seed: int = 0, **changes: Value) -> Family:
+    params: dict[str, Value] = {
+        "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 3, "num_heads": 3,
+        "expand_k": 0.5, "expand_v": 1.0, "norm_eps": 2e-3, "tie_word_embeddings": False, **changes,
+    }  # fmt: skip
+    keys = {"num_layers": "num_hidden_layers"}
+    return _family(name, "gla", "GLAConfig", "GLAForCausalLM", keys, params, seed)
+
+
 _ATTENTION_KEYS = {
     "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
     "max_seq_len": "max_position_embeddings",
@@ -168,6 +177,8 @@ RECURRENT: tuple[Family, ...] = (
     _periodic_attention("jamba_biases", seed=4, use_bias=True, num_layers=3, attention_period=2, attention_offset=0),
     _delta("rwkv7", seed=1),
     _delta("rwkv7_tied", num_layers=2, head_dim=20, norm_bias=False, tie_word_embeddings=True),
+    _gated_linear("gla", seed=2),
+    _gated_linear("gla_tied", seed=3, num_layers=2, num_heads=5, expand_k=1.5, expand_v=2.0, tie_word_embeddings=True),
     *HYBRIDS,
 )  # fmt: skip
 each_recurrent = pytest.mark.parametrize("golden", RECURRENT, ids=lambda family: family.name, indirect=True)

@@ -285,6 +285,12 @@ def mutations(family: Family) -> Iterator[Mutation]:
 
 
 OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
+    "gla": {
+        "forgets_faster": _nodes("attention", log_decay={"factor": "-1.3 / gate_normalizer"}),
+        "queries_unscaled": _nodes("attention", scan={"scale": 1.0}),
+        "sigmoid_gate": _nodes("attention", opened={"kind": "sigmoid"}),
+        "sharp_closing": _nodes("attention", closing={"kind": "relu"}),
+    },
     "lfm2": {
         "no_gate_before": _nodes("convolution", let_in={"in": ["parts:x", "parts:x"]}),
         "gates_swapped": _nodes(

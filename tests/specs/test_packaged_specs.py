@@ -28,8 +28,8 @@ SECTIONS = (
 
 FAMILIES = (
     "llama", "mistral", "gpt2", "bert", "bert_mlm", "bert_classifier", "phi", "phi3",
-    "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "starcoder2", "gpt_neox", "gptj", "opt", "bloom", "mpt", "falcon",
-    "stablelm", "cohere2", "granite", "diffllama", "roberta", "albert", "modernbert",
+    "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "starcoder2", "gpt_neox", "gptj", "codegen", "opt", "bloom", "mpt",
+    "falcon", "stablelm", "cohere2", "granite", "diffllama", "roberta", "albert", "modernbert",
     "mamba", "mamba2", "falcon_mamba",
 )  # fmt: skip
 """The specs whose architecture transformers has too."""
@@ -128,7 +128,9 @@ ROUNDED_COUNTS = {
 SAVED_NAMES: dict[str, dict[str, str]] = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
 """By model type, names that transformers changes when it saves."""
 
-TWINS = tuple(sorted({*COUNTS, "bert_tiny", "diffllama", "gpt2_tiny", "llama_tiny", "mistral_tiny", "phi_tiny"}))
+TWINS = tuple(
+    sorted({*COUNTS, "bert_tiny", "codegen_350m", "diffllama", "gpt2_tiny", "llama_tiny", "mistral_tiny", "phi_tiny"})
+)
 
 GENERIC_KEYS = frozenset(
     ("initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "problem_type")
