@@ -46,8 +46,9 @@ def shared_library(text: str, sources: Sequence[str]) -> Path:
 
 
 def without_comments(text: str) -> str:
-    """C without comments, so that a path in one does not make another key."""
-    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    """C without comments and indentation, so that a path in one does not make another key."""
+    lines = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL).splitlines()
+    return "\n".join(line.strip() for line in lines if line.strip())
 
 
 def _kernel_object(chosen: Compiler, source: str) -> Path:
