@@ -43,13 +43,14 @@ class Probe:
         """Bytes per second of one pass over the memory, or over its first `size` bytes."""
         wanted = self._memory.numel() if size is None else min(self._memory.numel(), -(-size // STRIPE) * STRIPE)
         started = time.perf_counter()
-        self._library.llmc_probe_read(team().pointer, self._memory.data_ptr(), wanted, ctypes.addressof(self._sums))
+        threads = team(thread_count()).pointer
+        self._library.llmc_probe_read(threads, self._memory.data_ptr(), wanted, ctypes.addressof(self._sums))
         return wanted / (time.perf_counter() - started)
 
     def rate(self, dtype: str) -> float:
         """Operations per second, a product and its sum being two; dtype: one of KINDS."""
         started = time.perf_counter()
         done: float = self._library.llmc_probe_multiply(
-            team().pointer, thread_count(), KINDS[dtype], _STEPS, ctypes.addressof(self._sums)
+            team(thread_count()).pointer, thread_count(), KINDS[dtype], _STEPS, ctypes.addressof(self._sums)
         )
         return done / (time.perf_counter() - started)

@@ -71,11 +71,11 @@ def test_a_cache_that_went_bad_stops(golden: Golden, monkeypatch: pytest.MonkeyP
     def poison(cache: Cache, new: torch.Tensor) -> None:
         advance(cache, new)
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == 2:
             for state in cache.states.values():
                 state[1][:, :, 4, 0] = float("inf")
 
     monkeypatch.setattr(Cache, "advance", poison)
     with pytest.raises(LlmcError, match="E0856"):
         model.generate([1, 2, 3, 4, 5], max_new_tokens=9, ignore_eos=True)
-    assert len(calls) == 5
+    assert sum(calls) <= 3, "it went on after a step without finite logits"
