@@ -215,8 +215,8 @@ GENERATION: Mapping[str, Code] = {
     ),
     "E0810": _code(
         "unmasking that cannot work",
-        "Masked diffusion reads the whole text at each pass: every token sees all others, so no node keeps a state. Its "
-        "mask is an id of the vocabulary.",
+        "Masked diffusion reads the whole text at each pass: every token sees all others, so no node keeps a state. "
+        "Its mask is an id of the vocabulary.",
         wrong="generation: {unmasking: {mask_token_id: 32000}}     # in a spec with vocab_size: 32000",
         right="generation: {unmasking: {mask_token_id: 31999}}     # and mask: bidirectional on attention",
     ),
