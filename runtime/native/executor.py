@@ -146,6 +146,8 @@ class NativeExecutor(Executor):
         self._calls = (_Call * len(calls))()
         self._states: list[tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]] = []
         converted: dict[int, Tensor] = {}
+        self._made: dict[tuple[int, str, bool], Tensor] = {}
+        """By the identity of a matrix that several calls share, its packed form."""
         for entry, call, tensors in zip(self._calls, calls, parameters, strict=True):
             definition = self.native.definitions.get(call.definition)
             lowered = self.program.module.definitions[call.definition]
@@ -172,6 +174,7 @@ class NativeExecutor(Executor):
             entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
             entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
             entry.scalars = ctypes.addressof(scalars)
+        self._made.clear()
 
     def release(self) -> None:
         """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
@@ -186,7 +189,10 @@ class NativeExecutor(Executor):
         if key not in self.packed:
             if weight.is_meta:
                 raise fail("E0753", f"the packed weights lack {key}")
-            self.packed[key] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
+            same = (id(weight), operand.format, operand.is_pair)
+            if same not in self._made:
+                self._made[same] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
+            self.packed[key] = self._made[same]
         size = packed_bytes(self.library, weight.shape, operand.format, is_pair=operand.is_pair)
         if self.packed[key].dtype != torch.uint8 or self.packed[key].numel() != size:
             raise fail("E0753", f"the packed weight {key} has {self.packed[key].nbytes} bytes, not {size}")
@@ -224,7 +230,21 @@ class NativeExecutor(Executor):
         kept: dict[str, Tensor] | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """As `Executor.run`; states are written in place. `kept` stays empty: nothing here is given once."""
+        """As `Executor.run`; states are written in place. `kept` stays empty: nothing here is given once.
+
+        One thread of Python at a time: others wait.
+        """
+        with self.team.lock:
+            return self._pass_over(phase, inputs, ambient, states, last_token_only)
+
+    def _pass_over(
+        self,
+        phase: Phase,
+        inputs: Mapping[str, Tensor],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+        last_token_only: bool,
+    ) -> dict[str, Tensor]:
         position = ambient["position"].contiguous()
         batch, tokens = position.shape
         cuts_tail = last_token_only and tokens > 1 and self.tail_is_tokenwise
@@ -271,8 +291,19 @@ class NativeExecutor(Executor):
 
         tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
         the states hold. A row ends with a token of `ends`. Where logits are not finite the lists stop before it: the
-        caller's next step will find the same. Needs `can_decode`.
+        caller's next step will find the same. Needs `can_decode`. One thread of Python at a time: others wait.
         """
+        with self.team.lock:
+            return self._decode(tokens, lengths, states, steps, ends)
+
+    def _decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        states: Mapping[str, State],
+        steps: int,
+        ends: Sequence[int],
+    ) -> list[list[int]]:
         batch = len(tokens)
         values = self._values({self.inputs[0]: torch.tensor(tokens)[:, None].clamp(min=0)}, batch, 1, False)
         fed, logits = (cast("Tensor", value) for value in values.outside.values())
@@ -321,7 +352,8 @@ class NativeExecutor(Executor):
         rows = batch * tokens
         floats = rows * (self.native.values_floats + self.native.locals_floats) + 16
         if self._memory.numel() < floats:
-            self._memory = torch.empty(floats)
+            with torch.inference_mode(False):
+                self._memory = torch.empty(floats)
         values = Values(
             types=self.types,
             slots=self.native.slots,

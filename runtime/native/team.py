@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
 
 from .objects import shared_library
 
@@ -16,10 +17,11 @@ SCRATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The threads of one process: the `llmc_team *`, and the library that their code lies in."""
+    """The threads of one process: the `llmc_team *`, the library of their code, and the lock of who gives them work."""
 
     pointer: int
     library: ctypes.CDLL
+    lock: Lock = field(default_factory=Lock, compare=False)
 
 
 def thread_count() -> int:
