@@ -18,14 +18,14 @@ slow:             ## everything, the long forms too; then with fusion off, with 
 	LLMC_KERNELS=0 pytest tests/golden tests/runtime tests/compiler
 	LLMC_NATIVE=0 pytest tests/golden tests/runtime tests/compiler
 
-bench:            ## start-up, kernels, whole models and other engines, for BENCHMARKS.md; LLAMA_PYTHON= an interpreter with llama-cpp-python
+bench:            ## start-up, kernels, whole models and other engines, for BENCHMARKS.md; LLAMA_PYTHON= and ONNXRUNTIME_PYTHON= their interpreters
 	python -P tools/bench/startup.py
 	python -P -m llmc.tools.bench.kernels
 	python -P -m llmc.tools.bench.quantisation
 	llmc bench small --format markdown
 	llmc bench small --format markdown --quantize int8
 	llmc bench gpt2_small --format markdown --against hf
-	python -P -m llmc.tools.bench.peers $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON))
+	python -P -m llmc.tools.bench.peers $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(if $(ONNXRUNTIME_PYTHON),--onnxruntime-python $(ONNXRUNTIME_PYTHON))
 
 schema:           ## write what is generated: the JSON Schema, and the op pages of specs/README.md
 	llmc schema -o specs/schema.json

@@ -41,6 +41,7 @@ PEERS: dict[str, tuple[str, str, str]] = {
     "llama.cpp Q8_0": ("llama.cpp", "Q8_0", "int8"),
     "llama.cpp Q4_0": ("llama.cpp", "Q4_0", "int4"),
     "llama.cpp TQ2_0": ("llama.cpp", "TQ2_0", "ternary"),
+    "onnxruntime-genai int4": ("onnxruntime-genai", "int4", "int4"),
     "transformers eager": ("transformers", "eager", "bf16"),
     "transformers compiled": ("transformers", "compiled", "bf16"),
 }
@@ -128,6 +129,11 @@ def command(name: str, folder: Path, ids: Sequence[int], options: argparse.Names
         return [sys.executable, "-P", "-m", "llmc.tools.bench.peer_llmc", str(folder), word, tokens]
     if engine == "transformers":
         return [sys.executable, "-P", "-m", "llmc.tools.bench.peer_transformers", str(folder), word, tokens, threads]
+    if engine == "onnxruntime-genai":
+        if options.onnxruntime_python is None:
+            raise Unavailable("give --onnxruntime-python, of an environment with onnxruntime-genai and transformers")
+        script = str(HERE / "peer_onnxruntime.py")
+        return [options.onnxruntime_python, "-P", script, str(folder), str(len(ids)), tokens, threads]
     if options.llama_python is None:
         raise Unavailable("give --llama-python, the interpreter of an environment with llama-cpp-python and gguf")
     file = folder / f"{word}.gguf"
@@ -266,6 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--llama-python", metavar="PATH", help="the interpreter of llama-cpp-python's environment")
+    parser.add_argument("--onnxruntime-python", metavar="PATH", help="the same for onnxruntime-genai")
     parser.add_argument(
         "--shape", type=_shape, default=SHAPE, help="layers, hidden, feed-forward, heads, kv heads, vocabulary"
     )
