@@ -58,12 +58,12 @@ def main() -> None:
         "version": f"onnxruntime-genai {onnxruntime_genai.__version__}",
     }
     print(json.dumps(ready), flush=True)
-    generator = None
+    length = prompt + tokens + 1
+    params = onnxruntime_genai.GeneratorParams(model)
+    params.set_search_options(max_length=length, min_length=length, do_sample=False)
+    generator = onnxruntime_genai.Generator(model, params)
     for line in sys.stdin:
         if line.strip() == "prefill":
-            length = prompt + tokens + 1
-            params = onnxruntime_genai.GeneratorParams(model)
-            params.set_search_options(max_length=length, min_length=length, do_sample=False)
             generator = onnxruntime_genai.Generator(model, params)
             started = time.perf_counter()
             generator.append_tokens(ids)
