@@ -53,8 +53,8 @@ def _mistakes(params: Mapping[str, Value]) -> dict[str, Mapping[str, Mapping[str
     overlays: dict[str, dict[str, dict[str, Value]]] = {
         "scale_x1.1": {"attention": {"attend": {"scale": "1.1 / sqrt(head_dim)"}}},
         "window_for_chunk": {"attention": {"attend": {"window": "chunk_size if is_chunked else null", "chunk": None}}},
-        "rope_halves": {"rotate": {"rope": {"layout": "half"}}},
-        "rope_on_q_only": {"attention": {"attend": {"k": "k_proj"}, "k_rope": None}},
+        "rope_halves": {"attention": {"q_rope": {"layout": "half"}, "k_rope": {"layout": "half"}}},
+        "rope_on_q_only": {"attention": {"k_rope": {"when": False}}},
         "softmax_scores": {"moe": {"router": {"score": "softmax"}}},
         "weighted_outputs": {"moe": {"experts": {"weighs": "output"}}},
         "interleaved_gates": {"moe": {"experts": {"packing": "interleaved"}}},
