@@ -259,6 +259,11 @@ def test_presets_are_short(name: str) -> None:
         assert len(path.read_text().splitlines()) <= 15
 
 
+@pytest.mark.parametrize("name", packaged_names())
+def test_no_spec_is_long(name: str) -> None:
+    assert len(packaged_path(name).read_text().splitlines()) <= 160
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parameters_are_those_of_transformers(name: str) -> None:
     spec, model = model_of(name, 2)
