@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint
 from .checkpoint_writer import write_checkpoint
 from .containment import find_inside, read_bytes
 from .finiteness import require_finite
-from .native.executor import AS_THEY_ARE
+from .native.binding import AS_THEY_ARE
 from .save import COPIED
 from .tree import find
 
@@ -40,7 +40,7 @@ def write_packed(model: LanguageModel, quantize: Quantize, folder: Path) -> None
     executor = model.packed_executor()
     kept = unpacked_paths(model.program, executor.native, executor.formats)
     tensors = {path: parameters[path] for path in kept}
-    write_checkpoint(folder, {**tensors, **executor.packed}, metadata={"format": FORMAT, "quantize": quantize})
+    write_checkpoint(folder, {**tensors, **executor.binding.packed}, metadata={"format": FORMAT, "quantize": quantize})
     for name in COPIED:
         file = None if model.source is None else find_inside(model.source, name)
         if file is not None:

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from ..specs.diagnostics import fail
+from ..specs.packaged import packaged_folder
 from .model import LanguageModel
+
+SAMPLE_WINDOWS, SAMPLE_TOKENS, SAMPLE_CHARACTERS = 4, 128, 4096
+"""How much text `sample` takes: enough to see a format that does not serve, in a few seconds on a small machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,17 @@ def windows(ids: Sequence[int], size: int, most: int | None = None) -> Tensor:
         return torch.tensor([list(ids)])
     count = len(ids) // size if most is None else min(most, len(ids) // size)
     return torch.tensor(list(ids[: count * size])).view(count, size)
+
+
+def sample(model: LanguageModel) -> Tensor:
+    """Windows of the held-out text that ships; of random ids where the model has no tokenizer. `[B, T]` int64."""
+    size = min(SAMPLE_TOKENS, model.max_seq_len or SAMPLE_TOKENS)
+    if model.tokenizer is not None:
+        text = (packaged_folder() / "models" / "small" / "heldout.txt").read_text(encoding="utf-8")
+        return windows(model.tokenizer.encode(text[:SAMPLE_CHARACTERS]), size, SAMPLE_WINDOWS)
+    vocab_size = model.program.spec.environment.get("vocab_size")
+    assert isinstance(vocab_size, int)
+    return torch.randint(0, vocab_size, (SAMPLE_WINDOWS, size), generator=torch.Generator().manual_seed(0))
 
 
 def _log_probabilities(model: LanguageModel, row: Tensor) -> Tensor:

@@ -11,20 +11,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...compiler.ir import Call
-from ...compiler.native.definition import Operand
 from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.regions import Region, regions
 from ...compiler.native.source import values_read, write_program
-from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
-from ...kernels.states import STATES
-from ...specs.diagnostics import fail
 from ..execute import Executor, State, last_rows
-from ..tree import scalar_operands
-from .objects import shared_library
-from .packing import declare, pack, packed_bytes
+from .abi import CallStruct, GreedyStruct, PassStruct, open_library
+from .binding import Binding
 from .team import Team, team, thread_count
 from .toolchain import NoCompiler
 from .values import Values, value_types
@@ -32,54 +26,7 @@ from .values import Values, value_types
 ONE_THREAD_BYTES = 2 << 20
 """Weights that one core reads faster than two agree about it."""
 
-AS_THEY_ARE = ("stored", "float32")
-"""Formats of parameters that are not packed."""
-
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-class _Pass(ctypes.Structure):
-    """`llmc_pass`."""
-
-    _fields_ = (
-        ("batch", ctypes.c_int64),
-        ("tokens", ctypes.c_int64),
-        ("rows", ctypes.c_int64),
-        ("values", ctypes.c_void_p),
-        ("locals", ctypes.c_void_p),
-        ("position", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
-        ("inputs", ctypes.c_void_p),
-        ("workspace", ctypes.c_void_p),
-    )
-
-
-class _Call(ctypes.Structure):
-    """`llmc_call`."""
-
-    _fields_ = (
-        ("function", ctypes.c_int64),
-        ("values", ctypes.c_void_p),
-        ("parameters", ctypes.c_void_p),
-        ("states", ctypes.c_void_p),
-        ("slots", ctypes.c_void_p),
-        ("scalars", ctypes.c_void_p),
-    )
-
-
-class _Greedy(ctypes.Structure):
-    """`llmc_greedy`."""
-
-    _fields_ = (
-        ("tokens", ctypes.c_void_p),
-        ("position", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
-        ("logits", ctypes.c_void_p),
-        ("vocab", ctypes.c_int64),
-        ("ends", ctypes.c_void_p),
-        ("ends_count", ctypes.c_int64),
-        ("chosen", ctypes.c_void_p),
-    )
 
 
 def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
@@ -111,114 +58,29 @@ class NativeExecutor(Executor):
     ) -> None:
         super().__init__(program, parameters)
         self.formats = formats
-        self.packed: dict[str, Tensor] = dict(packed)
         floats = [p for tensors in parameters for p in tensors if p.is_floating_point()]
         self.dtype = floats[0].dtype
         self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path, formats)
         if not self.native.definitions:
             reason = next(iter(self.native.refused.values()))
             raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
-        self.library = ctypes.CDLL(str(shared_library(self.native.text, self.native.sources)))
-        self.library.llmc_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-        self.library.llmc_run.restype = None
-        self.library.llmc_decode.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-        self.library.llmc_decode.restype = ctypes.c_int64
-        if self.native.widest:
-            self.library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
-            self.library.llmc_linear_workspace.restype = ctypes.c_size_t
-            declare(self.library)
+        self.library = open_library(self.native)
         self.weight_bytes = sum(p.nbytes for tensors in parameters for p in tensors)
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
-        self._bind(parameters)
+        self.binding = Binding(
+            program=program,
+            native=self.native,
+            library=self.library,
+            outside=(*self.inputs, *self.outputs),
+            packed=dict(packed),
+        )
+        self.binding.bind(parameters)
         self.regions = regions(program.module, self.native)
-        self._pass = _Pass()
+        self._pass = PassStruct()
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._memory = torch.empty(0)
-
-    # --- binding -------------------------------------------------------------------------------------------------
-
-    def _bind(self, parameters: Sequence[tuple[Tensor, ...]]) -> None:
-        calls = self.program.module.calls
-        self._kept: list[object] = []
-        """Everything that the tables point into."""
-        self._calls = (_Call * len(calls))()
-        self._states: list[tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]] = []
-        converted: dict[int, Tensor] = {}
-        self._made: dict[tuple[int, str, bool], Tensor] = {}
-        """By the identity of a matrix that several calls share, its packed form."""
-        for entry, call, tensors in zip(self._calls, calls, parameters, strict=True):
-            definition = self.native.definitions.get(call.definition)
-            lowered = self.program.module.definitions[call.definition]
-            count = sum(_buffer_count(spec) for _, spec in lowered.states.values())
-            pointers, slots = (ctypes.c_void_p * max(1, count))(), (ctypes.c_int64 * max(1, count))()
-            self._states.append((pointers, slots))
-            if definition is None:
-                continue
-            named = dict(zip(lowered.parameters, tensors, strict=True))
-            operands = [
-                self._operand(operand, named, converted)
-                if operand.format in AS_THEY_ARE
-                else self._packed(call, operand, named)
-                for operand in definition.parameters
-            ]
-            addresses = (ctypes.c_void_p * max(1, len(operands)))(*(tensor.data_ptr() for tensor in operands))
-            named_values = [*map(call.inputs.get, lowered.inputs), *map(call.outputs.get, lowered.outputs)]
-            places = [self._place(name) for name in named_values]
-            values = (ctypes.c_int64 * max(1, len(places)))(*places)
-            numbers = [float(value) for value in scalar_operands(lowered, call).values()]  # type: ignore[arg-type]
-            scalars = (ctypes.c_double * max(1, len(numbers)))(*numbers)
-            self._kept += [operands, addresses, values, scalars]
-            entry.function = self.native.function(call.definition)
-            entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
-            entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
-            entry.scalars = ctypes.addressof(scalars)
-        self._made.clear()
-
-    def release(self) -> None:
-        """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
-        for index, step in enumerate(self.steps):
-            if self.program.module.calls[index].definition in self.native.definitions:
-                self.steps[index] = replace(step, parameters=())
-
-    def _packed(self, call: Call, operand: Operand, named: Mapping[str, Tensor]) -> Tensor:
-        """A matrix in its packed form: the one that was given, or made now."""
-        key = operand_name(call, operand.placeholder)
-        weight = named[operand.placeholder]
-        if key not in self.packed:
-            if weight.is_meta:
-                raise fail("E0753", f"the packed weights lack {key}")
-            same = (id(weight), operand.format, operand.is_pair)
-            if same not in self._made:
-                self._made[same] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
-            self.packed[key] = self._made[same]
-        size = packed_bytes(self.library, weight.shape, operand.format, is_pair=operand.is_pair)
-        if self.packed[key].dtype != torch.uint8 or self.packed[key].numel() != size:
-            raise fail("E0753", f"the packed weight {key} has {self.packed[key].nbytes} bytes, not {size}")
-        return self.packed[key]
-
-    def _operand(self, operand: Operand, named: Mapping[str, Tensor], converted: dict[int, Tensor]) -> Tensor:
-        """A parameter in the format that the code reads; those that are already so are not copied."""
-        tensor = named[operand.placeholder]
-        if tensor.is_meta:
-            raise fail("E0753", f"the weights lack {operand.placeholder}")
-        if operand.format == "float32" and tensor.dtype != torch.float32:
-            if id(tensor) not in converted:
-                converted[id(tensor)] = tensor.float()
-            tensor = converted[id(tensor)]
-        return tensor.contiguous()
-
-    def _place(self, name: object) -> int:
-        """Where a value between calls lies: floats a row, or -1-i for an input or output of the model."""
-        assert isinstance(name, str)
-        if name in self.inputs:
-            return -1 - self.inputs.index(name)
-        if name in self.outputs:
-            return -1 - len(self.inputs) - self.outputs.index(name)
-        return self.native.slots[name]
-
-    # --- running -------------------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -250,7 +112,7 @@ class NativeExecutor(Executor):
         cuts_tail = last_token_only and tokens > 1 and self.tail_is_tokenwise
         values = self._values(inputs, batch, tokens, cuts_tail)
         pointers = (ctypes.c_void_p * len(values.outside))(*(x.data_ptr() for x in values.outside.values()))  # type: ignore[attr-defined]
-        self._point_at(states)
+        self.binding.point_at([step.states for step in self.steps], states)
         lengths = ambient["lengths"].contiguous()
         self._begin(values, position, lengths, pointers)
         tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
@@ -263,6 +125,12 @@ class NativeExecutor(Executor):
         if cuts_tail:
             self._run_tail(values, phase, ambient, states)
         return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+
+    def release(self) -> None:
+        """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
+        for index, step in enumerate(self.steps):
+            if self.program.module.calls[index].definition in self.native.definitions:
+                self.steps[index] = replace(step, parameters=())
 
     @property
     def team(self) -> Team:
@@ -312,9 +180,9 @@ class NativeExecutor(Executor):
         chosen = torch.full((steps, batch), -1)
         stops = torch.tensor([*ends, -1])
         pointers = (ctypes.c_void_p * 2)(fed.data_ptr(), logits.data_ptr())
-        self._point_at(states)
+        self.binding.point_at([step.states for step in self.steps], states)
         self._begin(values, position, held, pointers)
-        greedy = _Greedy(
+        greedy = GreedyStruct(
             fed.data_ptr(),
             position.data_ptr(),
             held.data_ptr(),
@@ -327,7 +195,7 @@ class NativeExecutor(Executor):
         done = self.library.llmc_decode(
             self.team.pointer,
             ctypes.addressof(self._pass),
-            ctypes.addressof(self._calls),
+            ctypes.addressof(self.binding.calls),
             len(self.steps),
             steps,
             ctypes.addressof(greedy),
@@ -383,7 +251,7 @@ class NativeExecutor(Executor):
 
     def _run(self, first: int, count: int) -> None:
         if count > 0:
-            address = ctypes.addressof(self._calls) + first * ctypes.sizeof(_Call)
+            address = ctypes.addressof(self.binding.calls) + first * ctypes.sizeof(CallStruct)
             self.library.llmc_run(self.team.pointer, ctypes.addressof(self._pass), address, count)
 
     def _run_in_torch(
@@ -431,21 +299,3 @@ class NativeExecutor(Executor):
         table = (ctypes.c_void_p * len(every))(*(x.data_ptr() for x in every))  # type: ignore[attr-defined]
         self._pass.inputs = ctypes.addressof(table)
         self._run(len(self.steps) - 1, 1)
-
-    def _point_at(self, states: Mapping[str, State]) -> None:
-        """Let every call's table name the buffers of these states."""
-        for step, (pointers, slots) in zip(self.steps, self._states, strict=True):
-            index = 0
-            for path in step.states:
-                for buffer in states[path]:
-                    pointers[index], slots[index] = buffer.data_ptr(), buffer.shape[2] if buffer.dim() > 2 else 0
-                    index += 1
-
-
-def operand_name(call: Call, placeholder: str) -> str:
-    """What a parameter of one call is called: `model.layers.3:mlp_down_proj_weight`."""
-    return f"{call.binding.prefix}:{placeholder}"
-
-
-def _buffer_count(spec: StateSpec) -> int:
-    return len(STATES[spec.kind].slots(spec.sizes, 1))

@@ -109,6 +109,7 @@ def test_a_built_folder_loads_without_the_original(quantize: str, tmp_path: Path
     folder = tmp_path / "packed"
     built = child("build", str(original), "--quantize", quantize, "-o", str(folder))
     assert built.returncode == 0, built.stderr
+    assert f"{quantize}: logit KL " in built.stdout
     packed, direct = llmc.load(folder), llmc.load(original, quantize=quantize)
     assert packed.tokenizer is not None
     tokens = torch.tensor([packed.tokenizer.encode(TEXT)[:40]])

@@ -116,10 +116,10 @@ def weight_bytes(model: LanguageModel) -> int:
     """Bytes of the weights that passes read, packed ones as they are packed."""
     count = model.program.plan.parameters
     executor = model.executor()
-    if not isinstance(executor, NativeExecutor) or not executor.packed:
+    if not isinstance(executor, NativeExecutor) or not executor.binding.packed:
         return count * model.dtype.itemsize
     sizes = packed_sizes(model.program, executor.formats)
-    packed = sum(tensor.numel() for tensor in executor.packed.values())
+    packed = sum(tensor.numel() for tensor in executor.binding.packed.values())
     return max(0, count - sum(sizes.values())) * model.dtype.itemsize + packed
 
 

@@ -82,7 +82,8 @@ def command(
         if folder is None:
             raise fail("E0708", f"--quantize {quantize} packs weights", help="give the folder with --weights DIR")
         with phases.time("pack"):
-            program = _pack(program, quantize, folder, target)
+            program, error = _pack(program, quantize, folder, target)
+            compared.append(f"{quantize}: {error}")
         folder, dtype = target, None
     with phases.time("emit"):
         artifact = write_artifact(program, target, dtype=dtype, weights=folder)
@@ -90,8 +91,9 @@ def command(
     _show(program, artifact, compared, phases, as_json)
 
 
-def _pack(program: Program, quantize: str, weights: Path, target: Path) -> Program:
-    """Write the packed weights into the folder that is built; returns the program that reads them."""
+def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple[Program, str]:
+    """Write the packed weights into the folder that is built; returns the program that reads them, and what packing
+    costs on a text."""
     from dataclasses import replace
     from typing import cast
 
@@ -99,11 +101,13 @@ def _pack(program: Program, quantize: str, weights: Path, target: Path) -> Progr
     from ...runtime.checkpoint import open_checkpoint
     from ...runtime.load import load_program
     from ...runtime.packed_folder import write_packed
+    from ...runtime.quantisation_error import quantisation_error, sample
 
     with open_checkpoint(weights) as checkpoint:
-        model = load_program(program, weights, checkpoint)
+        reference, model = (load_program(program, weights, checkpoint) for _ in range(2))
         write_packed(model, cast("Quantize", quantize), target)
-    return replace(program, native=model.packed_executor().native)
+    error = quantisation_error(reference, model, sample(reference))
+    return replace(program, native=model.packed_executor().native), str(error)
 
 
 def _check_weights(resolved: object, model: object, folder: Path, dtype: str | None) -> str:

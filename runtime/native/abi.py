@@ -1,0 +1,67 @@
+"""What Python and the compiled program agree on: the structs of `program.h`, and the types of its functions."""
+
+from __future__ import annotations
+
+import ctypes
+
+from ...compiler.native.source import NativeProgram
+from .objects import shared_library
+from .packing import declare
+
+
+class PassStruct(ctypes.Structure):
+    """`llmc_pass`."""
+
+    _fields_ = (
+        ("batch", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("locals", ctypes.c_void_p),
+        ("position", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("inputs", ctypes.c_void_p),
+        ("workspace", ctypes.c_void_p),
+    )
+
+
+class CallStruct(ctypes.Structure):
+    """`llmc_call`."""
+
+    _fields_ = (
+        ("function", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("parameters", ctypes.c_void_p),
+        ("states", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("scalars", ctypes.c_void_p),
+    )
+
+
+class GreedyStruct(ctypes.Structure):
+    """`llmc_greedy`."""
+
+    _fields_ = (
+        ("tokens", ctypes.c_void_p),
+        ("position", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+        ("vocab", ctypes.c_int64),
+        ("ends", ctypes.c_void_p),
+        ("ends_count", ctypes.c_int64),
+        ("chosen", ctypes.c_void_p),
+    )
+
+
+def open_library(native: NativeProgram) -> ctypes.CDLL:
+    """The program, compiled and loaded. Raises NoCompiler where that cannot be done."""
+    library = ctypes.CDLL(str(shared_library(native.text, native.sources)))
+    library.llmc_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+    library.llmc_run.restype = None
+    library.llmc_decode.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    library.llmc_decode.restype = ctypes.c_int64
+    if native.widest:
+        library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
+        library.llmc_linear_workspace.restype = ctypes.c_size_t
+        declare(library)
+    return library
