@@ -70,6 +70,7 @@ def command(
         with phases.time("strict kernels"):
             require_kernels(program)
     compared: list[str] = []
+    packing: str | None = None
     if verify:
         from ..verify_program import verify_program
 
@@ -83,12 +84,12 @@ def command(
             raise fail("E0708", f"--quantize {quantize} packs weights", help="give the folder with --weights DIR")
         with phases.time("pack"):
             program, error = _pack(program, quantize, folder, target)
-            compared.append(f"{quantize}: {error}")
+            packing = f"{quantize}: {error}"
         folder, dtype = target, None
     with phases.time("emit"):
         artifact = write_artifact(program, target, dtype=dtype, weights=folder)
     phases.end()
-    _show(program, artifact, compared, phases, as_json)
+    _show(program, artifact, compared, packing, phases, as_json)
 
 
 def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple[Program, str]:
@@ -126,7 +127,9 @@ def _check_weights(resolved: object, model: object, folder: Path, dtype: str | N
         return dtype or str(checkpoint_dtype(checkpoint)).removeprefix("torch.")
 
 
-def _show(program: Program, artifact: Artifact, compared: list[str], phases: PhaseLog, as_json: bool) -> None:
+def _show(
+    program: Program, artifact: Artifact, compared: list[str], packing: str | None, phases: PhaseLog, as_json: bool
+) -> None:
     from ...runtime.artifact import plan_values
 
     sizes = program.plan
@@ -135,7 +138,16 @@ def _show(program: Program, artifact: Artifact, compared: list[str], phases: Pha
         values = plan_values(program)
         seconds = {name: round(time, 6) for name, time in phases.phases}
         folder = artifact.folder.as_posix()
-        write_json({**values, "folder": folder, "hash": artifact.hash, "seconds": seconds, "verified": compared})
+        write_json(
+            {
+                **values,
+                "folder": folder,
+                "hash": artifact.hash,
+                "seconds": seconds,
+                "verified": compared,
+                "packing": packing,
+            }
+        )
         return
     per_token = _state_per_token(program)
     definitions = ", ".join(
@@ -159,6 +171,7 @@ def _show(program: Program, artifact: Artifact, compared: list[str], phases: Pha
         *_native(program),
         *((f"kernels {phase}", text) for phase, text in kernels.items()),
         *(("verified", line) for line in compared),
+        *((("packing", packing),) if packing else ()),
         ("artifact", f"{artifact.folder.as_posix()}  sha256:{artifact.hash[:16]}"),
     ]
     print()
