@@ -169,6 +169,13 @@ def params_from_config(mapping: ConfigMap, config: Json, file: str) -> dict[str,
     return params
 
 
+def not_understood(mapping: ConfigMap, config: Json) -> tuple[list[str], int]:
+    """The keys of a config.json that a spec does not know, and how many it has in all that say what is computed."""
+    known = {key for entry in mapping.params for key in entry.keys} | mapping.fixed.keys()
+    telling = [key for key in _leaves(config) if not GENERIC_KEYS & {*key.split(".")}]
+    return [key for key in telling if key not in known and not _is_ignored(key, mapping)], len(telling)
+
+
 _FLOAT = "__float__"
 _TAGGED_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf}
 """How a config.json spells what JSON has no number for: `{"__float__": "Infinity"}`."""

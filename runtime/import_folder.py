@@ -8,15 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-from ..compiler.config_map import ConfigMap, config_map, params_from_config
+from ..compiler.config_map import ConfigMap, config_map, not_understood, params_from_config
 from ..compiler.ops.declaration import Value
-from ..specs.diagnostics import did_you_mean, fail
+from ..specs.diagnostics import Note, did_you_mean, fail, quoted
 from ..specs.document import load_document
 from ..specs.packaged import packaged_names, packaged_path
 from ..specs.source import YamlMap
 from .containment import inside, read_json_object, require_folder
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
+MOST_SHOWN = 8
+"""Keys that a message lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,8 @@ class Imported:
 def import_folder(folder: str | Path) -> Imported:
     """Read config.json of a folder.
 
-    Raises LlmcError E0713 for an architecture that no spec describes, and what `params_from_config` finds.
+    Raises LlmcError E0713 for an architecture that no spec describes, with the nearest that one does, and what
+    `params_from_config` finds.
     """
     root = require_folder(Path(folder))
     path = inside(root, "config.json")
@@ -52,6 +55,7 @@ def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]
             "E0713",
             f"{file}: no spec describes model_type {str(model_type)[:64]!r}",
             help=did_you_mean(str(model_type)[:64], known) or "`llmc list` shows the architectures",
+            notes=(Note(text=_nearest(config)),),
         )
     for architecture in architectures:
         for name, mapping in candidates:
@@ -65,6 +69,18 @@ def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]
         f"{file}: no spec describes {architectures[0][:64]!r}",
         help=did_you_mean(architectures[0][:64], supported) or "supported: " + ", ".join(sorted(supported)),
     )
+
+
+def _nearest(config: Mapping[str, object]) -> str:
+    """The spec that knows most of a config's keys, and the keys that it does not know."""
+    judged = [(not_understood(mapping, config), name) for name, mapping in families()]
+    (missing, total), name = min(judged, key=lambda one: (len(one[0][0]), one[1]))
+    if len(missing) == total:
+        return "no spec knows any of its keys"
+    shown = ", ".join(quoted(key, 64) for key in sorted(missing)[:MOST_SHOWN])
+    shown += ", …" if len(missing) > MOST_SHOWN else ""
+    lacking = f"; it does not know {shown}" if missing else ""
+    return f"the nearest is {name}, which knows {total - len(missing)} of the {total} keys{lacking}"
 
 
 def families() -> Iterator[tuple[str, ConfigMap]]:

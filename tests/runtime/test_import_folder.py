@@ -84,6 +84,15 @@ def test_what_is_not_understood_is_named(tmp_path: Path, changes: dict[str, Any]
     assert word in f"{first.message} {first.help}"
 
 
+def test_an_unknown_architecture_names_the_nearest_and_what_that_lacks(tmp_path: Path) -> None:
+    with pytest.raises(llmc.LlmcError) as caught:
+        llmc.import_folder(written(tmp_path, model_type="unheard_of", surprise_factor=3))
+    note = caught.value.diagnostics[0].notes[0].text
+    assert "nearest is " in note
+    assert "surprise_factor" in note
+    assert "hidden_size" not in note
+
+
 HOSTILE = {
     "negative": {"hidden_size": -48},
     "zero heads": {"num_attention_heads": 0},
