@@ -62,12 +62,11 @@ def command(
     the first run.
     """
     from ...runtime.device import require_device
-    from ...specs.diagnostics import fail
 
     require_device(device)
     found = locate(target, as_params(settings))
     if against and device != "cpu":
-        raise fail("E0901", "--against hf runs on a CPU", help="leave --device out")
+        raise click.UsageError("--against hf runs on a CPU: leave --device out")
     import torch
 
     from ...runtime.load import load
