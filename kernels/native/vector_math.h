@@ -5,6 +5,7 @@
 #ifndef LLMC_VECTOR_MATH_H
 #define LLMC_VECTOR_MATH_H
 
+#include "activations.h"
 #include "vector.h"
 
 /* 2^n for whole n as a float would overflow or lose subnormals at the ends: two halves, multiplied one by one. */
@@ -115,10 +116,6 @@ LLMC_INLINE vf vf_gelu_tanh(vf x) {
 
 LLMC_INLINE vf vf_relu(vf x) { return vf_select((vi)(x < vf_zero()), vf_zero(), x); }
 LLMC_INLINE vf vf_relu2(vf x) { return vf_relu(x) * vf_relu(x); }
-
-enum {
-    LLMC_IDENTITY, LLMC_SILU, LLMC_GELU, LLMC_GELU_TANH, LLMC_RELU, LLMC_RELU2, LLMC_SIGMOID, LLMC_TANH,
-};
 
 LLMC_INLINE vf vf_activate(vf x, int activation) {
     switch (activation) {

@@ -27,6 +27,12 @@ def _seed() -> None:
     torch.default_generator.manual_seed(0)
 
 
+@pytest.fixture
+def through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without machine code: each mutant would be compiled for one use."""
+    monkeypatch.setenv("LLMC_NATIVE", "0")
+
+
 @pytest.fixture(scope="session")
 def goldens(tmp_path_factory: pytest.TempPathFactory) -> Goldens:
     """The golden of a family, made on first use."""

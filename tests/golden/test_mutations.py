@@ -32,6 +32,7 @@ def mutant_spec(family: Family, mutation: Mutation, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("through_torch")
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize(("family", "mutation"), CASES, ids=[f"{f.name}-{m.name}" for f, m in CASES])
 def test_a_mutant_is_not_golden(goldens: Goldens, tmp_path: Path, family: Family, mutation: Mutation, run: Run) -> None:

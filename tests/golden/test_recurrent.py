@@ -323,6 +323,7 @@ OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
 """By spec, mistakes of its own."""
 
 
+@pytest.mark.usefixtures("through_torch")
 @each_run
 def test_mutants_are_not_golden(golden: Golden, tmp_path: Path, run: Run) -> None:
     for mutation in mutations(golden.family):

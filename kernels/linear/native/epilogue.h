@@ -2,6 +2,7 @@
 #ifndef LLMC_EPILOGUE_H
 #define LLMC_EPILOGUE_H
 
+#include "vector_math.h"
 #include "linear.h"
 
 /* One vector of outputs at column n, of which `count` are there. */

@@ -2,6 +2,7 @@
 #ifndef LLMC_GEMM_H
 #define LLMC_GEMM_H
 
+#include "vector_math.h"
 #include "linear.h"
 #include "tile.h"
 

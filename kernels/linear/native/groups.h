@@ -6,6 +6,7 @@
 #ifndef LLMC_GROUPS_H
 #define LLMC_GROUPS_H
 
+#include "vector_math.h"
 #include "linear.h"
 #include "quantise.h"
 

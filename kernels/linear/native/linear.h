@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "activations.h"
 #include "team.h"
-#include "vector_math.h" /* LLMC_IDENTITY, LLMC_SILU ... */
 
 #define LLMC_SMALL_BATCH 8
 #define LLMC_MAX_BEST 1024

@@ -2,6 +2,7 @@
 #ifndef LLMC_QUANTISE_H
 #define LLMC_QUANTISE_H
 
+#include "vector_math.h"
 #include "dot.h"
 #include "linear.h"
 

@@ -7,7 +7,7 @@
 #ifndef LLMC_TILE_H
 #define LLMC_TILE_H
 
-#include "vector.h"
+#include "vector_math.h"
 
 #if defined(LLMC_AVX512)
 #define LLMC_MR 12
