@@ -105,7 +105,7 @@ def test_equals_the_oracle(folder: Path, model: LanguageModel, run: Run, length:
     tokens = random_tokens(length)
     expected = oracle(load_file(folder / "model.safetensors"), tokens)
     assert 0.4 < expected.pow(2).mean().sqrt() < 2.0
-    assert (run(model, tokens)["logits"] - expected).abs().max() < 1e-5
+    assert (run(model, tokens)["logits"] - expected).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -115,7 +115,7 @@ def test_a_padded_row_equals_the_row_alone(folder: Path, model: LanguageModel, r
     mask = torch.ones(2, 23, dtype=torch.bool)
     mask[1, :9], mask[1, 9:] = side == "right", side == "left"
     expected = oracle(load_file(folder / "model.safetensors"), tokens[1][mask[1]][None])[0]
-    assert (run(model, tokens, mask)["logits"][1][mask[1]] - expected).abs().max() < 1e-5
+    assert (run(model, tokens, mask)["logits"][1][mask[1]] - expected).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_build_as_json(tmp_path: Path) -> None:
 def test_verify_says_what_it_compared(tmp_path: Path) -> None:
     result = run("build", TINY, "-o", tmp_path / "out", "--verify")
     assert result.exit_code == 0
-    assert "8 passes on 13 random tokens" in result.stdout
+    assert "9 passes on 13 random tokens" in result.stdout
     assert "num_layers=2" in result.stdout
 
 
