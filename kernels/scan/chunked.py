@@ -88,7 +88,8 @@ def scan(
     out = read.reshape(v.shape).to(v.dtype).masked_fill(drop, 0.0)
     if state is None:
         return out
-    state[0].copy_(s.view(batch, groups, key_dim, shared, value_dim).transpose(2, 3).reshape(state[0].shape))
+    if outputs:  # without tokens `s` may be the state itself, seen in another order
+        state[0].copy_(s.view(batch, groups, key_dim, shared, value_dim).transpose(2, 3).reshape(state[0].shape))
     return out, state
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -117,6 +117,13 @@ def compare(kernel: Kernel, case: Case) -> None:
         assert_close("state", ours[0], exact[0])
 
 
+NO_TOKENS = Case(
+    batch=1, tokens=0, groups=1, shared=2, key_dim=3, value_dim=1, chunk_size=1, decay_per="none", decay_form="log",
+    has_dt=False, has_skip=False, has_state=True, strength=0.1, padding=0.0, is_strided=False, seed=0,
+)  # fmt: skip
+
+
+@example(NO_TOKENS)
 @given(CASES)
 def test_chunked(case: Case) -> None:
     compare(CHUNKED, case)
