@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from typing import Literal, TypeAlias, cast
 
+from .gpu.target import refusal as refusal_of_device
+
 Phase: TypeAlias = Literal["prefill", "decode", "train"]
 
 
@@ -43,6 +45,8 @@ class Kernel:
     implementation: str
     serves: str
     """A function of a `Request` that gives None, or the reason why the kernel cannot run."""
+    is_triton: bool = False
+    """It needs a GPU and triton: elsewhere its module is not even imported."""
 
     def function(self) -> Callable[..., object]:
         """The implementation."""
@@ -50,4 +54,6 @@ class Kernel:
 
     def refusal(self, request: Request) -> str | None:
         """None where the kernel serves the request, else why not."""
+        if self.is_triton and (reason := refusal_of_device(request.device)) is not None:
+            return reason
         return cast("str | None", resolve(self.serves)(request))

@@ -17,6 +17,13 @@ KERNELS: tuple[Kernel, ...] = (
         implementation="latent_attention.absorbed:latent_attend_cached",
         serves="latent_attention.absorbed:serves",
     ),
+    Kernel(
+        name="triton",
+        op="rms_norm",
+        implementation="norm.triton_rms_norm:rms_norm",
+        serves="norm.triton_rms_norm:serves",
+        is_triton=True,
+    ),
     Kernel(name="chunked", op="scan", implementation="scan.chunked:scan", serves="scan.chunked:serves"),
     Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
     Kernel(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+"""Triton kernels run on CPU tensors, unless `make gpu` says 0."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ def _widened(x: Tensor) -> Tensor:
 
 def _by_head(x: Tensor, head_dim: int | None) -> Tensor:
     """[..., F] -> [..., F/head_dim, head_dim], so that the last axis is what one norm sees."""
-    return x if head_dim is None else x.view(*x.shape[:-1], -1, head_dim)
+    return x if head_dim is None else x.view(*x.shape[:-1], x.shape[-1] // head_dim, head_dim)
 
 
 def _weight_by_head(weight: Tensor, head_dim: int | None) -> Tensor:

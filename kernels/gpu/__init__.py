@@ -1,0 +1,1 @@
+"""What Triton kernels share: their registration with torch, the GPUs they know, and their tuned launch parameters."""
