@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from torch import fx
 
@@ -37,9 +37,8 @@ class Rule:
 def rules_of(spec: Spec) -> tuple[Rule, ...]:
     """The rules under `weights: quantize:`, the first that matches counts."""
     section = None if spec.weights is None else spec.weights.get("quantize")
-    listed = [] if section is None else plain(section)
-    assert isinstance(listed, list)
-    return tuple(Rule(str(item["match"]), str(item["to"])) for item in listed if isinstance(item, dict))
+    listed = cast("list[dict[str, object]]", [] if section is None else plain(section))
+    return tuple(Rule(str(item["match"]), str(item["to"])) for item in listed)
 
 
 def choose_formats(module: Module, quantize: Quantize, rules: Sequence[Rule] = ()) -> Formats:

@@ -11,8 +11,10 @@ from ..ir import Call
 from ..lowered import Module
 from ..places import Places
 from .buffers import Buffer, place, rounded
-from .definition import NativeDefinition, ctype_of, floats_of, function_name, rows_of, write_definition
+from .definition import NativeDefinition, write_definition
 from .formats import UNPACKED, Formats
+from .function import function_name
+from .layout import ctype_of, floats_of, rows_of
 
 _ALWAYS = ("native/team.c", "native/program.c")
 _MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}

@@ -38,8 +38,8 @@ def latent_attend_cached(node: NativeNode) -> None:
         "type": FORMATS[up.format],
         "position": "pass->position",
         "scale": f"(float)({scale})",
-        "absorbed": node.workspace("absorbed", heads * rank),
-        "context": node.workspace("context", heads * rank),
+        "absorbed": node.workspace(heads * rank),
+        "context": node.workspace(heads * rank),
         "out": out.pointer,
     }
     streams = {"q_nope": q_nope, "q_rope": q_rope, "latent": view.new[0], "k_rope": view.new[1]}

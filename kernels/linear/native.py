@@ -44,12 +44,12 @@ def ternary_linear(node: NativeNode) -> None:
 
 def _product(node: NativeNode, activation: str, *, is_gated: bool, packing: str | None = None) -> None:
     x, weight, y = (
-        dense(node, node.input("x"), "x"),
+        dense(node, node.input("x")),
         node.weight("weight", is_pair=is_gated, packing=packing),
         node.output(),
     )
     inputs = weight.shape[-1]
-    rows = row_count(x) if x.width == inputs else f"{row_count(x)} * {x.width // inputs}"
+    rows = x.count if x.width == inputs else f"{x.count} * {x.width // inputs}"
     features = y.width * inputs // x.width
     bias = node.input("bias").pointer if node.has("bias") else "0"
     workspace = node.matrix_workspace(inputs)
@@ -60,15 +60,10 @@ def _product(node: NativeNode, activation: str, *, is_gated: bool, packing: str 
     )
 
 
-def dense(node: NativeNode, x: Place, name: str) -> Place:
+def dense(node: NativeNode, x: Place) -> Place:
     """The value with its rows side by side: itself, or a copy."""
     if x.is_dense:
         return x
-    copy = node.workspace(name, x.width)
+    copy = node.workspace(x.width)
     node.row(f"memcpy({copy} + r * {x.width}, {x.row()}, {x.width} * sizeof(float));", rows=x.rows)
     return Place(pointer=copy, shape=x.shape, stride=x.width, rows=x.rows, buffer=copy)
-
-
-def row_count(x: Place) -> str:
-    """How many rows a value has, in C."""
-    return {"tokens": "pass->rows", "batch": "pass->batch", "one": "1"}[x.rows]

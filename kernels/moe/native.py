@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from ..linear.native import FORMATS, dense, row_count
+from ..linear.native import FORMATS, dense
 from ..native.node import NativeNode, NotNative
 
 PLAIN = ("float32", "bfloat16", "float16")
@@ -20,7 +20,7 @@ def router(node: NativeNode) -> None:
     node.region(
         f"llmc_router_logits(t, &(llmc_matrix){{.weight = {weight.pointer}, .bias = {bias}, .N = {count}, "
         f".K = {inputs}, .format = {_plain(weight.format)}}},\n"
-        f"  {x.pointer}, {x.stride}, {logits.pointer}, {row_count(x)});"
+        f"  {x.pointer}, {x.stride}, {logits.pointer}, {x.count});"
     )
     num_groups = cast("int", node.field("num_groups"))
     values = {
@@ -36,7 +36,7 @@ def router(node: NativeNode) -> None:
         "correction": node.input("correction").pointer if node.has("correction") else "0",
     }
     size = 2 * count + num_groups
-    spare = node.workspace("spare", size, rows=x.rows)
+    spare = node.workspace(size)
     node.row(
         f"{{ llmc_routing rule = {{{_fields(values)}}};\n"
         f"llmc_route({weights.row()}, {experts.row()}, {logits.row()}, {spare} + r * {size}, &rule); }}",
@@ -47,7 +47,7 @@ def router(node: NativeNode) -> None:
 def experts(node: NativeNode) -> None:
     """`reference.experts`."""
     x, y = node.input("x"), node.output()
-    weights, picks = dense(node, node.input("weights"), "weights"), node.input("experts")
+    weights, picks = dense(node, node.input("weights")), node.input("experts")
     if not picks.is_dense:
         raise NotNative("picks are part of another value")
     down = node.weight("down_proj")
@@ -60,7 +60,7 @@ def experts(node: NativeNode) -> None:
         "weights": weights.pointer,
         "picks": picks.pointer,
         "out": y.pointer,
-        "rows": row_count(x),
+        "rows": x.count,
         "top_k": picks.width,
         "num_experts": num_experts,
         "width": y.width,
@@ -72,9 +72,9 @@ def experts(node: NativeNode) -> None:
         "activate": f"llmc_activate_{node.field('activation')}",
         "limit": "INFINITY" if limit is None else f"(float)({node.number('limit')})",
         "up_offset": f"(float)({node.number('up_offset')})",
-        "hidden": node.workspace("hidden", picks.width * inner, rows=x.rows),
-        "order": f"(int32_t *){node.workspace('order', picks.width, rows=x.rows)}",
-        "starts": f"(int32_t *){node.workspace('starts', 2 * num_experts + 1, rows=x.rows)}",
+        "hidden": node.workspace(picks.width * inner),
+        "order": f"(int32_t *){node.workspace(picks.width)}",
+        "starts": f"(int32_t *){node.workspace(2 * num_experts + 1)}",
     }
     for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj"):
         short = name.removesuffix("_proj")

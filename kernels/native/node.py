@@ -9,6 +9,9 @@ from typing import Literal, Protocol, TypeAlias
 Rows: TypeAlias = Literal["tokens", "batch", "one"]
 """How many rows a value has: one per token (`B * T`), one per row of the batch, or one for all."""
 
+ROW_COUNTS: Mapping[Rows, str] = {"tokens": "pass->rows", "batch": "pass->batch", "one": "1"}
+"""The same in C."""
+
 CType: TypeAlias = Literal["float", "int64_t"]
 
 
@@ -32,6 +35,11 @@ class Place:
         for size in self.shape:
             width *= size
         return width
+
+    @property
+    def count(self) -> str:
+        """The C expression of how many rows it has."""
+        return ROW_COUNTS[self.rows]
 
     @property
     def is_dense(self) -> bool:
@@ -68,8 +76,6 @@ class StateBuffers:
     pointers: tuple[str, ...]
     slots: str
     kind: str
-    sizes: Mapping[str, int]
-    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +127,7 @@ class NativeNode(Protocol):
         """The state this node threads."""
         ...
 
-    def output(self, port: str = "out", *, rows: Rows = "tokens") -> Place:
+    def output(self, port: str = "out") -> Place:
         """A fresh buffer for an output."""
         ...
 
@@ -129,7 +135,7 @@ class NativeNode(Protocol):
         """An output that is memory which exists already."""
         ...
 
-    def workspace(self, name: str, floats: int, *, rows: Rows = "tokens") -> str:
+    def workspace(self, floats: int) -> str:
         """The pointer of a buffer of this node's own, `floats` per row, for what regions hand to each other."""
         ...
 

@@ -11,7 +11,7 @@ from ..native.node import NativeNode
 
 def pool(node: NativeNode) -> None:
     """`reference.pool`."""
-    x, y = node.input("x"), node.output(rows="batch")
+    x, y = node.input("x"), node.output()
     node.row(
         f"llmc_pool_{node.field('kind')}({y.row()}, {x.pointer} + r * pass->tokens * {x.stride}, {x.stride},\n"
         f"  pass->position + r * pass->tokens, pass->tokens, {y.width});",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...compiler.ir import Call
-from ...compiler.native.definition import Operand
+from ...compiler.native.body import Operand
 from ...compiler.native.source import NativeProgram
 from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program

@@ -1,0 +1,35 @@
+"""How a typed value lies in memory: how many rows it has, and what one row is."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import cast
+
+from ...kernels.native.node import CType, NotNative, Rows
+from ..ops.declaration import TensorType
+
+
+def rows_of(found: TensorType) -> tuple[Rows, tuple[int, ...]]:
+    """How many rows a type has, and the axes of one. Raises NotNative where it has no rows."""
+    shape = found.shape
+    if shape[:2] == ("B", "T") and all(isinstance(dim, int) for dim in shape[2:]):
+        return "tokens", cast("tuple[int, ...]", shape[2:])
+    if shape[:1] == ("B",) and all(isinstance(dim, int) for dim in shape[1:]):
+        return "batch", cast("tuple[int, ...]", shape[1:])
+    if all(isinstance(dim, int) for dim in shape) and shape:
+        return "one", cast("tuple[int, ...]", shape)
+    raise NotNative(f"a value of shape {found} has no rows")
+
+
+def ctype_of(found: TensorType) -> CType:
+    """The element type in C. Raises NotNative for those that have none."""
+    if found.dtype in ("float", "float32"):
+        return "float"
+    if found.dtype == "int64":
+        return "int64_t"
+    raise NotNative(f"values of type {found.dtype} are not written in C")
+
+
+def floats_of(shape: tuple[int, ...], ctype: CType) -> int:
+    """Floats that one row takes."""
+    return prod(shape) * (2 if ctype == "int64_t" else 1)
