@@ -10,19 +10,20 @@ import json
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, cast
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
+from typing import TYPE_CHECKING, Any, cast
 
 from ..specs.diagnostics import Diagnostic, did_you_mean, gathered, printable, quoted
 from ..specs.source import Span, YamlEntry, YamlList, YamlMap, YamlNode, plain
 from .check_names import check_names
 from .fields import GATED, choice_help, kind_of, show_value
+from .legal import fits
 from .ops import OP_INDEX, OPS
 from .ops.activation import ACTIVATIONS
 from .ops.declaration import Value
-from .schema import BLOCK_NODE_SCHEMA, node_schema, structure_schema
+from .schema import BLOCK_NODE_SCHEMA, Schema, node_schema, structure_schema
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 LANGUAGE_VERSION = 1
 MAX_REMEMBERED = 2000
@@ -76,7 +77,7 @@ _TYPE_NAMES = {
 def check_structure(root: YamlMap) -> list[Diagnostic]:
     """Every mistake in the written form and in names, in source order."""
     found = _check_version(root)
-    found += _apply(_structure_validator(), root, "the spec")
+    found += _apply(_structure(), root, "the spec")
     for nodes in _node_maps(root):
         for name, entry in nodes.entries.items():
             if isinstance(entry.value, YamlMap):
@@ -174,14 +175,14 @@ def _op_help(named: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _structure_validator() -> Draft202012Validator:
-    return Draft202012Validator(structure_schema())
+def _structure() -> Schema:
+    return structure_schema()
 
 
 @lru_cache(maxsize=256)
-def _node_validator(op: str) -> Draft202012Validator:
+def _node(op: str) -> Schema:
     """Of the nodes of one op, or of uses of blocks where `op` is empty."""
-    return Draft202012Validator(node_schema(OP_INDEX[op]) if op else BLOCK_NODE_SCHEMA)
+    return node_schema(OP_INDEX[op]) if op else BLOCK_NODE_SCHEMA
 
 
 def _apply_to_node(op: str, node: YamlMap, what: str) -> list[Diagnostic]:
@@ -190,16 +191,22 @@ def _apply_to_node(op: str, node: YamlMap, what: str) -> list[Diagnostic]:
     text = json.dumps(plain(node))
     if len(text) <= MAX_REMEMBERED and _is_legal(op, text):
         return []
-    return _apply(_node_validator(op), node, what)
+    return _apply(_node(op), node, what)
 
 
 @lru_cache(maxsize=4096)
 def _is_legal(op: str, text: str) -> bool:
-    return next(_node_validator(op).iter_errors(json.loads(text)), None) is None  # pyright: ignore[reportUnknownMemberType]
+    return fits(_node(op), json.loads(text))
 
 
-def _apply(validator: Draft202012Validator, node: YamlNode, what: str) -> list[Diagnostic]:
-    errors = cast("Iterator[ValidationError]", validator.iter_errors(cast("Any", plain(node))))  # pyright: ignore[reportUnknownMemberType]
+def _apply(schema: Schema, node: YamlNode, what: str) -> list[Diagnostic]:
+    value = cast("Any", plain(node))
+    if fits(schema, value):
+        return []
+    from jsonschema import Draft202012Validator  # it takes as long to import as everything else here
+
+    validator = Draft202012Validator(schema)
+    errors = cast("Iterator[ValidationError]", validator.iter_errors(value))  # pyright: ignore[reportUnknownMemberType]
     found: list[Diagnostic] = []
     for error in sorted(errors, key=lambda e: e.validator == "required"):
         found += _translate(error, node, what, found)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
-
-import networkx as nx
 
 from ..specs.diagnostics import Diagnostic, Note, gathered, quoted
 from ..specs.expressions import parse_template
@@ -31,18 +30,17 @@ def analyse(block: BlockSpec, environment: Mapping[str, Value]) -> Scope:
 
     Raises LlmcError with every E0501, a cycle. What is not there (E0303) is told by who reads it.
     """
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(block.nodes)
+    readers: dict[str, set[str]] = {name: set() for name in block.nodes}
     read: set[str] = set()
     reads = [(name, reference) for name, node in block.nodes.items() for reference in _read_by(node)]
     for name, reference in (*reads, *((None, output) for output in block.outputs.values())):
         for target in _possible_targets(reference, block, environment):
             read.add(target)
             if target in block.nodes and name is not None:
-                graph.add_edge(target, name)
-    cycles = _cycles(graph, block)
-    if cycles:
-        raise gathered(cycles)
+                readers[target].add(name)
+    order = _order(readers)
+    if len(order) < len(readers):
+        raise gathered(_cycles(readers, block))
     unread = [_dead(node) for name, node in block.nodes.items() if name not in read]
     unread += [
         Diagnostic(
@@ -54,9 +52,27 @@ def analyse(block: BlockSpec, environment: Mapping[str, Value]) -> Scope:
         for port in block.inputs
         if port.text not in read
     ]
-    position = {name: index for index, name in enumerate(block.nodes)}
-    order = nx.lexicographical_topological_sort(graph, key=position.__getitem__)
-    return Scope(block=block, order=tuple(order), unread=tuple(unread))
+    return Scope(block=block, order=order, unread=tuple(unread))
+
+
+def _order(readers: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Every node after those that it reads, else as written; those in a circle, and after one, are left out."""
+    names = list(readers)
+    position = {name: index for index, name in enumerate(names)}
+    missing = dict.fromkeys(names, 0)
+    for targets in readers.values():
+        for target in targets:
+            missing[target] += 1
+    ready = [position[name] for name in names if not missing[name]]
+    order: list[str] = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        order.append(name)
+        for target in readers[name]:
+            missing[target] -= 1
+            if not missing[target]:
+                heapq.heappush(ready, position[target])
+    return tuple(order)
 
 
 def base_name(reference: str) -> str:
@@ -89,8 +105,13 @@ def _possible_targets(reference: Text, block: BlockSpec, environment: Mapping[st
     )
 
 
-def _cycles(graph: nx.DiGraph[str], block: BlockSpec) -> list[Diagnostic]:
+def _cycles(readers: Mapping[str, set[str]], block: BlockSpec) -> list[Diagnostic]:
     """One mistake for each knot of nodes that need each other."""
+    import networkx as nx  # it takes longer to import than a spec to compile, and mistakes are rare
+
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(readers)
+    graph.add_edges_from((name, target) for name, targets in readers.items() for target in sorted(targets))
     found: list[Diagnostic] = []
     order = {name: index for index, name in enumerate(block.nodes)}
     for knot in nx.strongly_connected_components(graph):

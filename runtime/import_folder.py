@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,7 +49,7 @@ def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]
     model_type = config.get("model_type")
     listed = config.get("architectures")
     architectures = [a for a in cast("list[object]", listed) if isinstance(a, str)] if isinstance(listed, list) else []
-    candidates = [(name, mapping) for name, mapping in families() if mapping.model_type == model_type]
+    candidates = [(name, mapping) for name, mapping in families(model_type) if mapping.model_type == model_type]
     if not candidates:
         known = {mapping.model_type for _, mapping in families()}
         raise fail(
@@ -83,18 +84,31 @@ def _nearest(config: Mapping[str, object]) -> str:
     return f"the nearest is {name}, which knows {total - len(missing)} of the {total} keys{lacking}"
 
 
-def families() -> Iterator[tuple[str, ConfigMap]]:
-    """Packaged specs that are whole architectures: those with a config section of their own."""
+def families(model_type: object = None) -> Iterator[tuple[str, ConfigMap]]:
+    """Packaged specs that are whole architectures: those with a config section of their own; given a model_type,
+    without most of those that have another."""
     for name in packaged_names():
+        if isinstance(model_type, str) and not _may_be_of(name, model_type):
+            continue
         mapping = _own_config(name)
         if mapping is not None:
             yield name, mapping
 
 
+def _may_be_of(name: str, model_type: str) -> bool:
+    """False where the text of the spec alone says that its model_type is another one."""
+    said = re.search(r"^\s+model_type:(.*)$", _text(name), re.MULTILINE)
+    return said is None or model_type in said.group(1)
+
+
+@lru_cache(maxsize=256)
+def _text(name: str) -> str:
+    return packaged_path(name).read_text(encoding="utf-8")
+
+
 @lru_cache(maxsize=256)
 def _own_config(name: str) -> ConfigMap | None:
-    text = packaged_path(name).read_text(encoding="utf-8")
-    if "\nconfig:" not in text:
+    if "\nconfig:" not in _text(name):
         return None
     section = load_document(name).root.get("config")
     return config_map(section) if isinstance(section, YamlMap) else None

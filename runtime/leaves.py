@@ -19,7 +19,16 @@ from ..kernels.registry import resolve_reference
 from ..kernels.ternary.reference import ternary_linear
 
 
-class Linear(nn.Linear):
+class _Unfilled(nn.Module):
+    """Does not fill a parameter that has no memory: torch's way of doing nothing there imports its tracer."""
+
+    def reset_parameters(self) -> None:
+        """Fill the parameters afresh, as torch's class does."""
+        if not next(self.parameters(recurse=False)).is_meta:
+            super().reset_parameters()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+class Linear(_Unfilled, nn.Linear):
     """Weight `[O, I]`, optional bias `[O]`."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,7 +36,7 @@ class Linear(nn.Linear):
         return linear(x=input, weight=self.weight, bias=self.bias)
 
 
-class TernaryLinear(nn.Linear):
+class TernaryLinear(_Unfilled, nn.Linear):
     """Weight `[O, I]` and optional bias `[O]` as trained; the forward rounds weights and activations."""
 
     def __init__(self, width: int, features: int, *, bias: bool, activation_bits: int | None) -> None:
@@ -39,7 +48,7 @@ class TernaryLinear(nn.Linear):
         return ternary_linear(x=input, weight=self.weight, bias=self.bias, activation_bits=self.activation_bits)
 
 
-class Embedding(nn.Embedding):
+class Embedding(_Unfilled, nn.Embedding):
     """Weight `[rows, features]`; ids are shifted by `offset`, rows multiplied by `scale`."""
 
     def __init__(self, rows: int, features: int, *, offset: int, scale: float) -> None:

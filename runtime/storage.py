@@ -3,6 +3,7 @@ rows."""
 
 from __future__ import annotations
 
+import sys
 from typing import cast
 
 import torch
@@ -109,6 +110,8 @@ def _single(root: nn.Module, call: Call, part: ModelTensor, program: Program) ->
 
 
 def _is_sharded(parameter: Tensor) -> bool:
+    if "torch.distributed.tensor" not in sys.modules:  # its import takes longer than to load a model
+        return False
     from torch.distributed.tensor import DTensor
 
     return isinstance(parameter, DTensor)

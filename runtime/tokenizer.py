@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
-
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as RustTokenizer
+from typing import TYPE_CHECKING, TypeVar
 
 from ..specs.diagnostics import LlmcError, fail
-from .chat_template import ChatTemplate, Message
 from .containment import inside, read_bytes
 from .special_tokens import SpecialTokens, read_special_tokens
 from .strict_json import is_object, parse_json, shown
 from .tokenizer_json import check_tokenizer_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RustTokenizer
+
+    from .chat_template import ChatTemplate, Message
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
 Result = TypeVar("Result")
@@ -91,6 +92,8 @@ class Tokenizer:
                 "E0858", f"{self._folder} has no chat template", help="give a plain prompt, or add chat_template.jinja"
             )
         if self._chat is None:
+            from .chat_template import ChatTemplate
+
             self._chat = ChatTemplate(source, name=f"{self._folder}:chat_template")
         return self._chat.render(
             messages,
@@ -138,6 +141,9 @@ def _guarded(work: Callable[[], Result]) -> Result:
 def load_tokenizer(folder: Path, *, add_bos: bool | None = None, chat_template: str | None = None) -> Tokenizer:
     """The tokenizer of a model folder. `add_bos` of the spec overrides the folder's policy, None leaves it; the spec's
     `chat_template` serves where the folder has none. Raises E0751 (no file), E0752 (JSON), E0850 (content)."""
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as RustTokenizer
+
     path = inside(folder, "tokenizer.json")
     data = read_bytes(path, MAX_TOKENIZER_BYTES)
     value = parse_json(data, str(path))

@@ -24,8 +24,9 @@ def packaged_folder() -> Path:
 
 def packaged_path(name: str, span: Span | None = None) -> Path:
     """The file of a packaged spec. Raises LlmcError (at `span`, where one asks for it) with the nearest name."""
-    names = packaged_names()
-    if name not in names:
-        remedy = did_you_mean(name, names) or "`llmc list` names them; a path ends in .yaml"
+    path = packaged_folder() / (name + SUFFIX)
+    is_name = name.isprintable() and len(name) < 200 and path.name == name + SUFFIX
+    if not is_name or not path.is_file():
+        remedy = did_you_mean(name, packaged_names()) or "`llmc list` names them; a path ends in .yaml"
         raise fail("E0140", f"there is no packaged spec named {quoted(name)}", span, help=remedy)
-    return packaged_folder() / (name + SUFFIX)
+    return path
