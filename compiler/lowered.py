@@ -29,7 +29,6 @@ class Site:
     fields: Fields
     types: Mapping[str, TensorType]
     span: Span
-    kernel: str = "reference"
 
     @property
     def type(self) -> TensorType:

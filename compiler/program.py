@@ -10,6 +10,8 @@ from functools import cached_property
 from torch import fx
 
 from ..kernels.kernel import Phase
+from .forced import KEY as FORCED
+from .forced import force_kernels
 from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
@@ -18,7 +20,7 @@ from .ops.declaration import StateSpec
 from .passes import PASSES, Pass
 from .phases import PhaseObserver, phase
 from .plan import Plan, model_states, plan
-from .select import Choice, Selection, Target, select
+from .select import Choice, Selection, Target, request_of, select
 from .spec import Spec
 from .verify import verify
 from .weight_map import WeightMap, weight_map
@@ -111,6 +113,11 @@ def compile_model(
             verify(module, rewrite.__name__)
     target = Target(device=device, dtype=dtype, use_kernels=kernels_are_on())
     with phase("select", on_phase):
+        force_kernels(
+            module,
+            spec.document.root.get(FORCED),
+            lambda node, site: tuple(request_of(node, site, name, target) for name in PHASES),
+        )
         selections: dict[Phase, Mapping[str, Selection]] = {name: select(module, name, target) for name in PHASES}
     with phase("plan", on_phase):
         length = spec.environment.get("max_seq_len")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import fx
 
+from ..kernels.gpu.set_aside import guarded
 from ..kernels.kernel import Kernel, Phase, Request
 from ..kernels.registry import kernels_for, resolve_reference
+from .forced import forced_kernel
 from .lowered import Lowered, Module, Site, site_of, type_of
 from .ops.declaration import TensorType
 
@@ -57,9 +59,11 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
         if node.op != "call_function" or "site" not in node.meta:
             continue
         site = site_of(node)
-        chosen, refused = choose(site, request_of(node, site, phase, target), use_kernels=target.use_kernels)
-        copy.target = resolve_reference(site.op.reference) if chosen is None else chosen.function()
-        name = "reference" if chosen is None else chosen.name
+        serving, refused = choose(
+            site, request_of(node, site, phase, target), use_kernels=target.use_kernels, forced=forced_kernel(node)
+        )
+        copy.target = _implementation(site, serving)
+        name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
     compiled = fx.GraphModule({}, graph, class_name=f"{lowered.name}_{phase}")
     return Selection(module=compiled, choices=tuple(choices))
@@ -85,12 +89,35 @@ def _shapes(value: object, phase: Phase) -> list[tuple[int | str, ...]]:
     return [tuple(1 if dim == "T" and phase == "decode" else dim for dim in found.shape)]
 
 
-def choose(site: Site, request: Request, *, use_kernels: bool) -> tuple[Kernel | None, tuple[tuple[str, str], ...]]:
-    """The first kernel that serves, and the refusals before it. None means the reference."""
+def choose(
+    site: Site, request: Request, *, use_kernels: bool, forced: str | None = None
+) -> tuple[tuple[Kernel, ...], tuple[tuple[str, str], ...]]:
+    """The kernels that serve, the preferred one first, and the refusals before it. None that serves: the reference.
+
+    `forced` comes first where it serves in this phase.
+    """
+    serving: list[Kernel] = []
     refused: list[tuple[str, str]] = []
-    for kernel in kernels_for(site.op.name):
-        reason = "kernels are switched off" if not use_kernels else kernel.refusal(request)
+    for kernel in sorted(kernels_for(site.op.name), key=lambda kernel: kernel.name != forced):
+        if not use_kernels:
+            reason = "kernels are switched off"
+        elif forced == "reference":
+            reason = "x-kernels asks for the reference"
+        else:
+            reason = kernel.refusal(request)
         if reason is None:
-            return kernel, tuple(refused)
-        refused.append((kernel.name, reason))
-    return None, tuple(refused)
+            serving.append(kernel)
+        elif not serving:
+            refused.append((kernel.name, reason))
+    return tuple(serving), tuple(refused)
+
+
+def _implementation(site: Site, serving: tuple[Kernel, ...]) -> Callable[..., object]:
+    """The first kernel; where that is compiled on first use, with the others behind it."""
+    if not serving:
+        return resolve_reference(site.op.reference)
+    if not serving[0].is_triton:
+        return serving[0].function()
+    fallbacks = [(kernel.name, kernel.function) for kernel in serving]
+    fallbacks.append(("reference", lambda: resolve_reference(site.op.reference)))
+    return guarded(f"{site.path} ({site.op.name}, {site.span.at_line})", fallbacks)

@@ -223,10 +223,17 @@ SHAPES: Mapping[str, Code] = {
     ),
     "E0606": _code(
         "kernel required",
-        "With `--strict-kernels`, attention and norms may not fall back to their reference where a "
-        "kernel for the op exists. "
+        "With `--strict-kernels`, attention and norms, and on a GPU scans, experts and ternary layers as well, may not "
+        "fall back to their reference where a kernel for the op exists. "
         "The notes say why each kernel refused.",
         wrong="llmc build mine.yaml --strict-kernels      # head_dim 60: no kernel serves it",
         right="llmc build mine.yaml",
+    ),
+    "E0607": _code(
+        "kernel that was asked for",
+        "`x-kernels` names an op or the path of a node, and the kernel that it is to run on: `reference`, or one that "
+        "`llmc explain SPEC` lists for it and that serves at least one phase. The nodes then stay with torch on a CPU.",
+        wrong="x-kernels: {attend_cached: flash}",
+        right="x-kernels: {attend_cached: sdpa}",
     ),
 }

@@ -1,4 +1,4 @@
-"""`llmc build --strict-kernels`: attention and norms must not fall back to a reference where a kernel exists."""
+"""`llmc build --strict-kernels`: what matters for speed must not fall back to a reference where a kernel exists."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ def require_kernels(program: Program) -> None:
         for name, choices in by_definition.items():
             spans = {site.path: site.span for _, site in program.module.definitions[name].sites()}
             for choice in choices:
-                is_meant = "norm" in choice.op or choice.op.startswith("attend") or "attention" in choice.op
-                if not is_meant or choice.kernel != "reference" or not kernels_for(choice.op):
+                if (
+                    not _is_meant(choice.op, program.target.device)
+                    or choice.kernel != "reference"
+                    or not kernels_for(choice.op)
+                ):
                     continue
                 notes = tuple(Note(text=f"{kernel}: {reason}") for kernel, reason in choice.refused)
                 found[name, choice.path] = Diagnostic(
@@ -27,3 +30,10 @@ def require_kernels(program: Program) -> None:
                 )
     if found:
         raise LlmcError(list(found.values()))
+
+
+def _is_meant(op: str, device: str) -> bool:
+    """Attention and norms; on a GPU scans, experts and ternary layers as well."""
+    if "norm" in op or "attention" in op or "attend" in op:
+        return True
+    return device.startswith("cuda") and op in ("scan", "short_conv", "experts", "router", "ternary_linear")

@@ -12,6 +12,7 @@ from torch import fx
 
 from ...kernels.native.node import CacheView, NotNative, Place
 from ...kernels.native.registry import native_kernel
+from ..forced import forced_kernel
 from ..lowered import Lowered, site_of, type_of
 from ..ops.declaration import TensorType
 from ..places import Places
@@ -82,6 +83,9 @@ def _ambient_place(found: TensorType, name: str) -> Place:
 def _write_node(body: Body, node: fx.Node, dtype: str, places: Places) -> None:
     """The code of one op, and what its outputs are from now on."""
     site = site_of(node)
+    forced = forced_kernel(node)
+    if forced is not None:
+        raise NotNative(f"x-kernels asks for {forced}", site.path)
     kernel = native_kernel(site.op.name)
     if kernel is None:
         raise NotNative(f"op {site.op.name} has no kernel in C", site.path)

@@ -1,0 +1,92 @@
+"""What `x-kernels` of a spec asks for: a kernel by name for the nodes of an op, or for one node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from torch import fx
+
+from ..kernels.kernel import Request
+from ..kernels.registry import kernels_for
+from ..specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, quoted
+from ..specs.source import Span, YamlMap, YamlNode, YamlScalar
+from .lowered import Lowered, Module, Site
+
+KEY = "x-kernels"
+MARK = "forced"
+"""Where an fx node's meta holds the name of its kernel."""
+
+
+def forced_kernel(node: fx.Node) -> str | None:
+    """The kernel that the spec asks for at this node."""
+    return cast("str | None", node.meta.get(MARK))
+
+
+def force_kernels(
+    module: Module, section: YamlNode | None, requests: Callable[[fx.Node, Site], tuple[Request, ...]]
+) -> None:
+    """Mark every node that the section names, by the name of its op or by its path.
+
+    `requests`: what a node asks of a kernel, in each phase. Raises LlmcError E0607 for a name that is no op and no path
+    of the fused program, for a kernel that the op does not have, and for one that serves in no phase.
+    """
+    problems: list[Diagnostic] = []
+    for key, key_span, kernel, span in _wishes(section, problems):
+        nodes = [
+            (node, site)
+            for lowered in module.definitions.values()
+            for node, site in lowered.sites()
+            if key == site.op.name or f".{site.path}".endswith(f".{key}")
+        ]
+        if not nodes:
+            known = {name for definition in module.definitions.values() for name in _names(definition)}
+            message = f"the fused program has neither an op nor a node {quoted(key)}"
+            problems.append(_problem(message, key_span, did_you_mean(key, known) or "llmc explain SPEC lists them"))
+        for node, site in nodes:
+            problem = _refusal(site, kernel, requests(node, site), span)
+            if problem is None:
+                node.meta[MARK] = kernel
+            else:
+                problems.append(problem)
+                break
+    if problems:
+        raise LlmcError(problems)
+
+
+def _names(definition: Lowered) -> Iterator[str]:
+    for _, site in definition.sites():
+        yield from (site.op.name, site.path)
+
+
+def _wishes(section: YamlNode | None, problems: list[Diagnostic]) -> Iterator[tuple[str, Span, str, Span]]:
+    """Key and kernel, each with its place."""
+    if section is None:
+        return
+    if not isinstance(section, YamlMap):
+        problems.append(_problem(f"{KEY} is a map", section.span, "write x-kernels: {attend_cached: reference}"))
+        return
+    for key, entry in section.entries.items():
+        if isinstance(entry.value, YamlScalar) and isinstance(entry.value.value, str):
+            yield key, entry.key_span, entry.value.value, entry.value.span
+        else:
+            problems.append(_problem(f"{KEY}: {quoted(key)} takes the name of a kernel", entry.value.span, ""))
+
+
+def _refusal(site: Site, kernel: str, requests: tuple[Request, ...], span: Span) -> Diagnostic | None:
+    if kernel == "reference":
+        return None
+    found = [one for one in kernels_for(site.op.name) if one.name == kernel]
+    if not found:
+        names = ["reference", *dict.fromkeys(one.name for one in kernels_for(site.op.name))]
+        message = f"{site.op.name} has no kernel {quoted(kernel)}"
+        return _problem(message, span, did_you_mean(kernel, names) or f"take one of {', '.join(names)}")
+    reasons = {request.phase: one.refusal(request) for one in found for request in requests}
+    if None in reasons.values():
+        return None
+    notes = tuple(Note(text=f"{phase}: {reason}") for phase, reason in reasons.items())
+    return _problem(f"{site.path} ({site.op.name}) cannot run on {quoted(kernel)}", span, "", notes)
+
+
+def _problem(message: str, span: Span, help: str, notes: tuple[Note, ...] = ()) -> Diagnostic:
+    return Diagnostic(code="E0607", message=message, span=span, help=help or None, notes=notes)

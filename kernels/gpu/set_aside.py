@@ -1,0 +1,68 @@
+"""A kernel that does not compile on the GPU at hand is set aside with one warning, and the next one runs."""
+
+# pyright: reportMissingTypeStubs=false
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+Loader: TypeAlias = Callable[[], Callable[..., object]]
+"""Gives an implementation, imported when it is wanted."""
+
+
+def guarded(place: str, kernels: Sequence[tuple[str, Loader]]) -> Callable[..., object]:
+    """A function that runs the first kernel, and from the first failure to compile on the one after it.
+
+    place: the node as a reader of the spec knows it, `layers.attend (attend_cached, specs/x.yaml:65)`; kernels: names
+    and implementations in order of preference, the reference last. Errors of any other kind are raised.
+    """
+    left = list(kernels)
+    first = left[0][1]()
+
+    @functools.wraps(first)
+    def run(**operands: object) -> object:
+        while True:
+            name, load = left[0]
+            try:
+                return load()(**operands)
+            except Exception as error:
+                if len(left) == 1 or not is_compile_failure(error):
+                    raise
+                del left[0]
+                warnings.warn(
+                    f"{place}: kernel {name} does not compile here and is set aside for {left[0][0]}"
+                    f" ({_described(operands)}): {_first_line(error)}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    return run
+
+
+def is_compile_failure(error: BaseException) -> bool:
+    """Whether Triton or ptxas gave up on a kernel: nothing of it has run."""
+    from triton.errors import TritonError
+
+    return isinstance(error, TritonError) or (
+        isinstance(error, RuntimeError) and "PassManager::run failed" in str(error)
+    )
+
+
+def _described(operands: dict[str, object]) -> str:
+    """Shapes, dtypes and settings of a call: what a report of the failure needs."""
+    from torch import Tensor
+
+    parts: list[str] = []
+    for name, value in operands.items():
+        if isinstance(value, Tensor):
+            parts.append(f"{name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}")
+        elif isinstance(value, (int, float, str)):
+            parts.append(f"{name}={value}")
+    return ", ".join(parts)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
