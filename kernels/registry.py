@@ -24,6 +24,13 @@ KERNELS: tuple[Kernel, ...] = (
         serves="norm.triton_rms_norm:serves",
         is_triton=True,
     ),
+    Kernel(
+        name="triton_step",
+        op="scan",
+        implementation="scan.triton_step:scan",
+        serves="scan.triton_step:serves",
+        is_triton=True,
+    ),
     Kernel(name="chunked", op="scan", implementation="scan.chunked:scan", serves="scan.chunked:serves"),
     Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
     Kernel(

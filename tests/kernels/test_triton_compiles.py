@@ -12,10 +12,10 @@ pytest.importorskip("triton")
 
 from llmc.kernels.gpu.target import TARGETS
 
-from . import compiled_norm
+from . import compiled_norm, compiled_scan
 from .compile_for_gpu import Case, compile_for_gpu
 
-FAMILIES = {"norm": compiled_norm.CASES}
+FAMILIES = {"norm": compiled_norm.CASES, "scan": compiled_scan.CASES}
 
 
 def complaints(cases: Sequence[Case], cache: Path) -> list[str]:
