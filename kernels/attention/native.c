@@ -1,7 +1,6 @@
 /* Attention with a running softmax: keys in blocks, all queries of a kv head that share them together. */
 #include "native.h"
 
-#include "../native/numbers.h"
 #include "../native/vector_math.h"
 
 #include <math.h>
@@ -10,29 +9,9 @@
 #define KEYS 64        /* in a block */
 #define MAX_QUERIES 64 /* of a chunk, all heads of a group counted */
 
-static void widen(float *to, const void *from, int64_t first, int64_t count, int type) {
-    if (type == LLMC_BFLOAT16) {
-        const uint16_t *source = (const uint16_t *)from + first;
-        for (int64_t i = 0; i < count; i++) to[i] = llmc_from_bfloat16(source[i]);
-    } else if (type == LLMC_FLOAT16) {
-        const _Float16 *source = (const _Float16 *)from + first;
-        for (int64_t i = 0; i < count; i++) to[i] = (float)source[i];
-    } else {
-        memcpy(to, (const float *)from + first, count * sizeof(float));
-    }
-}
-
-static void store(void *to, int64_t first, const float *from, int64_t count, int type) {
-    if (type == LLMC_BFLOAT16) {
-        uint16_t *target = (uint16_t *)to + first;
-        for (int64_t i = 0; i < count; i++) target[i] = llmc_to_bfloat16(from[i]);
-    } else if (type == LLMC_FLOAT16) {
-        _Float16 *target = (_Float16 *)to + first;
-        for (int64_t i = 0; i < count; i++) target[i] = (_Float16)from[i];
-    } else {
-        memcpy((float *)to + first, from, count * sizeof(float));
-    }
-}
+/* A slot of the cache, counted over all rows and heads. */
+static void *key_at(const llmc_attention *a, int64_t slot) { return llmc_element(a->keys, slot * a->key_dim, a->cache_type); }
+static void *value_at(const llmc_attention *a, int64_t slot) { return llmc_element(a->values, slot * a->value_dim, a->cache_type); }
 
 static int64_t length_after(const llmc_attention *a, int64_t b) {
     int64_t length = a->lengths[b];
@@ -48,9 +27,8 @@ void llmc_append(llmc_thread *t, const llmc_attention *a) {
             int64_t row = b * a->tokens + i, position = a->position[row];
             if (position < 0 || (a->is_ring && position + a->slots < end)) continue;
             int64_t slot = chunk * a->slots + (a->is_ring ? position % a->slots : position);
-            store(a->keys, slot * a->key_dim, a->k + row * a->k_stride + head * a->key_dim, a->key_dim, a->cache_type);
-            store(a->values, slot * a->value_dim, a->v + row * a->v_stride + head * a->value_dim, a->value_dim,
-                  a->cache_type);
+            llmc_narrow(key_at(a, slot), 1, a->k + row * a->k_stride + head * a->key_dim, a->key_dim, a->cache_type);
+            llmc_narrow(value_at(a, slot), 1, a->v + row * a->v_stride + head * a->value_dim, a->value_dim, a->cache_type);
         }
     }
 }
@@ -156,11 +134,10 @@ static void fold_cache(llmc_thread *t, const llmc_attention *a, queries *qs, int
         int64_t count = end - p < KEYS ? end - p : KEYS;
         if (slot + count > a->slots) count = a->slots - slot;
         for (int i = 0; i < count; i++) where[i] = p + i;
-        const float *keys = (const float *)a->keys + (base + slot) * a->key_dim;
-        const float *values = (const float *)a->values + (base + slot) * a->value_dim;
+        const float *keys = key_at(a, base + slot), *values = value_at(a, base + slot);
         if (a->cache_type != LLMC_FLOAT32) {
-            widen(wide_keys, a->keys, (base + slot) * a->key_dim, count * a->key_dim, a->cache_type);
-            widen(wide_values, a->values, (base + slot) * a->value_dim, count * a->value_dim, a->cache_type);
+            llmc_widen(wide_keys, keys, 1, count * a->key_dim, a->cache_type);
+            llmc_widen(wide_values, values, 1, count * a->value_dim, a->cache_type);
             keys = wide_keys, values = wide_values;
         }
         fold(a, qs, keys, a->key_dim, values, a->value_dim, where, (int)count);

@@ -12,20 +12,18 @@
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static char *element(const void *from, int64_t index, int type) { return (char *)from + index * (type == LLMC_FLOAT32 ? 4 : 2); }
-
 static void append(const llmc_latent *a, int64_t row) {
     int64_t position = a->position[row], slot = row / a->tokens * a->slots + position;
     if (position < 0) return;
-    llmc_narrow(element(a->latents, slot * a->rank, a->type), 1, a->latent.at + row * a->latent.stride, a->rank, a->type);
-    llmc_narrow(element(a->k_ropes, slot * a->rope_dim, a->type), 1, a->k_rope.at + row * a->k_rope.stride, a->rope_dim, a->type);
+    llmc_narrow(llmc_element(a->latents, slot * a->rank, a->type), 1, a->latent.at + row * a->latent.stride, a->rank, a->type);
+    llmc_narrow(llmc_element(a->k_ropes, slot * a->rope_dim, a->type), 1, a->k_rope.at + row * a->k_rope.stride, a->rope_dim, a->type);
 }
 
 /* absorbed[row, head] = U_k^T q_nope for some rows. */
 static void absorb(const llmc_latent *a, int64_t head, int64_t first, int rows) {
     const float *x[ROWS];
     for (int r = 0; r < rows; r++) x[r] = a->q_nope.at + (first + r) * a->q_nope.stride + head * a->nope_dim;
-    const char *up = element(a->kv_up, head * (a->nope_dim + a->value_dim) * a->rank, a->type);
+    const char *up = llmc_element(a->kv_up, head * (a->nope_dim + a->value_dim) * a->rank, a->type);
     float *out = a->absorbed + (first * a->heads + head) * a->rank;
     llmc_column_sums(a->type, up, a->rank, a->nope_dim, a->rank, x, rows, out, a->heads * a->rank);
 }
@@ -36,7 +34,7 @@ static void expand(const llmc_latent *a, int64_t head, int64_t first, int rows) 
     int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
     for (int r = 0; r < R; r++) x[r] = a->context + ((first + (r < rows ? r : rows - 1)) * a->heads + head) * a->rank;
     llmc_matrix m = {.N = a->value_dim, .K = a->rank, .format = a->type};
-    m.weight = element(a->kv_up, (head * (a->nope_dim + a->value_dim) + a->nope_dim) * a->rank, a->type);
+    m.weight = llmc_element(a->kv_up, (head * (a->nope_dim + a->value_dim) + a->nope_dim) * a->rank, a->type);
     for (int64_t g = 0; g * LLMC_GROUP < a->value_dim; g++) {
         float sums[ROWS * LLMC_GROUP];
         llmc_plain_sums(&m, g, 0, x, R, sums);
@@ -87,8 +85,8 @@ static void attend(const llmc_latent *a, float *scratch, int64_t row, int64_t he
         const float *latents = (const float *)a->latents + (b * a->slots + p) * rank;
         const float *ropes = (const float *)a->k_ropes + (b * a->slots + p) * rope;
         if (a->type != LLMC_FLOAT32) {
-            llmc_widen(scratch, element(a->latents, (b * a->slots + p) * rank, a->type), 1, count * rank, a->type);
-            llmc_widen(wide_ropes, element(a->k_ropes, (b * a->slots + p) * rope, a->type), 1, count * rope, a->type);
+            llmc_widen(scratch, llmc_element(a->latents, (b * a->slots + p) * rank, a->type), 1, count * rank, a->type);
+            llmc_widen(wide_ropes, llmc_element(a->k_ropes, (b * a->slots + p) * rope, a->type), 1, count * rope, a->type);
             latents = scratch, ropes = wide_ropes;
         }
         for (int i = 0; i < count; i++) {

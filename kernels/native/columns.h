@@ -19,7 +19,7 @@ LLMC_INLINE vf llmc_load_typed(int type, const char *p, int count) {
 /* N vectors of outputs, the last with `left` of them, for R rows of x. Rows of W are `step` elements apart. */
 LLMC_INLINE void llmc_columns(int type, int N, int R, const char *at, int64_t step, int64_t inputs, int left,
                               const float *const *x, float *out, int64_t out_stride) {
-    const int64_t size = type == LLMC_FLOAT32 ? 4 : 2;
+    const int64_t size = llmc_size(type);
     vf sum[4][4];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
@@ -49,7 +49,7 @@ LLMC_INLINE void llmc_columns(int type, int N, int R, const char *at, int64_t st
 
 LLMC_INLINE void llmc_column_rows(int type, int R, const char *at, int64_t step, int64_t inputs, int64_t count,
                                   const float *const *x, float *out, int64_t out_stride) {
-    const int64_t size = type == LLMC_FLOAT32 ? 4 : 2;
+    const int64_t size = llmc_size(type);
     int64_t i = 0;
     for (; i + 4 * LLMC_LANES <= count; i += 4 * LLMC_LANES)
         llmc_columns(type, 4, R, at + i * size, step, inputs, LLMC_LANES, x, out + i, out_stride);

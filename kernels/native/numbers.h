@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Types of elements; the formats of linear.h begin with them. */
 enum { LLMC_FLOAT32, LLMC_BFLOAT16, LLMC_FLOAT16 };
 
 static inline float llmc_from_bfloat16(uint16_t bits) {
@@ -22,25 +23,33 @@ static inline uint16_t llmc_to_bfloat16(float value) {
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+/* Bytes of an element of such a type, and where element `index` of memory of that type lies. */
+static inline int64_t llmc_size(int type) { return type == LLMC_FLOAT32 ? 4 : 2; }
+static inline void *llmc_element(const void *from, int64_t index, int type) { return (char *)from + index * llmc_size(type); }
+
 /* `count` floats from the elements of `from`, `step` apart, that are of a type of the enum; and the other way. */
 static inline void llmc_widen(float *to, const void *from, int64_t step, int64_t count, int type) {
-    for (int64_t i = 0; i < count; i++)
-        to[i] = type == LLMC_FLOAT32    ? ((const float *)from)[i * step]
-                : type == LLMC_BFLOAT16 ? llmc_from_bfloat16(((const uint16_t *)from)[i * step])
-                                        : (float)((const _Float16 *)from)[i * step];
+    const float *wide = from;
+    const uint16_t *brain = from;
+    const _Float16 *half = from;
+    if (type == LLMC_FLOAT32)
+        for (int64_t i = 0; i < count; i++) to[i] = wide[i * step];
+    else if (type == LLMC_BFLOAT16)
+        for (int64_t i = 0; i < count; i++) to[i] = llmc_from_bfloat16(brain[i * step]);
+    else
+        for (int64_t i = 0; i < count; i++) to[i] = (float)half[i * step];
 }
 
 static inline void llmc_narrow(void *to, int64_t step, const float *from, int64_t count, int type) {
-    for (int64_t i = 0; i < count; i++) {
-        if (type == LLMC_FLOAT32) ((float *)to)[i * step] = from[i];
-        else if (type == LLMC_BFLOAT16) ((uint16_t *)to)[i * step] = llmc_to_bfloat16(from[i]);
-        else ((_Float16 *)to)[i * step] = (_Float16)from[i];
-    }
-}
-
-/* Element `index` of memory of such a type. */
-static inline void *llmc_element(void *from, int64_t index, int type) {
-    return (char *)from + index * (type == LLMC_FLOAT32 ? 4 : 2);
+    float *wide = to;
+    uint16_t *brain = to;
+    _Float16 *half = to;
+    if (type == LLMC_FLOAT32)
+        for (int64_t i = 0; i < count; i++) wide[i * step] = from[i];
+    else if (type == LLMC_BFLOAT16)
+        for (int64_t i = 0; i < count; i++) brain[i * step] = llmc_to_bfloat16(from[i]);
+    else
+        for (int64_t i = 0; i < count; i++) half[i * step] = (_Float16)from[i];
 }
 
 #endif

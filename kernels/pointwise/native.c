@@ -16,8 +16,7 @@ LLMC_INLINE vf vf_softplus(vf x) {
 LLMC_INLINE vf vf_gelu_quick(vf x) { return x * vf_sigmoid(vf_all(1.702f) * x); }
 LLMC_INLINE vf vf_identity(vf x) { return x; }
 
-#undef LLMC_ACTIVATION
-#define LLMC_ACTIVATION(kind)                                                                              \
+#define LLMC_DEFINE(kind)                                                                                  \
     void llmc_activate_##kind(float *y, const float *x, int64_t n) {                                       \
         int64_t i = 0;                                                                                     \
         for (; i + LLMC_LANES <= n; i += LLMC_LANES) vf_store(y + i, vf_##kind(vf_load(x + i)));           \
@@ -33,17 +32,7 @@ LLMC_INLINE vf vf_identity(vf x) { return x; }
         }                                                                                                  \
     }
 
-LLMC_ACTIVATION(gelu)
-LLMC_ACTIVATION(gelu_tanh)
-LLMC_ACTIVATION(gelu_quick)
-LLMC_ACTIVATION(relu)
-LLMC_ACTIVATION(relu2)
-LLMC_ACTIVATION(silu)
-LLMC_ACTIVATION(sigmoid)
-LLMC_ACTIVATION(tanh)
-LLMC_ACTIVATION(softplus)
-LLMC_ACTIVATION(exp)
-LLMC_ACTIVATION(identity)
+LLMC_EACH_ACTIVATION(LLMC_DEFINE)
 
 void llmc_softcap(float *y, const float *x, float cap, int64_t n) {
     int64_t i = 0;

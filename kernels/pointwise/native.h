@@ -4,22 +4,16 @@
 
 #include <stdint.h>
 
+#define LLMC_EACH_ACTIVATION(X) \
+    X(gelu) X(gelu_tanh) X(gelu_quick) X(relu) X(relu2) X(silu) X(sigmoid) X(tanh) X(softplus) X(exp) X(identity)
+
 /* y = f(x), and y = f(gate) * up, for n features. `relu2` is relu(x)^2, `gelu_quick` x * sigmoid(1.702 x). */
-#define LLMC_ACTIVATION(kind)                                                                      \
+#define LLMC_DECLARE(kind)                                                                         \
     void llmc_activate_##kind(float *y, const float *x, int64_t n);                                \
     void llmc_gate_##kind(float *y, const float *gate, const float *up, int64_t n);
 
-LLMC_ACTIVATION(gelu)
-LLMC_ACTIVATION(gelu_tanh)
-LLMC_ACTIVATION(gelu_quick)
-LLMC_ACTIVATION(relu)
-LLMC_ACTIVATION(relu2)
-LLMC_ACTIVATION(silu)
-LLMC_ACTIVATION(sigmoid)
-LLMC_ACTIVATION(tanh)
-LLMC_ACTIVATION(softplus)
-LLMC_ACTIVATION(exp)
-LLMC_ACTIVATION(identity)
+LLMC_EACH_ACTIVATION(LLMC_DECLARE)
+#undef LLMC_DECLARE
 
 /* y = cap * tanh(x / cap). */
 void llmc_softcap(float *y, const float *x, float cap, int64_t n);

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from .native import KERNELS, library, pointer
@@ -90,6 +92,51 @@ class Layer:
             ACTIVATIONS.index(self.activation),
             self.is_gated,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """The shape of a layer, what it does beside its product, and how it is run."""
+
+    N: int
+    K: int
+    rows: int = 1
+    seed: int = 0
+    threads: int = 2
+    has_bias: bool = False
+    is_gated: bool = False
+    activation: str = "identity"
+
+    @property
+    def features(self) -> int:
+        """Rows of the weight."""
+        return self.N * (1 + self.is_gated)
+
+    def layer(self, weight: NDArray[np.generic], bias: NDArray[np.float32] | None, format: str) -> Layer:
+        return Layer(
+            weight=weight,
+            bias=bias,
+            N=self.N,
+            K=self.K,
+            format=format,
+            activation=self.activation,
+            is_gated=self.is_gated,
+        )
+
+
+def cases(widths: Sequence[int]) -> st.SearchStrategy[Case]:
+    """Any combination; a batch of no rows, small ones and large ones."""
+    return st.builds(
+        Case,
+        N=st.sampled_from(widths),
+        K=st.sampled_from(widths),
+        rows=st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 25, 64]),
+        seed=st.integers(0, 99),
+        threads=st.integers(1, 3),
+        has_bias=st.booleans(),
+        is_gated=st.booleans(),
+        activation=st.sampled_from(ACTIVATIONS),
+    )
 
 
 def build(isa: str) -> ctypes.CDLL:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -17,11 +16,10 @@ from torch.nn import functional
 from llmc.kernels.tolerance import assert_close
 
 from .native import INSTRUCTION_SETS
-from .native_linear import ACTIVATIONS, Layer, argmax, run
+from .native_linear import Case, Layer, argmax, cases, run
 
 PLAIN = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WIDTHS = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 100, 129, 257])
-ROWS = st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 12, 13, 25, 64])
+WIDTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64, 65, 100, 129, 257)
 STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "silu": functional.silu,
@@ -42,20 +40,15 @@ def expected(layer: Layer, weight: Tensor, x: NDArray[np.floating]) -> Tensor:
     return step(y[:, : layer.N]) * y[:, layer.N :] if layer.is_gated else step(y)
 
 
-def plain_layer(
-    format: str, N: int, K: int, *, seed: int, activation: str, has_bias: bool, is_gated: bool
-) -> tuple[Layer, Tensor]:
+def plain_layer(format: str, case: Case) -> tuple[Layer, Tensor]:
     """A layer whose weight is at an odd place in memory, and that weight."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = N * (1 + is_gated)
-    weight = (torch.randn(rows, K, generator=generator) / max(K, 1) ** 0.5).to(PLAIN[format])
-    bias = torch.randn(rows, generator=generator).numpy() if has_bias else None
+    generator = torch.Generator().manual_seed(case.seed)
+    weight = (torch.randn(case.features, case.K, generator=generator) / case.K**0.5).to(PLAIN[format])
+    bias = torch.randn(case.features, generator=generator).numpy() if case.has_bias else None
     raw = weight.contiguous().view(torch.uint8).numpy().reshape(-1)
     memory = np.full(raw.size + 2, 0xFF, np.uint8)
     memory[2:] = raw
-    return Layer(
-        weight=memory[2:], bias=bias, N=N, K=K, format=format, activation=activation, is_gated=is_gated
-    ), weight
+    return case.layer(memory[2:], bias, format), weight
 
 
 def inputs(rows: int, K: int, seed: int) -> NDArray[np.float32]:
@@ -64,39 +57,19 @@ def inputs(rows: int, K: int, seed: int) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("format", PLAIN)
-@given(
-    N=WIDTHS,
-    K=WIDTHS,
-    rows=ROWS,
-    seed=st.integers(0, 99),
-    threads=st.integers(1, 3),
-    has_bias=st.booleans(),
-    is_gated=st.booleans(),
-    activation=st.sampled_from(ACTIVATIONS),
-)
-def test_plain_formats(
-    isa: str,
-    format: str,
-    N: int,
-    K: int,
-    rows: int,
-    seed: int,
-    threads: int,
-    has_bias: bool,
-    is_gated: bool,
-    activation: str,
-) -> None:
-    layer, weight = plain_layer(format, N, K, seed=seed, activation=activation, has_bias=has_bias, is_gated=is_gated)
-    x = inputs(rows, K, seed)
-    y = torch.from_numpy(run(isa, layer, x, threads=threads, times=1 + seed % 2))
-    rounds_x = format == "bf16" and rows > 8 and isa in ("native", "bf16_dot")
+@given(case=cases(WIDTHS))
+def test_plain_formats(isa: str, format: str, case: Case) -> None:
+    layer, weight = plain_layer(format, case)
+    x = inputs(case.rows, case.K, case.seed)
+    y = torch.from_numpy(run(isa, layer, x, threads=case.threads, times=1 + case.seed % 2))
+    rounds_x = format == "bf16" and case.rows > 8 and isa in ("native", "bf16_dot")
     assert_close("y", y, expected(layer, weight, x), tolerance=1e-2 if rounds_x else 3e-6)
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("N", [1, 16, 37, 1000, 40_000])
 def test_argmax_is_the_first_of_the_largest(isa: str, N: int) -> None:
-    layer, _ = plain_layer("bf16", N, 24, seed=N, activation="identity", has_bias=True, is_gated=False)
+    layer, _ = plain_layer("bf16", Case(N=N, K=24, seed=N, has_bias=True))
     x = inputs(1, 24, N)
     number, y = argmax(isa, layer, x)
     np.testing.assert_array_equal(y, run(isa, layer, x)[0])
@@ -113,7 +86,7 @@ def test_argmax_is_the_first_of_the_largest(isa: str, N: int) -> None:
 
 def test_an_odd_address_and_a_long_row() -> None:
     for format in PLAIN:
-        layer, weight = plain_layer(format, 50, 5003, seed=1, activation="silu", has_bias=True, is_gated=True)
+        layer, weight = plain_layer(format, Case(N=50, K=5003, seed=1, activation="silu", has_bias=True, is_gated=True))
         for rows in (1, 2, 4, 7, 30):
             x = inputs(rows, 5003, rows)
             y = torch.from_numpy(run("native", layer, x))

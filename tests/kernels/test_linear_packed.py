@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llmc.kernels.ternary import reference
 from llmc.kernels.tolerance import assert_close, error_ratio
 
 from .native import INSTRUCTION_SETS
-from .native_linear import ACTIVATIONS, Layer, argmax, mean_magnitude, pack, pack_whole, run, unpack
-from .test_linear_native import ROWS, expected, inputs
+from .native_linear import Case, Layer, argmax, cases, mean_magnitude, pack, pack_whole, run, unpack
+from .test_linear_native import expected, inputs
 
 PACKED = ("int8", "int4_32", "int4_128", "ternary")
-WIDTHS = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 65, 100, 127, 128, 129, 160, 257])
+WIDTHS = (1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 65, 100, 127, 128, 129, 160, 257)
 BOUND = {"int8": 0.011, "int4_32": 0.11, "int4_128": 0.15, "ternary": 0.62}
 """Largest error ratio of a layer with normal weights and inputs, all roundings together."""
 
@@ -41,51 +40,21 @@ def weights(N: int, K: int, seed: int) -> NDArray[np.float32]:
     return (np.random.default_rng(seed).normal(size=(N, K)) / K**0.5).astype(np.float32)
 
 
-def packed_layer(
-    isa: str,
-    format: str,
-    N: int,
-    K: int,
-    *,
-    seed: int,
-    activation: str = "identity",
-    has_bias: bool = False,
-    is_gated: bool = False,
-) -> tuple[Layer, NDArray[np.float32]]:
-    weight = weights(N * (1 + is_gated), K, seed)
+def packed_layer(isa: str, format: str, case: Case) -> tuple[Layer, NDArray[np.float32]]:
+    weight = weights(case.features, case.K, case.seed)
     scale = mean_magnitude(isa, weight) if format == "ternary" else 0.0
-    memory = pack(isa, format, weight, is_gated=is_gated, scale=scale)
-    bias = inputs(1, len(weight), seed)[0] if has_bias else None
-    return Layer(weight=memory, bias=bias, N=N, K=K, format=format, activation=activation, is_gated=is_gated), weight
+    memory = pack(isa, format, weight, is_gated=case.is_gated, scale=scale)
+    bias = inputs(1, case.features, case.seed)[0] if case.has_bias else None
+    return case.layer(memory, bias, format), weight
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("format", PACKED)
-@given(
-    N=WIDTHS,
-    K=WIDTHS,
-    rows=ROWS,
-    seed=st.integers(0, 99),
-    threads=st.integers(1, 3),
-    has_bias=st.booleans(),
-    is_gated=st.booleans(),
-    activation=st.sampled_from(ACTIVATIONS),
-)
-def test_sums_are_exact_but_for_float32(
-    isa: str,
-    format: str,
-    N: int,
-    K: int,
-    rows: int,
-    seed: int,
-    threads: int,
-    has_bias: bool,
-    is_gated: bool,
-    activation: str,
-) -> None:
-    layer, _ = packed_layer(isa, format, N, K, seed=seed, activation=activation, has_bias=has_bias, is_gated=is_gated)
-    x = inputs(rows, K, seed)
-    y = torch.from_numpy(run(isa, layer, x, threads=threads, times=1 + seed % 2))
+@given(case=cases(WIDTHS))
+def test_sums_are_exact_but_for_float32(isa: str, format: str, case: Case) -> None:
+    layer, _ = packed_layer(isa, format, case)
+    x = inputs(case.rows, case.K, case.seed)
+    y = torch.from_numpy(run(isa, layer, x, threads=case.threads, times=1 + case.seed % 2))
     kept = torch.from_numpy(unpack(isa, layer))
     assert_close("y", y, expected(layer, kept, rounded(format, x)), tolerance=5e-6)
 
@@ -110,7 +79,7 @@ def test_the_largest_numbers_do_not_overflow(isa: str, format: str, rows: int) -
 
 @pytest.mark.parametrize("format", PACKED)
 def test_rounding_costs_what_its_bits_must(format: str) -> None:
-    layer, weight = packed_layer("native", format, 96, 1024, seed=3)
+    layer, weight = packed_layer("native", format, Case(N=96, K=1024, seed=3))
     kept = torch.from_numpy(unpack("native", layer))
     x = inputs(20, 1024, 4)
     whole = torch.from_numpy(x).double() @ torch.from_numpy(weight).double().T
@@ -124,7 +93,7 @@ def test_rounding_costs_what_its_bits_must(format: str) -> None:
 @pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize(("N", "K", "is_gated"), [(1, 1, False), (17, 33, True), (33, 300, False), (16, 128, True)])
 def test_packing_rounds_to_the_nearest(isa: str, format: str, N: int, K: int, is_gated: bool) -> None:
-    layer, weight = packed_layer(isa, format, N, K, seed=5, is_gated=is_gated)
+    layer, weight = packed_layer(isa, format, Case(N=N, K=K, seed=5, is_gated=is_gated))
     kept = unpack(isa, layer)
     if format == "int8":
         scale = np.abs(weight).max(-1, keepdims=True) / 127
@@ -169,7 +138,7 @@ def test_ternary_is_the_reference() -> None:
 
 @pytest.mark.parametrize("format", PACKED)
 def test_zeros_and_odd_numbers(format: str) -> None:
-    layer, _ = packed_layer("native", format, 40, 100, seed=1)
+    layer, _ = packed_layer("native", format, Case(N=40, K=100, seed=1))
     for rows in (1, 4, 20):
         assert (run("native", layer, np.zeros((rows, 100), np.float32)) == 0).all()
         tiny = np.full((rows, 100), 1e-42, np.float32)
@@ -180,6 +149,6 @@ def test_zeros_and_odd_numbers(format: str) -> None:
 
 @pytest.mark.parametrize("format", PACKED)
 def test_argmax(format: str) -> None:
-    layer, _ = packed_layer("native", format, 5000, 64, seed=2)
+    layer, _ = packed_layer("native", format, Case(N=5000, K=64, seed=2))
     number, y = argmax("native", layer, inputs(1, 64, 3))
     assert number == y.argmax()

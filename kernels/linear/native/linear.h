@@ -19,12 +19,16 @@
 #include <stdint.h>
 
 #include "activations.h"
+#include "numbers.h"
 #include "team.h"
 
 #define LLMC_SMALL_BATCH 8
 #define LLMC_MAX_BEST 1024
 
-enum { LLMC_FP32, LLMC_BF16, LLMC_FP16, LLMC_INT8, LLMC_INT4_32, LLMC_INT4_128, LLMC_TERNARY };
+enum {
+    LLMC_FP32 = LLMC_FLOAT32, LLMC_BF16 = LLMC_BFLOAT16, LLMC_FP16 = LLMC_FLOAT16,
+    LLMC_INT8, LLMC_INT4_32, LLMC_INT4_128, LLMC_TERNARY,
+};
 
 typedef struct {
     const void *weight;

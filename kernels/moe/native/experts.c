@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../../linear/native/groups.h"
-#include "../../native/columns.h" /* types are numbered as the first formats are */
+#include "../../native/columns.h"
 
 #define BLOCK 32 /* inner units, or outputs, of a chunk: two blocks of weights stay in the cache for all tokens */
 #define MOST LLMC_SMALL_BATCH
@@ -17,14 +17,13 @@ typedef struct {
     int format, is_in_out;
 } matrix;
 
-LLMC_INLINE int64_t bytes_of(int format) { return format == LLMC_FP32 ? 4 : 2; }
 LLMC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Outputs from `first` on of an expert's matrix that has `all` of them. */
 static matrix expert_matrix(const llmc_experts *a, const void *stacked, int64_t e, int64_t all, int64_t inputs, int64_t first,
                             int64_t rows) {
     int64_t at = e * all * inputs + first * (a->is_in_out ? 1 : inputs);
-    return (matrix){(const char *)stacked + at * bytes_of(a->format), rows, inputs, all, a->format, a->is_in_out};
+    return (matrix){llmc_element(stacked, at, a->format), rows, inputs, all, a->format, a->is_in_out};
 }
 
 /* --- sums --------------------------------------------------------------------------------------------------------- */
@@ -34,7 +33,7 @@ static matrix expert_matrix(const llmc_experts *a, const void *stacked, int64_t 
 static void block_sums(const matrix *m, int64_t first, int count, const float *const *x, int rows, float *out) {
     const float *in[MOST];
     if (m->is_in_out) {
-        const char *at = m->weight + first * bytes_of(m->format);
+        const char *at = llmc_element(m->weight, first, m->format);
         llmc_column_sums(m->format, at, m->step, m->inputs, count, x, rows, out, BLOCK);
         return;
     }
