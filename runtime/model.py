@@ -19,7 +19,7 @@ from .named_inputs import check_named, other_ambient, positions
 from .native.choose import make_executor, make_packed_executor
 from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
-from .storage import Signature, bind_parameters, signature
+from .storage import ParameterBinder, Signature, signature
 from .tokenizer import Tokenizer
 from .tree import Block, find, grow, scalar_operands
 
@@ -208,9 +208,9 @@ class LanguageModel(nn.Module):
         """
         formats = choose_formats(self.program.module, quantize, rules_of(self.program.spec))
         with torch.inference_mode(False):
-            bound = bind_parameters(self, self.program)
-        self._fixed = (self.device, self.dtype)
-        self._packed = make_packed_executor(self.program, bound, formats, packed)
+            self._fixed = (self.device, self.dtype)
+            binder = ParameterBinder(self, self.program)
+            self._packed = make_packed_executor(self.program, binder, formats, packed)
         self.quantize = quantize
         self._packed.release()
         for path, parameter in list(super().named_parameters()):
@@ -252,8 +252,8 @@ class LanguageModel(nn.Module):
         current = signature(self)
         if self._executor is None or self._executor[0] != current:
             with torch.inference_mode(False):
-                bound = bind_parameters(self, self.program)
-            self._executor = (signature(self), make_executor(self.program, bound))
+                executor = make_executor(self.program, ParameterBinder(self, self.program))
+            self._executor = (signature(self), executor)
         return self._executor[1]
 
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from ..compiler.native.body import AS_THEY_ARE
 from ..compiler.native.formats import QUANTIZE, Formats, Quantize
 from ..compiler.native.source import NativeProgram
 from ..compiler.parameters import leaves
@@ -23,7 +24,6 @@ from .checkpoint import Checkpoint
 from .checkpoint_writer import write_checkpoint
 from .containment import find_inside, read_bytes
 from .finiteness import require_finite
-from .native.binding import AS_THEY_ARE
 from .save import COPIED
 from .tree import find
 

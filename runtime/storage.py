@@ -1,10 +1,12 @@
-"""Binds a Program to a model's parameters: fused matrices own the storage, the model's parameters become views of their
-rows."""
+"""Binds a Program to a model's parameters: the parts of a fused matrix are taken where they lie, or the matrix owns the
+storage and the model's parameters become views of its rows."""
 
 from __future__ import annotations
 
 import sys
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from .leaves import Embedding, Linear
 from .tree import find, own_parameters
 
 Signature = tuple[tuple[int, int, int], ...]
+Bound: TypeAlias = "Tensor | tuple[Tensor, ...]"
+"""A parameter operand: one tensor, or the parts of a fused matrix."""
 
 
 def signature(root: nn.Module) -> Signature:
@@ -24,51 +28,88 @@ def signature(root: nn.Module) -> Signature:
     return tuple((id(p), p._version, 0 if _is_sharded(p) else p.data_ptr()) for p in root.parameters())
 
 
-def bind_parameters(root: nn.Module, program: Program) -> list[tuple[Tensor, ...]]:
-    """For each call of the program, the tensors of its parameter operands.
-
-    Where the parts of a fused matrix are plain parameters, they become row views of it, so that both views of the model
-    exist at 1x memory. Adapters and sharded parameters are evaluated into tensors of their own.
-    """
-    known: dict[tuple[str, ...], Tensor] = {}
-    bound: list[tuple[Tensor, ...]] = []
-    for call in program.module.calls:
-        lowered = program.module.definitions[call.definition]
-        bound.append(tuple(_evaluate(root, program, call, formula, known) for formula in lowered.parameters.values()))
-    return bound
+def tensors_of(bound: Iterable[Bound]) -> Iterator[Tensor]:
+    """All tensors, parts one by one."""
+    return chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in bound)
 
 
-def _evaluate(
-    root: nn.Module, program: Program, call: Call, formula: Formula, known: dict[tuple[str, ...], Tensor]
-) -> Tensor:
-    parts = formula.parts if isinstance(formula, Concat) else (formula,)
-    key = tuple(_path(call, part, program) for part in parts)
-    if key not in known:
-        known[key] = _single(root, call, parts[0], program) if len(parts) == 1 else _fused(root, call, parts, program)
-    return known[key]
+class ParameterBinder:
+    """Finds what the parameter operands of a program are in a model's tree; each is evaluated once."""
+
+    def __init__(self, root: nn.Module, program: Program) -> None:
+        self._root, self._program = root, program
+        self._whole: dict[tuple[str, ...], Tensor] = {}
+        self._parts: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
+
+    def tensors(self) -> list[Tensor]:
+        """What the operands are made of; nothing is fused for it."""
+        return list(chain.from_iterable(map(tensors_of, self.bind(lambda _definition, _placeholder: True))))
+
+    def bind(self, is_apart: Callable[[str, str], bool] | None = None) -> list[tuple[Bound, ...]]:
+        """For each call of the program, its parameter operands.
+
+        is_apart: whether a definition takes a fused matrix, by its placeholder, as its parts; None: none does. Where it
+        does not and the parts are plain parameters, they become row views of it, so that both views of the model exist
+        at 1x memory. Adapters and sharded parameters are evaluated into tensors of their own.
+        """
+        operands = [
+            [
+                (call, formula, is_apart is not None and is_apart(call.definition, name))
+                for name, formula in self._formulas(call)
+            ]
+            for call in self._program.module.calls
+        ]
+        for call, formula, apart in chain.from_iterable(operands):
+            if not apart:
+                self._find(call, formula, False)  # before parts are looked at: fusing moves parameters
+        return [tuple(self._find(*operand) for operand in of_call) for of_call in operands]
+
+    def _formulas(self, call: Call) -> Iterable[tuple[str, Formula]]:
+        return self._program.module.definitions[call.definition].parameters.items()
+
+    def _find(self, call: Call, formula: Formula, is_apart: bool) -> Bound:
+        parts = formula.parts if isinstance(formula, Concat) else (formula,)
+        key = tuple(_path(call, part, self._program) for part in parts)
+        if len(parts) == 1:
+            return self._single(call, parts[0])
+        if is_apart:
+            if key not in self._parts:
+                self._parts[key] = tuple(self._single(call, part) for part in parts)
+            return self._parts[key]
+        if key not in self._whole:
+            self._whole[key] = self._fused(call, parts)
+        return self._whole[key]
+
+    def _single(self, call: Call, part: ModelTensor) -> Tensor:
+        key = (_path(call, part, self._program),)
+        if key not in self._whole:
+            self._whole[key] = _single(self._root, key[0])
+        return self._whole[key]
+
+    def _fused(self, call: Call, parts: tuple[ModelTensor, ...]) -> Tensor:
+        parameters = [_plain_parameter(self._root, _path(call, part, self._program)) for part in parts]
+        if any(parameter is None for parameter in parameters):
+            return torch.cat([self._single(call, part) for part in parts])
+        owned = [cast("nn.Parameter", parameter) for parameter in parameters]
+        existing = _already_fused(owned)
+        if existing is not None:
+            return existing
+        with torch.no_grad():
+            fused = torch.cat([parameter.detach() for parameter in owned])
+            row = 0
+            for parameter in owned:
+                parameter.data = fused[row : row + parameter.shape[0]]
+                row += parameter.shape[0]
+        for part in parts:
+            self._whole.pop((_path(call, part, self._program),), None)
+        self._parts.clear()
+        return fused
 
 
 def _path(call: Call, part: ModelTensor, program: Program) -> str:
     node = call.binding.absolute(part.node)
     path = f"{node}.{part.name}" if part.name else node
     return program.weights.ties.get(path, path)
-
-
-def _fused(root: nn.Module, call: Call, parts: tuple[ModelTensor, ...], program: Program) -> Tensor:
-    parameters = [_plain_parameter(root, _path(call, part, program)) for part in parts]
-    if any(parameter is None for parameter in parameters):
-        return torch.cat([_single(root, call, part, program) for part in parts])
-    owned = [cast("nn.Parameter", parameter) for parameter in parameters]
-    existing = _already_fused(owned)
-    if existing is not None:
-        return existing
-    with torch.no_grad():
-        fused = torch.cat([parameter.detach() for parameter in owned])
-        row = 0
-        for parameter in owned:
-            parameter.data = fused[row : row + parameter.shape[0]]
-            row += parameter.shape[0]
-    return fused
 
 
 def _already_fused(parameters: list[nn.Parameter]) -> Tensor | None:
@@ -96,8 +137,7 @@ def _plain_parameter(root: nn.Module, path: str) -> nn.Parameter | None:
     return parameter
 
 
-def _single(root: nn.Module, call: Call, part: ModelTensor, program: Program) -> Tensor:
-    path = _path(call, part, program)
+def _single(root: nn.Module, path: str) -> Tensor:
     owner_path, _, name = path.rpartition(".")
     owner = find(root, owner_path)
     assert isinstance(owner, nn.Module)

@@ -10,6 +10,7 @@ from ...kernels.native.node import NotNative
 from ..ir import Call
 from ..lowered import Module
 from ..places import Places
+from .body import AS_THEY_ARE
 from .buffers import Buffer, place, rounded
 from .definition import NativeDefinition, write_definition
 from .formats import UNPACKED, Formats
@@ -35,6 +36,12 @@ class NativeProgram:
     widest: int
     """Inputs of the widest matrix; 0 where there is none."""
     sources: tuple[str, ...]
+
+    def takes_parts(self, definition: str, placeholder: str) -> bool:
+        """Whether a fused matrix is wanted as its parts: the code reads them where they lie, or they will be packed."""
+        found = self.definitions.get(definition)
+        wanted = [] if found is None else [one for one in found.parameters if one.placeholder == placeholder]
+        return found is not None and all(one.part is not None or one.format not in AS_THEY_ARE for one in wanted)
 
     def function(self, definition: str) -> int:
         """The number under which the entry knows a definition."""

@@ -13,6 +13,7 @@ from ...kernels.native.node import CacheView, NotNative, Place, Rows, StateBuffe
 from ...kernels.registry import resolve_reference
 from ...kernels.states import STATES
 from ..lowered import Site, identifier
+from ..parameters import Concat
 from .body import Body, Known, Operand, buffers_of
 from .layout import ctype_of, floats_of, rows_of
 
@@ -56,12 +57,20 @@ class Writer:
             raise NotNative(f"{name} is not a cache", self.path)
         return known
 
-    def weight(self, name: str, *, is_pair: bool = False, packing: str | None = None) -> Weight:
+    def weight(
+        self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
+    ) -> Weight:
         target = str(self._operand(name).target)
         formula = self._body.lowered.parameters.get(target)
         if formula is None:
             raise NotNative(f"{name} is not a parameter", self.path)
         packed = packing or self._body.formats.get(target)
+        if takes_parts and packed is None and isinstance(formula, Concat):
+            parts = tuple(
+                (self._body.parameter(Operand(target, "stored", part=number)), part.shape[0])
+                for number, part in enumerate(formula.parts)
+            )
+            return Weight(pointer=parts[0][0], shape=formula.shape, format=self._dtype, parts=parts)
         operand = Operand(target, "stored") if packed is None else Operand(target, packed, is_pair)
         return Weight(pointer=self._body.parameter(operand), shape=formula.shape, format=packed or self._dtype)
 

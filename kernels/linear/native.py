@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import cast
 
-from ..native.node import NativeNode, NotNative, Place
+from ..native.node import NativeNode, NotNative, Place, Weight
 
 FORMATS = {
     "float32": "LLMC_FP32",
@@ -45,7 +46,7 @@ def ternary_linear(node: NativeNode) -> None:
 def _product(node: NativeNode, activation: str, *, is_gated: bool, packing: str | None = None) -> None:
     x, weight, y = (
         dense(node, node.input("x")),
-        node.weight("weight", is_pair=is_gated, packing=packing),
+        node.weight("weight", is_pair=is_gated, packing=packing, takes_parts=True),
         node.output(),
     )
     inputs = weight.shape[-1]
@@ -53,11 +54,22 @@ def _product(node: NativeNode, activation: str, *, is_gated: bool, packing: str 
     features = y.width * inputs // x.width
     bias = node.input("bias").pointer if node.has("bias") else "0"
     workspace = node.matrix_workspace(inputs)
+    placed = ", .parts = parts, .ends = ends" if weight.parts else ""
     node.region(
-        f"{{ llmc_matrix m = {{.weight = {weight.pointer}, .bias = {bias}, .N = {features}, .K = {inputs},\n"
-        f"  .format = {FORMATS[weight.format]}, .activation = {activation}, .is_gated = {int(is_gated)}}};\n"
+        f"{{ {_parts(weight)}llmc_matrix m = {{.weight = {weight.pointer}, .bias = {bias},\n"
+        f"  .N = {features}, .K = {inputs}, .format = {FORMATS[weight.format]},\n"
+        f"  .activation = {activation}, .is_gated = {int(is_gated)}{placed}}};\n"
         f"llmc_linear(t, &m, {x.pointer}, {y.pointer}, {rows}, {workspace}, 0); }}"
     )
+
+
+def _parts(weight: Weight) -> str:
+    """The tables of a weight whose rows lie in several places."""
+    if not weight.parts:
+        return ""
+    pointers = ", ".join(pointer for pointer, _ in weight.parts)
+    ends = ", ".join(str(end) for end in accumulate(rows for _, rows in weight.parts))
+    return f"const void *const parts[] = {{{pointers}}};\nstatic const int64_t ends[] = {{{ends}}};\n"
 
 
 def dense(node: NativeNode, x: Place) -> Place:

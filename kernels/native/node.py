@@ -67,6 +67,8 @@ class Weight:
     pointer: str
     shape: tuple[int, ...]
     format: str
+    parts: tuple[tuple[str, int], ...] = ()
+    """Where its rows lie in several places: the pointer of each part, and how many rows it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +112,11 @@ class NativeNode(Protocol):
         """The cache that a port reads."""
         ...
 
-    def weight(self, name: str, *, is_pair: bool = False, packing: str | None = None) -> Weight:
+    def weight(
+        self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
+    ) -> Weight:
         """A parameter in the format in which it is stored or packed; `is_pair`: its rows are a gate and an up half;
-        `packing`: the format that the op demands."""
+        `packing`: the format that the op demands; `takes_parts`: its rows may lie in several places."""
         ...
 
     def field(self, name: str) -> object:

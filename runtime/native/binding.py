@@ -10,19 +10,17 @@ import torch
 from torch import Tensor
 
 from ...compiler.ir import Call
-from ...compiler.native.body import Operand
+from ...compiler.native.body import AS_THEY_ARE, Operand
 from ...compiler.native.source import NativeProgram
 from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program
 from ...kernels.states import STATES
 from ...specs.diagnostics import fail
 from ..execute import State
+from ..storage import Bound
 from ..tree import scalar_operands
 from .abi import CallStruct
 from .packing import pack, packed_bytes
-
-AS_THEY_ARE = ("stored", "float32")
-"""Formats of parameters that are not packed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +40,7 @@ class Binding:
     _made: dict[tuple[int, str], Tensor] = field(init=False)
     """By the identity of a parameter that several calls share, what was made of it."""
 
-    def bind(self, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+    def bind(self, parameters: Sequence[tuple[Bound, ...]]) -> None:
         """Fill the tables; `parameters` are those of each call. Raises E0753 where packed ones are not as expected."""
         calls = self.program.module.calls
         self.calls, self._states, self._kept, self._made = (CallStruct * len(calls))(), [], [], {}
@@ -56,7 +54,7 @@ class Binding:
                 self._bind_call(entry, call, dict(zip(lowered.parameters, tensors, strict=True)))
         self._made.clear()
 
-    def _bind_call(self, entry: CallStruct, call: Call, named: Mapping[str, Tensor]) -> None:
+    def _bind_call(self, entry: CallStruct, call: Call, named: Mapping[str, Bound]) -> None:
         definition = self.native.definitions[call.definition]
         lowered = self.program.module.definitions[call.definition]
         operands = [
@@ -73,9 +71,10 @@ class Binding:
         entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
         entry.scalars = ctypes.addressof(scalars)
 
-    def _plain(self, operand: Operand, named: Mapping[str, Tensor]) -> Tensor:
+    def _plain(self, operand: Operand, named: Mapping[str, Bound]) -> Tensor:
         """A parameter as the code reads it; those that are already so are not copied."""
-        tensor = named[operand.placeholder]
+        found = named[operand.placeholder]
+        tensor = found[operand.part or 0] if isinstance(found, tuple) else found
         if tensor.is_meta:
             raise fail("E0753", f"the weights lack {operand.placeholder}")
         if operand.format == "float32" and tensor.dtype != torch.float32:
@@ -85,17 +84,20 @@ class Binding:
             tensor = self._made[same]
         return tensor.contiguous()
 
-    def _packed(self, call: Call, operand: Operand, named: Mapping[str, Tensor]) -> Tensor:
+    def _packed(self, call: Call, operand: Operand, named: Mapping[str, Bound]) -> Tensor:
         """A matrix in its packed form: the one that was given, or made now."""
-        key, weight = operand_name(call, operand.placeholder), named[operand.placeholder]
+        key, found = operand_name(call, operand.placeholder), named[operand.placeholder]
+        parts = found if isinstance(found, tuple) else (found,)
         if key not in self.packed:
-            if weight.is_meta:
+            if parts[0].is_meta:
                 raise fail("E0753", f"the packed weights lack {key}")
-            same = (id(weight), f"{operand.format} {operand.is_pair}")
+            same = (id(found), f"{operand.format} {operand.is_pair}")
             if same not in self._made:
+                weight = parts[0] if len(parts) == 1 else torch.cat(parts)
                 self._made[same] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
             self.packed[key] = self._made[same]
-        size = packed_bytes(self.library, weight.shape, operand.format, is_pair=operand.is_pair)
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        size = packed_bytes(self.library, shape, operand.format, is_pair=operand.is_pair)
         if self.packed[key].dtype != torch.uint8 or self.packed[key].numel() != size:
             raise fail("E0753", f"the packed weight {key} has {self.packed[key].nbytes} bytes, not {size}")
         return self.packed[key]

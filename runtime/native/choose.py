@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 from torch import Tensor
@@ -12,28 +12,29 @@ from ...compiler.native.formats import Formats
 from ...compiler.program import Program
 from ...specs.diagnostics import fail
 from ..execute import Executor
+from ..storage import ParameterBinder, tensors_of
 from .executor import NativeExecutor, refusal
 from .toolchain import NoCompiler
 
 
-def make_executor(program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> Executor:
+def make_executor(program: Program, binder: ParameterBinder) -> Executor:
     """The fastest executor that serves this program here."""
-    if refusal(program, [tensor for tensors in parameters for tensor in tensors]) is None:
+    if refusal(program, binder) is None:
         try:
-            return NativeExecutor(program, parameters)
+            return NativeExecutor(program, binder)
         except NoCompiler as reason:
             _say_once(str(reason))
-    return Executor(program, parameters)
+    return Executor(program, [tuple(tensors_of(bound)) for bound in binder.bind()])
 
 
 def make_packed_executor(
-    program: Program, parameters: Sequence[tuple[Tensor, ...]], formats: Formats, packed: Mapping[str, Tensor]
+    program: Program, binder: ParameterBinder, formats: Formats, packed: Mapping[str, Tensor]
 ) -> NativeExecutor:
     """One whose matrices are packed. Raises E0861 where the program does not run as machine code."""
-    reason = refusal(program, [tensor for tensors in parameters for tensor in tensors])
+    reason = refusal(program, binder)
     if reason is None:
         try:
-            return NativeExecutor(program, parameters, formats, packed)
+            return NativeExecutor(program, binder, formats, packed)
         except NoCompiler as error:
             reason = str(error)
     raise fail("E0861", f"{program.spec.name} cannot be packed: {reason}", help="load it without quantize")

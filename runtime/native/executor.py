@@ -17,6 +17,7 @@ from ...compiler.native.source import values_read, write_program
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ..execute import Executor, State, last_rows
+from ..storage import ParameterBinder, tensors_of
 from .abi import CallStruct, GreedyStruct, PassStruct, open_library
 from .binding import Binding
 from .team import Team, team, thread_count
@@ -29,10 +30,11 @@ ONE_THREAD_BYTES = 2 << 20
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def refusal(program: Program, parameters: Sequence[Tensor]) -> str | None:
+def refusal(program: Program, binder: ParameterBinder) -> str | None:
     """Why the program does not run as machine code; None where it does."""
     if not native_is_on():
         return "it is switched off"
+    parameters = binder.tensors()
     if program.target.device != "cpu" or any(parameter.device.type not in ("cpu", "meta") for parameter in parameters):
         return "it is for the CPU"
     kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
@@ -52,20 +54,20 @@ class NativeExecutor(Executor):
     def __init__(
         self,
         program: Program,
-        parameters: Sequence[tuple[Tensor, ...]],
+        binder: ParameterBinder,
         formats: Formats = UNPACKED,
         packed: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        super().__init__(program, parameters)
         self.formats = formats
-        floats = [p for tensors in parameters for p in tensors if p.is_floating_point()]
-        self.dtype = floats[0].dtype
+        self.dtype = next(one.dtype for one in binder.tensors() if one.is_floating_point())
         self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path, formats)
         if not self.native.definitions:
             reason = next(iter(self.native.refused.values()))
             raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
         self.library = open_library(self.native)
-        self.weight_bytes = sum(p.nbytes for tensors in parameters for p in tensors)
+        parameters = binder.bind(self.native.takes_parts)
+        super().__init__(program, [tuple(tensors_of(bound)) for bound in parameters])
+        self.weight_bytes = sum(parameter.nbytes for step in self.steps for parameter in step.parameters)
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)

@@ -51,6 +51,8 @@ class Matrix(ctypes.Structure):
         ("format", ctypes.c_int),
         ("activation", ctypes.c_int),
         ("is_gated", ctypes.c_int),
+        ("parts", ctypes.c_void_p),
+        ("ends", ctypes.c_void_p),
     )
 
 
@@ -81,17 +83,25 @@ class Layer:
     format: str
     activation: str = "identity"
     is_gated: bool = False
+    parts: tuple[NDArray[np.generic], ...] = ()
+    """Where the rows lie, if not one after the other in `weight`."""
+    ends: NDArray[np.int64] | None = None
 
     def matrix(self) -> Matrix:
-        return Matrix(
-            pointer(self.weight),
+        pointers = (ctypes.c_void_p * len(self.parts))(*map(pointer, self.parts)) if self.parts else None
+        found = Matrix(
+            pointer(self.parts[0] if self.parts else self.weight),
             pointer(self.bias),
             self.N,
             self.K,
             FORMATS.index(self.format),
             ACTIVATIONS.index(self.activation),
             self.is_gated,
+            None if pointers is None else ctypes.addressof(pointers),
+            pointer(self.ends),
         )
+        found.kept = pointers  # type: ignore[attr-defined]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

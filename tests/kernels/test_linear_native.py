@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,15 +53,29 @@ def plain_layer(format: str, case: Case) -> tuple[Layer, Tensor]:
     return case.layer(memory[2:], bias, format), weight
 
 
+def scattered(layer: Layer, weight: Tensor, parts: int) -> Layer:
+    """The layer with its rows in several places, each at an odd address between NaN."""
+    cuts = np.linspace(0, len(weight), parts + 1).astype(np.int64)
+    places: list[NDArray[np.uint8]] = []
+    for first, end in pairwise(cuts):
+        raw = weight[first:end].contiguous().view(torch.uint8).numpy().reshape(-1)
+        memory = np.full(raw.size + 4 + 2 * len(places) + 64, 0xFF, np.uint8)
+        places.append(memory[2 + 2 * len(places) :])
+        places[-1][: raw.size] = raw
+    return replace(layer, weight=layer.weight[:0], parts=tuple(places), ends=cuts[1:].copy())
+
+
 def inputs(rows: int, K: int, seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(rows, K)).astype(np.float32)
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("format", PLAIN)
-@given(case=cases(WIDTHS))
-def test_plain_formats(isa: str, format: str, case: Case) -> None:
+@given(case=cases(WIDTHS), parts=st.integers(1, 4))
+def test_plain_formats(isa: str, format: str, case: Case, parts: int) -> None:
     layer, weight = plain_layer(format, case)
+    if parts > 1:
+        layer = scattered(layer, weight, parts)
     x = inputs(case.rows, case.K, case.seed)
     y = torch.from_numpy(run(isa, layer, x, threads=case.threads, times=1 + case.seed % 2))
     rounds_x = format == "bf16" and case.rows > 8 and isa in ("native", "bf16_dot")

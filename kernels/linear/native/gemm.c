@@ -6,6 +6,7 @@
 #include "gemm.h"
 
 #include "epilogue.h"
+#include "groups.h"
 #include "transpose.h"
 
 #if !defined(LLMC_HAS_BF16_DOT)
@@ -72,7 +73,7 @@ LLMC_INLINE void fill_panel(int format, int is_pairs, const llmc_matrix *m, int6
         const char *w[LLMC_LANES];
         for (int i = 0; i < LLMC_LANES; i++) {
             int64_t row = half * LLMC_LANES + i;
-            w[i] = (const char *)m->weight + ((first + (row < left ? row : left - 1)) * m->K + k * step) * size;
+            w[i] = llmc_row(m, first + (row < left ? row : left - 1), m->K * size) + k * step * size;
         }
         for (int64_t d = 0; d < depth; d += LLMC_LANES) {
             vf v[LLMC_LANES];
@@ -138,8 +139,8 @@ static void block(llmc_thread *t, const llmc_matrix *m, const float *x, float *y
             int64_t depth = whole - k < LLMC_BLOCK_DEPTH ? whole - k : LLMC_BLOCK_DEPTH;
             panel(m, is_pairs, half * m->N + n, m->N - n, k, depth, w);
             int is_last = k + depth >= whole; /* then come rows that follow each other in memory */
-            int64_t row = half < m->is_gated ? m->N + n : n + LLMC_NR;
-            llmc_ahead next = {(const char *)m->weight + row * whole * width, is_last ? LLMC_NR * whole * width : 0};
+            int64_t row = half < m->is_gated ? m->N + n : n + LLMC_NR, last = m->N * (1 + m->is_gated) - 1;
+            llmc_ahead next = {llmc_row(m, row < last ? row : last, whole * width), is_last ? LLMC_NR * whole * width : 0};
             tiles(is_pairs, panels, depth, whole, w, x + (first_panel * whole + k) * LLMC_MR, half ? up : sums, k > 0, next);
         }
     }

@@ -19,6 +19,13 @@ LLMC_INLINE int llmc_rows_left(const llmc_matrix *m, int64_t g) {
     int64_t left = m->N - g * LLMC_GROUP;
     return left < LLMC_GROUP ? (int)left : LLMC_GROUP;
 }
+/* Row `row` of a plain matrix, whose rows take `stride` bytes. */
+LLMC_INLINE const char *llmc_row(const llmc_matrix *m, int64_t row, int64_t stride) {
+    if (!m->parts) return (const char *)m->weight + row * stride;
+    int64_t part = 0, first = 0;
+    for (; row >= m->ends[part]; part++) first = m->ends[part];
+    return (const char *)m->parts[part] + (row - first) * stride;
+}
 /* The number of a packed matrix's group: pairs alternate. */
 LLMC_INLINE int64_t llmc_packed_group(const llmc_matrix *m, int64_t g, int half) { return m->is_gated ? 2 * g + half : g; }
 

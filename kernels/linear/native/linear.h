@@ -37,6 +37,8 @@ typedef struct {
     int format;
     int activation;    /* of y, or of the gate */
     int is_gated;      /* y = activation(gate) * up */
+    const void *const *parts; /* a plain weight whose rows lie in several places, `weight` the first; or NULL */
+    const int64_t *ends;      /* of each part: the number of the row after its last */
 } llmc_matrix;
 
 /* y [rows, N] from x [rows, K]. `workspace` is shared by the team: llmc_linear_workspace bytes, 64-byte aligned.

@@ -90,7 +90,7 @@ LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int h
     for (int i = 0; i < left; i += ROWS) {
         const char *w[2];
         for (int j = 0; j < ROWS; j++)
-            w[j] = (const char *)m->weight + (first + (i + j < left ? i + j : left - 1)) * stride;
+            w[j] = llmc_row(m, first + (i + j < left ? i + j : left - 1), stride);
         rows_by_x(format, ROWS, R, w, x, m->K, out + i);
     }
 }
