@@ -45,6 +45,13 @@ KERNELS: tuple[Kernel, ...] = (
         implementation="norm.fused:add_layer_norm",
         serves="norm.fused:serves_layer_norm",
     ),
+    Kernel(
+        name="triton",
+        op="experts",
+        implementation="moe.triton_experts:experts",
+        serves="moe.triton_experts:serves",
+        is_triton=True,
+    ),
 )
 
 

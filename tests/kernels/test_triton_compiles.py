@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ pytest.importorskip("triton")
 
 from llmc.kernels.gpu.target import TARGETS
 
-from . import compiled_norm, compiled_scan
+from . import compiled_norm
 from .compile_for_gpu import Case, compile_for_gpu
 
-FAMILIES = {"norm": compiled_norm.CASES, "scan": compiled_scan.CASES}
+FAMILIES = {
+    path.stem.removeprefix("compiled_"): import_module(f".{path.stem}", __package__).CASES
+    for path in sorted(Path(__file__).parent.glob("compiled_*.py"))
+}
 
 
 def complaints(cases: Sequence[Case], cache: Path) -> list[str]:

@@ -1,0 +1,57 @@
+"""Launches of the expert kernels that must compile for a GPU; the first one always, the others in the long form."""
+
+from __future__ import annotations
+
+from .compile_for_gpu import Case
+
+POINTERS = {
+    "p_weights": "*fp32:16", "p_experts": "*i64:16", "p_order": "*i32:16", "p_hidden": "*fp32:16", "M": "i32:16",
+    "F": "i32:16", "s_expert": "i32:16",
+}  # fmt: skip
+OUT_IN, IN_OUT = {"s_out": "i32:16", "s_in": "i32:1"}, {"s_out": "i32:1", "s_in": "i32:16"}
+
+
+def _inner(name: str, strides: dict[str, str], *, packed: bool, out: int, into: int) -> Case:
+    return Case(
+        name=f"experts_decode_inner {name}",
+        kernel="moe.triton_experts_decode:_inner_units",
+        arguments={
+            **POINTERS, **strides, "p_x": "*bf16:16", "p_gate": "*bf16:16", "p_up": "*bf16:16", "limit": "fp32",
+            "p_gate_bias": "None", "p_up_bias": "*bf16:16" if packed else "None", "s_bias": "i32:16",
+            "up_offset": "fp32",
+        },
+        constexprs={
+            "K": 8, "KIND": "silu", "IS_GATED": True, "IS_INTERLEAVED": packed, "HAS_BIAS": packed,
+            "HAS_LIMIT": packed, "WEIGHS_INPUT": False, "BLOCK_OUT": out, "BLOCK_IN": into, "BLOCK_K": 8, "STAGES": 1,
+        },
+        num_stages=1,
+    )  # fmt: skip
+
+
+def _outputs(name: str, strides: dict[str, str], *, result: str, out: int, into: int, stages: int) -> Case:
+    return Case(
+        name=f"experts_decode_outputs {name}",
+        kernel="moe.triton_experts_decode:_outputs",
+        arguments={
+            **POINTERS, **strides, "p_down": "*bf16:16", "p_bias": "*bf16:16", "p_out": result, "steps": "i32",
+        },
+        constexprs={
+            "K": 8, "HAS_BIAS": True, "WEIGHS_OUTPUT": True, "BLOCK_OUT": out, "BLOCK_IN": into, "STAGES": stages,
+        },
+        num_stages=1,
+    )  # fmt: skip
+
+
+CASES = (
+    _inner("out_in", OUT_IN, packed=False, out=4, into=512),
+    _inner("interleaved in_out", IN_OUT, packed=True, out=32, into=128),
+    _outputs("out_in", OUT_IN, result="*bf16:16", out=4, into=512, stages=1),
+    _outputs("out_in staged", OUT_IN, result="*bf16:16", out=4, into=512, stages=3),
+    _outputs("in_out", IN_OUT, result="*fp32:16", out=64, into=128, stages=1),
+    Case(
+        name="experts_decode_sum",
+        kernel="moe.triton_experts_decode:_sum_parts",
+        arguments={"p_parts": "*fp32:16", "p_out": "*bf16:16", "M": "i32:16", "parts": "i32"},
+        constexprs={"BLOCK": 1024},
+    ),
+)

@@ -1,0 +1,98 @@
+"""Experts in Triton against the float64 reference: every packing and layout, odd sizes, experts that nobody picked."""
+
+# pyright: basic
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from llmc.kernels.gpu.tuning import forced
+from llmc.kernels.moe import reference
+from llmc.kernels.moe.triton_experts import experts
+from llmc.kernels.tolerance import assert_close
+
+from .gpu import DEVICE, DTYPES
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, object]:
+    """Arguments of `experts` in float64, all but x, weights and picks by name; the last expert is never picked."""
+    tokens, picks, count = draw(st.sampled_from([0, 1, 2])), draw(st.integers(1, 3)), 5
+    width, inner = draw(st.sampled_from([3, 17, 40])), draw(st.sampled_from([1, 5, 33]))
+    packing = draw(st.sampled_from(["separate", "halves", "interleaved", "ungated"]))
+    layout, has_bias = draw(st.sampled_from(["out_in", "in_out"])), draw(st.booleans())
+    make = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make, dtype=torch.float64)
+
+    shapes = {"down_proj": (width, inner)}
+    if packing in ("halves", "interleaved"):
+        shapes["gate_up_proj"] = (2 * inner, width)
+    else:
+        shapes |= {"up_proj": (inner, width)} | ({"gate_proj": (inner, width)} if packing == "separate" else {})
+    given: dict[str, object] = {"x": random(1, tokens, width), "weights": random(1, tokens, picks).sigmoid()}
+    given["experts"] = torch.randint(0, count - 1, (1, tokens, picks), generator=make)
+    for name, (out, size) in shapes.items():
+        weight = random(count, out, size) / size**0.5
+        given[name] = weight if layout == "out_in" else weight.transpose(1, 2).contiguous()
+        if has_bias:
+            given[f"{name}_bias"] = random(count, out)
+    return given | {
+        "packing": packing if "gate_up_proj" in shapes else "separate",
+        "layout": layout,
+        "activation": draw(st.sampled_from(["silu", "gelu_tanh", "relu2"])),
+        "limit": draw(st.sampled_from([None, 0.4])),
+        "up_offset": draw(st.sampled_from([0.0, 1.0])),
+        "weighs": draw(st.sampled_from(["output", "input"])),
+    }
+
+
+def typed(given: dict[str, object], dtype: torch.dtype) -> dict[str, object]:
+    """Floating tensors in this dtype but the weights, which routers give in float32."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return {
+        name: value.to(DEVICE, (wide if name == "weights" else dtype) if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in given.items()
+    }
+
+
+SMALL = {"BLOCK_OUT": 16, "BLOCK_IN": 16, "STAGES": 1, "num_warps": 4, "num_stages": 1}
+
+
+@given(case=cases(), dtype=st.sampled_from(DTYPES), parts=st.integers(1, 4))
+def test_few_tokens(case: dict[str, object], dtype: torch.dtype, parts: int) -> None:
+    ours = typed(case, dtype)
+    for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj"):
+        if name in ours:
+            ours[name][-1] = torch.nan  # type: ignore[index]
+    with (
+        forced("experts_decode_inner", SMALL | {"PARTS": 1}),
+        forced("experts_decode_outputs", SMALL | {"PARTS": parts}),
+    ):
+        found = experts(**ours)  # type: ignore[arg-type]
+    exact = {name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+             for name, value in typed(case, dtype).items()}  # fmt: skip
+    assert_close("out", found, reference.experts(**exact))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["out_in", "in_out"])
+def test_few_tokens_with_the_rule(layout: str) -> None:
+    make = torch.Generator().manual_seed(0)
+    up, down = (torch.randn(3, *shape, generator=make).to(DEVICE) for shape in ((70, 24), (24, 70)))
+    up, down = (up, down) if layout == "out_in" else (up.mT.contiguous(), down.mT.contiguous())
+    x, weights = torch.randn(1, 1, 24, generator=make).to(DEVICE), torch.tensor([[[0.4, 0.6]]], device=DEVICE)
+    picked = torch.tensor([[[2, 0]]], device=DEVICE)
+    found = experts(x=x, weights=weights, experts=picked, up_proj=up, down_proj=down, layout=layout)
+    exact = reference.experts(
+        x=x.double(), weights=weights.double(), experts=picked, up_proj=up.double(), down_proj=down.double(),
+        layout=layout,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert_close("out", found, exact)
