@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 from .kernel import Kernel, resolve
 
+
+def _triton(op: str, module: str) -> Kernel:
+    """The Triton kernel of an op, in a module that tells by its `serves` what it takes."""
+    return Kernel(name="triton", op=op, implementation=f"{module}:{op}", serves=f"{module}:serves", is_triton=True)
+
+
 KERNELS: tuple[Kernel, ...] = (
     Kernel(name="sdpa", op="attention", implementation="attention.sdpa:attention", serves="attention.sdpa:serves"),
     Kernel(
@@ -17,13 +23,12 @@ KERNELS: tuple[Kernel, ...] = (
         implementation="latent_attention.absorbed:latent_attend_cached",
         serves="latent_attention.absorbed:serves",
     ),
-    Kernel(
-        name="triton",
-        op="rms_norm",
-        implementation="norm.triton_rms_norm:rms_norm",
-        serves="norm.triton_rms_norm:serves",
-        is_triton=True,
-    ),
+    _triton("rms_norm", "norm.triton_rms_norm"),
+    _triton("add_rms_norm", "norm.triton_rms_norm"),
+    _triton("layer_norm", "norm.triton_layer_norm"),
+    _triton("add_layer_norm", "norm.triton_layer_norm"),
+    _triton("group_norm", "norm.triton_layer_norm"),
+    _triton("l2_norm", "norm.triton_layer_norm"),
     Kernel(
         name="triton_step",
         op="scan",
