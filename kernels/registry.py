@@ -15,6 +15,13 @@ def _triton(op: str, module: str) -> Kernel:
 KERNELS: tuple[Kernel, ...] = (
     Kernel(name="sdpa", op="attention", implementation="attention.sdpa:attention", serves="attention.sdpa:serves"),
     Kernel(
+        name="triton_decode",
+        op="attend_cached",
+        implementation="attention.triton_decode:attend_cached",
+        serves="attention.triton_decode:serves",
+        is_triton=True,
+    ),
+    Kernel(
         name="sdpa", op="attend_cached", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
     ),
     Kernel(

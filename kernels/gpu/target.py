@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from types import MappingProxyType
+from typing import Any, cast
 
 KIB = 1024
 
@@ -52,6 +53,17 @@ def refusal(device: str) -> str | None:
     if target_of(device) is None:
         return f"no GPU architecture {device.partition(':')[2] or _present(0)} among {', '.join(TARGETS)}"
     return None
+
+
+@cache
+def multiprocessors(index: int | None = None) -> int:
+    """How many multiprocessors the GPU has; 132, those of an H100 or H200, where none is present."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 132
+    found = cast("Any", torch.cuda.get_device_properties(index or 0))  # pyright: ignore[reportUnknownMemberType]
+    return cast("int", found.multi_processor_count)
 
 
 @cache
