@@ -50,6 +50,31 @@ class Executor:
         last = program.module.definitions[program.module.calls[-1].definition]
         self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether `decode` is there: greedy decoding of many tokens without a look at each."""
+        return False
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        states: dict[str, State],
+        steps: int,
+        ends: Sequence[int],
+    ) -> list[list[int]]:
+        """Up to `steps` of the likeliest tokens after `tokens`, one list a row. Needs `can_decode`.
+
+        tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
+        the states hold. A row ends with a token of `ends`. Where logits are not finite its list stops before it: the
+        caller's next step will find the same.
+        """
+        raise NotImplementedError
+
+    def rows_for(self, prompts: int) -> int:
+        """The rows of a cache that serves so many prompts: those beyond them are padding."""
+        return prompts
+
     def _step(self, index: int, tensors: tuple[Tensor, ...]) -> Step:
         module = self.program.module
         call = module.calls[index]

@@ -15,8 +15,8 @@ from ..specs.diagnostics import fail
 from ..specs.source import YamlMap
 from .cache import Cache
 from .detokenizer import Detokenizer
+from .execute import Executor
 from .named_inputs import mask_name, prompt_input
-from .native.executor import NativeExecutor
 from .prompts import encode_prompt, several_prompts
 from .sampling import Sampler, Sampling, top_logprobs
 from .stopping import FinishReason, Stopping, StopWatch
@@ -196,22 +196,22 @@ class _Run:
 
     def stream(self) -> Iterator[str]:
         """Run to the end, giving the first row's text as it becomes safe to show."""
-        model, options = self.model, self.options
+        model = self.model
         started = time.perf_counter()
         if self.unmasking is not None:
             yield from self._unmask(self.unmasking, started)
             return
-        sampler: Sampler | None = None
         longest = max(len(prompt) for prompt in self.prompts)
-        cache = model.new_cache(len(self.prompts), max_seq_len=longest + self.limit)
+        rows = model.executor().rows_for(len(self.prompts))
+        with model.lease_cache(rows, longest + self.limit) as cache:
+            yield from self._continue(cache, started)
+
+    def _continue(self, cache: Cache, started: float) -> Iterator[str]:
+        model, options = self.model, self.options
+        sampler: Sampler | None = None
         executor = model.executor()
-        can_burst = (
-            isinstance(executor, NativeExecutor)
-            and executor.can_decode
-            and _sampling(options).takes_likeliest
-            and options.logprobs is None
-        )
-        tokens, mask = _pad(self.prompts, model.device)
+        can_burst = executor.can_decode and _sampling(options).takes_likeliest and options.logprobs is None
+        tokens, mask = _pad(self.prompts, model.device, cache.batch_size)
         name = model.program.model.inputs[0].name
         once = self._once()
         while True:
@@ -233,11 +233,10 @@ class _Run:
             if self._is_done():
                 return
             if can_burst:
-                assert isinstance(executor, NativeExecutor)
                 yield from self._burst(executor, cache, started)
                 if self._is_done():
                     return
-            tokens, mask = self._next_step()
+            tokens, mask = self._next_step(cache.batch_size)
             once = {}
 
     def _unmask(self, how: Unmasking, started: float) -> Iterator[str]:
@@ -265,13 +264,13 @@ class _Run:
         """What only the first call takes: the prompts, where they go to an encoder, and their mask."""
         if self.source is None:
             return {}
-        tokens, mask = _pad(self.sources, self.model.device)
+        tokens, mask = _pad(self.sources, self.model.device, self.model.executor().rows_for(len(self.sources)))
         return {self.source.name: tokens, **({} if mask is None else {mask_name(self.source.name): mask})}
 
     def _is_done(self) -> bool:
         return all(watch.finish_reason is not None for watch in self.watches)
 
-    def _burst(self, executor: NativeExecutor, cache: Cache, started: float) -> Iterator[str]:
+    def _burst(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
         """As many tokens as may be decoded without looking at each; returns at the end, or before a step that fails."""
         steps = 1
         while not self._is_done():
@@ -282,11 +281,12 @@ class _Run:
                 -1 if watch.finish_reason is not None else row.tokens[-1]
                 for row, watch in zip(self.rows, self.watches, strict=True)
             ]
+            last += [-1] * (cache.batch_size - len(last))
             before = time.perf_counter()
             with torch.inference_mode():
                 drawn = executor.decode(last, cache.row_lengths(), cache.states, min(steps, left), self.ends)
-            cache.advance(torch.tensor([len(tokens) for tokens in drawn]))
-            for row, tokens in enumerate(drawn):
+            cache.advance(torch.tensor([len(tokens) for tokens in drawn], device=cache.lengths.device))
+            for row, tokens in enumerate(drawn[: len(self.rows)]):
                 for token in tokens:
                     if self.watches[row].finish_reason is not None:
                         break
@@ -316,11 +316,11 @@ class _Run:
         assert kept is not None
         kept.append([(token, logprob), *top_logprobs(logits[None], self.options.logprobs or 0)[0]])
 
-    def _next_step(self) -> tuple[Tensor, Tensor | None]:
-        """The last token of each row; rows that have finished are padding."""
-        device = self.model.device
-        tokens = torch.tensor([[row.tokens[-1]] for row in self.rows], device=device)
-        finished = [watch.finish_reason is not None for watch in self.watches]
+    def _next_step(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """The last token of each row; those that have finished and those beyond the prompts are padding."""
+        device, spare = self.model.device, rows - len(self.rows)
+        tokens = torch.tensor([[row.tokens[-1]] for row in self.rows] + [[0]] * spare, device=device)
+        finished = [watch.finish_reason is not None for watch in self.watches] + [True] * spare
         if not any(finished):
             return tokens, None
         return tokens, torch.tensor([[not done] for done in finished], device=device)
@@ -337,7 +337,9 @@ def _burst_length(steps: int, seconds: float, is_stream: bool) -> int:
     return min(256, steps * 4)
 
 
-def _pad(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _pad(prompts: list[list[int]], device: torch.device, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Tokens `[rows, T]` and their mask, None where every row is a whole prompt."""
+    prompts = prompts + [[]] * (rows - len(prompts))
     longest = max(len(prompt) for prompt in prompts)
     tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
     if all(len(prompt) == longest for prompt in prompts):

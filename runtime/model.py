@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, cast, overload
@@ -15,6 +16,8 @@ from ..compiler.program import Program
 from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
 from .execute import Executor
+from .gpu.cache_pool import CachePool
+from .gpu.executor import GpuExecutor
 from .named_inputs import check_named, other_ambient, positions
 from .native.choose import make_executor, make_packed_executor
 from .native.executor import NativeExecutor
@@ -281,6 +284,19 @@ class LanguageModel(nn.Module):
             device=self.device,
             snapshots=snapshots,
         )
+
+    @contextmanager
+    def lease_cache(self, rows: int, tokens: int) -> Generator[Cache, None, None]:
+        """An empty cache of at least `tokens` tokens a row for as long as the block runs; on a GPU one of those that
+        graphs were recorded for."""
+        executor = self.executor()
+        if not isinstance(executor, GpuExecutor):
+            yield self.new_cache(rows, max_seq_len=tokens)
+            return
+        if executor.pool is None:
+            executor.pool = CachePool(self.new_cache, self.max_seq_len, lambda cache: executor.forget(cache.states))
+        with executor.pool.lease(rows, tokens) as cache:
+            yield cache
 
     # --- text ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ...compiler.native.formats import Formats
 from ...compiler.program import Program
 from ...specs.diagnostics import fail
 from ..execute import Executor
+from ..gpu.executor import GpuExecutor
 from ..storage import ParameterBinder, tensors_of
 from .executor import NativeExecutor, refusal
 from .toolchain import NoCompiler
@@ -19,6 +20,8 @@ from .toolchain import NoCompiler
 
 def make_executor(program: Program, binder: ParameterBinder) -> Executor:
     """The fastest executor that serves this program here."""
+    if program.target.device.startswith("cuda"):
+        return GpuExecutor(program, [tuple(tensors_of(bound)) for bound in binder.bind()])
     if refusal(program, binder) is None:
         try:
             return NativeExecutor(program, binder)

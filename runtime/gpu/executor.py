@@ -1,0 +1,144 @@
+"""Runs a bound Program on a GPU: prompts padded to few lengths, decoding replayed from CUDA graphs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...compiler.program import Program
+from ...kernels.kernel import Phase
+from ..execute import Executor, State
+from ..native.values import value_types
+from .buckets import batch_rows, prefill_tokens
+from .cache_pool import CachePool
+from .capture import capture
+from .decode_step import MAX_ENDS, MAX_STEPS, DecodeStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """A decode step, and what repeats it."""
+
+    step: DecodeStep
+    replay: Callable[[], None]
+
+
+class GpuExecutor(Executor):
+    """An Executor whose prefill sees few lengths and whose greedy decoding is one graph launch a token."""
+
+    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+        super().__init__(program, parameters)
+        self._types = value_types(program.module)
+        self._ports = [port for port in program.model.inputs if port.type.shape[:2] == ("B", "T")]
+        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self.pool: CachePool | None = None
+        """Of the model that owns it."""
+
+    def rows_for(self, prompts: int) -> int:
+        """A batch bucket: the rows beyond the prompts are padding."""
+        return batch_rows(prompts)
+
+    def run(
+        self,
+        phase: Phase,
+        inputs: Mapping[str, Tensor],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+        *,
+        kept: dict[str, Tensor] | None = None,
+        last_token_only: bool = False,
+    ) -> dict[str, Tensor]:
+        """As `Executor.run`. A prompt is padded on its right to a length of `buckets.prefill_tokens`."""
+        tokens = ambient["position"].shape[1]
+        spare = prefill_tokens(tokens) - tokens if phase == "prefill" else 0
+        if spare:
+            inputs = {**inputs, **{port.name: _padded(inputs[port.name], spare, 0) for port in self._ports}}
+            ambient = {**ambient, "position": _padded(ambient["position"], spare, -1)}
+        outputs = super().run(phase, inputs, ambient, states, kept=kept, last_token_only=last_token_only)
+        if not spare:
+            return outputs
+        values = self.program.module.outputs
+        return {
+            name: value[:, :tokens] if self._types[values[name]].shape[:2] == ("B", "T") else value
+            for name, value in outputs.items()
+        }
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether decoding may be recorded: tokens in, logits of each token out, and nothing that is given once."""
+        outputs = list(self.program.module.outputs)
+        return (
+            len(self.program.model.inputs) == 1
+            and outputs == ["logits"]
+            and not self.once
+            and self._types[self.program.module.outputs["logits"]].shape[:2] == ("B", "T")
+        )
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        states: dict[str, State],
+        steps: int,
+        ends: Sequence[int],
+    ) -> list[list[int]]:
+        """Up to `steps` of the likeliest tokens after `tokens`, one list a row; arguments as `NativeExecutor.decode`.
+
+        The host waits once, at the end. The graph belongs to the states' buffers: a cache that is used again finds it.
+        """
+        if len(ends) > MAX_ENDS:
+            ends = ()  # the host looks at each token anyway, and cuts what comes after an end
+        recorded = self._record(states, len(tokens))
+        steps = min(steps, MAX_STEPS)
+        recorded.step.begin(tokens, lengths, ends)
+        for _ in range(steps):
+            recorded.replay()
+        return recorded.step.read(steps)
+
+    def forget(self, states: Mapping[str, State]) -> None:
+        """Let go of the graph of a cache that will not come back."""
+        self._recorded.pop(_buffers(states), None)
+
+    def _record(self, states: dict[str, State], rows: int) -> _Recorded:
+        key = _buffers(states)
+        found = self._recorded.get(key)
+        if found is not None:
+            return found
+        device = next((tensor.device for step in self.steps for tensor in step.parameters), torch.device("cpu"))
+        step = DecodeStep(self._pass, _likeliest, states, rows, device)
+        try:
+            replay = capture(step.step, device)
+        except RuntimeError as error:
+            warnings.warn(f"decoding is not recorded as a CUDA graph: {error}", RuntimeWarning, stacklevel=3)
+            replay = step.step
+        self._recorded[key] = _Recorded(step=step, replay=replay)
+        return self._recorded[key]
+
+    def _pass(self, tokens: Tensor, position: Tensor, lengths: Tensor, states: dict[str, State]) -> Tensor:
+        """One decode pass whose new states end up in the buffers that it was given."""
+        after = dict(states)
+        name = self.program.model.inputs[0].name
+        outputs = super().run("decode", {name: tokens}, {"position": position, "lengths": lengths}, after)
+        for path, state in states.items():
+            for buffer, new in zip(state, after[path], strict=True):
+                if new is not buffer:
+                    buffer.copy_(new)
+        return outputs["logits"][:, -1].float()
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
+def _buffers(states: Mapping[str, State]) -> tuple[int, ...]:
+    return tuple(buffer.data_ptr() for state in states.values() for buffer in state)
+
+
+def _padded(x: Tensor, spare: int, value: int) -> Tensor:
+    """x `[B, T, …]` with `spare` more tokens on its right."""
+    return functional.pad(x, (*([0, 0] * (x.dim() - 2)), 0, spare), value=value)
