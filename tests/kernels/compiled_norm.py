@@ -62,5 +62,29 @@ def layer_norm(width: int, rows: int) -> tuple[Case, Case]:
     return forward, backward
 
 
+def quantised(width: int, rows: int) -> Case:
+    """The sum, its norm and its whole numbers, at one width."""
+    held, block, warps = block_of(width, rows)
+    without = ("p_out", "per_token")
+    return Case(
+        name=f"add_rms_norm_quantised {width}x{rows}",
+        kernel="norm.triton_quantise:_forward",
+        arguments={
+            **{name: kind for name, kind in FORWARD.items() if name not in without},
+            "p_x": "*bf16:16", "p_weight": "*bf16:16", "p_whole": "*i8:16", "p_factor": "*fp32:16", "rows": "i32",
+            "width": "i32:16", "offset": "fp32",
+        },
+        constexprs={
+            "HAS_NORM": True, "HAS_DELTA": True, "HAS_WEIGHT": True, "HAS_OFFSET": False, "LARGEST": 127, "ROWS": held,
+            "BLOCK": block,
+        },
+        num_warps=warps,
+    )  # fmt: skip
+
+
 SIZES = ((4096, 1), (128, 4096), (WIDEST, 1))
-CASES = tuple(case for width, rows in SIZES for case in (*rms_norm(width, rows), *layer_norm(width, rows)))
+CASES = (
+    *(case for width, rows in SIZES for case in (*rms_norm(width, rows), *layer_norm(width, rows))),
+    quantised(4096, 1),
+    quantised(512, 4096),
+)

@@ -1,0 +1,129 @@
+"""Whole numbers of 8 bits and a factor for each token in Triton: of the token itself, of its RMS norm, or of a sum's.
+
+One launch writes what `ternary.reference.quantised_activation` gives of what `norm.reference.rms_norm` gives, with the
+same roundings: products and sums are not contracted. It writes half the bytes that the norm alone would.
+"""
+
+# pyright: basic
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..gpu.op import gpu_op, launchable
+from ..gpu.sizes import ceil_div
+from . import reference
+from .row_blocks import block_of, rows_of
+
+SMALLEST = tl.constexpr(1e-5)
+"""Least largest magnitude that a factor is made of, as in `ternary.reference`."""
+_HALFWAY = tl.constexpr(12582912.0)
+"""1.5 * 2^23: a float32 below 2^22 plus this is a whole number, rounded to even."""
+
+
+@triton.jit
+def quantise_rows(b_x, LARGEST: tl.constexpr):
+    """Block `[N, F]` float32 -> whole numbers to LARGEST as int8, and the factor of each row `[N]`."""
+    b_largest = tl.maximum(tl.max(tl.abs(b_x), 1), SMALLEST)
+    b_factor = tl.div_rn(1.0, b_largest) * LARGEST  # torch's number / tensor is a reciprocal first
+    b_whole = (b_x * b_factor[:, None] + _HALFWAY) - _HALFWAY
+    return b_whole.to(tl.int8), b_factor
+
+
+@triton.jit
+def _forward(
+    p_x, p_delta, p_weight, p_whole, p_factor, p_sum, rows, width, stride, stride_delta, eps, offset,
+    HAS_NORM: tl.constexpr, HAS_DELTA: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    i_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_x = tl.arange(0, BLOCK)
+    m_x = (i_row < rows)[:, None] & (o_x < width)[None, :]
+    o_out = i_row[:, None] * width + o_x[None, :]
+    b_x = tl.load(p_x + (i_row * stride)[:, None] + o_x[None, :], mask=m_x, other=0.0)
+    if HAS_DELTA:
+        b_delta = tl.load(p_delta + (i_row * stride_delta)[:, None] + o_x[None, :], mask=m_x, other=0.0)
+        b_x = (b_x.to(tl.float32) + b_delta.to(tl.float32)).to(b_x.dtype)
+        tl.store(p_sum + o_out, b_x, mask=m_x)
+    b_out = b_x.to(tl.float32)
+    if HAS_NORM:
+        b_out = b_out * tl.rsqrt(tl.sum(b_out * b_out, 1) / width + eps)[:, None]
+        if HAS_WEIGHT:
+            b_weight = tl.load(p_weight + o_x, mask=o_x < width, other=0.0)[None, :]
+            if HAS_OFFSET:
+                b_out = b_out * (b_weight.to(tl.float32) + offset)
+            else:
+                b_out = (b_out.to(b_x.dtype) * b_weight).to(tl.float32)
+        b_out = b_out.to(b_x.dtype).to(tl.float32)
+    b_whole, b_factor = quantise_rows(b_out, LARGEST)  # pyright: ignore[reportGeneralTypeIssues]
+    tl.store(p_factor + i_row, b_factor, mask=i_row < rows)
+    tl.store(p_whole + o_out, b_whole, mask=m_x)
+
+
+def _launch(
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    whole, factor, total = _fake(x, delta, weight, has_norm, eps, offset, bits)
+    rows, width = factor.numel(), x.shape[-1]
+    if rows:
+        flat = rows_of(x)
+        flat_delta = flat if delta is None else rows_of(delta)
+        held, block, warps = block_of(width, rows)
+        launchable(_forward)[(ceil_div(rows, held),)](
+            flat, flat_delta, weight, whole, factor, total, rows, width, flat.stride(0), flat_delta.stride(0), eps,
+            offset, HAS_NORM=has_norm, HAS_DELTA=delta is not None, HAS_WEIGHT=weight is not None,
+            HAS_OFFSET=offset != 0.0, LARGEST=2 ** (bits - 1) - 1, ROWS=held, BLOCK=block, num_warps=warps,
+            enable_fp_fusion=False,
+        )  # fmt: skip
+    return whole, factor, total
+
+
+def _fake(
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    total = (0,) if delta is None else x.shape
+    return (
+        torch.empty(x.shape, dtype=torch.int8, device=x.device),
+        torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device),
+        torch.empty(total, dtype=x.dtype, device=x.device),
+    )
+
+
+def _reference(
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    total = x if delta is None else x + delta
+    out = reference.rms_norm(x=total, weight=weight, eps=eps, weight_offset=offset) if has_norm else total
+    largest = 2 ** (bits - 1) - 1
+    wide = out.float()
+    factor = largest / wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST.value)
+    kept = x.new_empty(0) if delta is None else total.contiguous()
+    return (wide * factor).round().clamp(-largest - 1, largest).to(torch.int8), factor, kept
+
+
+_quantise = gpu_op("quantise_activation", _launch, fake=_fake, reference=_reference)
+
+
+def quantised(*, x: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """x `[..., F]` -> whole numbers `[..., F]` int8, and what they were multiplied by, `[..., 1]` float32.
+
+    `bits` is from 2 to 8. Has no gradient.
+    """
+    return _quantise(x, None, None, False, 0.0, 0.0, bits)[:2]
+
+
+def rms_norm_quantised(
+    *, x: Tensor, weight: Tensor | None = None, eps: float, weight_offset: float = 0.0, bits: int = 8
+) -> tuple[Tensor, Tensor]:
+    """`quantised(rms_norm(x))`: x `[..., F]`, weight `[F]` -> `[..., F]` int8 and `[..., 1]` float32."""
+    return _quantise(x, None, weight, True, eps, weight_offset, bits)[:2]
+
+
+def add_rms_norm_quantised(
+    *, delta: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float, weight_offset: float = 0.0,
+    bits: int = 8,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`rms_norm_quantised(residual + delta)` and the sum: `[..., F]` int8, `[..., 1]` float32, `[..., F]`."""
+    return _quantise(residual, delta, weight, True, eps, weight_offset, bits)
