@@ -37,6 +37,13 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("group_norm", "norm.triton_layer_norm"),
     _triton("l2_norm", "norm.triton_layer_norm"),
     Kernel(
+        name="triton_chunked",
+        op="scan",
+        implementation="scan.triton_chunked:scan",
+        serves="scan.triton_chunked:serves",
+        is_triton=True,
+    ),
+    Kernel(
         name="triton_step",
         op="scan",
         implementation="scan.triton_step:scan",

@@ -10,6 +10,10 @@ STREAMS = {"p_v": "*bf16:16", "p_k": "*bf16:16", "p_q": "*bf16:16", "p_out": "*b
 OPTIONAL = ("p_decay", "p_dt", "p_beta", "p_erase", "p_write", "p_skip")
 
 
+def _fp32(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "*fp32:16")
+
+
 def _given(*names: str) -> dict[str, str]:
     return {name: ("*bf16:16" if name in names else "None") for name in OPTIONAL}
 
@@ -30,10 +34,30 @@ def _step(name: str, given: dict[str, str], decay: str, heads: int, key_dim: int
     )  # fmt: skip
 
 
+def _chunks(name: str, key_dim: int, columns: int, warps: int, *, with_out: bool = True, spills: int = 0) -> Case:
+    return Case(
+        name=f"scan_chunks {name}",
+        kernel="scan.triton_chunked:_chunks",
+        arguments={
+            **STREAMS, **SIZES, **_fp32("p_log", "p_dt", "p_start", "p_final"), "p_skip": "*bf16:16",
+            "p_whole": "None" if with_out else "*fp32:16", "tokens": "i32:16", "segment": "i32:16", "segments": "i32",
+            "shared": "i32", "scale": "fp32",
+        },
+        constexprs={"WITH_OUT": with_out, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns},
+        num_warps=warps,
+        num_stages=2,
+        spills=spills,
+    )  # fmt: skip
+
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
     _step("s6", _given("p_decay", "p_dt", "p_skip"), "state", 32, 16, 1, 1),
     _step("erase_write", _given("p_decay", "p_erase", "p_write"), "token_channel", 1, 64, 16, 2),
     _step("gla", _given("p_decay"), "token_channel", 1, 256, 16, 8),
+    _chunks("ssd", 128, 64, 8, spills=600),
+    _chunks("ssd segment", 128, 64, 8, with_out=False),
+    _chunks("small", 64, 64, 8, spills=200),
+    _chunks("wide", 256, 32, 8, spills=1500),
 )

@@ -1,0 +1,246 @@
+"""Scan in chunks in Triton where a head forgets by one factor: one kernel, the state held in registers between chunks.
+
+Dao and Gu 2024, section 6. A program takes one head and some columns of its values through all chunks of a segment of
+the row: keys, queries and values are read once and the output written once, which is the floor. Matrix products bound
+it: a token and head take `2 * Dk * (C + 2 * Dv) + 2 * C * Dv` operations. Exponents are sums of the log decays of the
+tokens between, never differences of sums, so that a strong decay costs the tokens after it no digits.
+"""
+
+# pyright: basic
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..gpu.op import gpu_op, launchable
+from ..gpu.rows import token_rows
+from ..gpu.sizes import ceil_div, power_of_2
+from ..gpu.tuning import Config, Key, Tunable
+from ..kernel import Request
+from . import reference
+from .rates import rates_per_head
+from .reference import DecayForm, DecayShape, ScanState, Update
+from .triton_segments import pass_states, segment_length
+
+CHUNK = 64
+"""Tokens of a chunk: the fewest that fill a matrix instruction of Hopper's."""
+WIDEST = 256
+"""Elements of a key: its part of the state is held in registers."""
+PER_HEAD = ("none", "head", "token_head")
+
+
+def serves(request: Request) -> str | None:
+    """None, or why there are no chunks of this form."""
+    fields = request.fields
+    if request.dtype == "float64":
+        return "states are float32"
+    if request.phase == "decode":
+        return "one token at a time has no chunks"
+    if fields.get("update", "add") != "add":
+        return "a state that is also erased does not split into matrix products of this form"
+    if fields.get("decay_per", "none") not in PER_HEAD:
+        return "each element of a state has a decay of its own"
+    key_dim, value_dim = fields["key_dim"], fields["value_dim"]
+    if not isinstance(key_dim, int) or key_dim > WIDEST:
+        return f"a key of {key_dim} elements is longer than {WIDEST}"
+    if value_dim == 1:
+        return "a state of one column has no matrix products"
+    if request.phase == "train":
+        return "no gradients"
+    return None
+
+
+@triton.jit
+def state_product(b_x, b_s):
+    """`x @ s` in x's dtype, but in TF32 for float16, whose range a state may leave."""
+    if b_x.dtype == tl.float32:
+        b_out = tl.dot(b_x, b_s, input_precision="ieee")
+    elif b_x.dtype == tl.float16:
+        b_out = tl.dot(b_x.to(tl.float32), b_s, input_precision="tf32")
+    else:
+        b_out = tl.dot(b_x, b_s.to(b_x.dtype))
+    return b_out
+
+
+@triton.jit
+def decay_between(b_log, CHUNK: tl.constexpr):
+    """`exp` of the log decays of the tokens after s up to t, for s <= t, else 0: `[C, C]`."""
+    o_c = tl.arange(0, CHUNK)
+    b_sum = tl.cumsum(tl.where(o_c[:, None] > o_c[None, :], b_log[:, None], 0.0), axis=0)
+    return tl.where(o_c[:, None] >= o_c[None, :], tl.exp(b_sum), 0.0)
+
+
+@triton.jit
+def decay_after(b_log, CHUNK: tl.constexpr):
+    """The sum of the log decays of the tokens after each: `[C]`."""
+    o_c = tl.arange(0, CHUNK)
+    return tl.sum(tl.where(o_c[:, None] > o_c[None, :], b_log[:, None], 0.0), 0)
+
+
+@triton.jit
+def _chunks(
+    p_v, p_k, p_q, p_position, p_log, p_dt, p_skip, p_start, p_final, p_whole, p_out,
+    tokens, segment, segments, heads, shared, key_dim, value_dim, v_row, k_row, q_row, scale,
+    WITH_OUT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_V columns of one head, through one segment. p_start, p_final `[B, S, H, Dk, Dv]`, p_whole `[B, S, H]`.
+
+    Without an output only what the segment adds to the state is made, and its log decay.
+    """
+    i_bs, i_h = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    i_b, begin = i_bs // segments, (tl.program_id(2) % segments) * segment
+    o_c, o_k, o_v = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K), tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    m_k, m_v = o_k < key_dim, o_v < value_dim
+    o_s = ((i_bs * heads + i_h) * key_dim + o_k[:, None]) * value_dim + o_v[None, :]
+    b_s = tl.zeros((BLOCK_K, BLOCK_V), tl.float32)
+    if p_start is not None:
+        b_s = tl.load(p_start + o_s, mask=m_k[:, None] & m_v[None, :], other=0.0).to(tl.float32)
+    b_whole = 0.0
+    for i in range(tl.cdiv(tl.minimum(segment, tokens - begin), CHUNK)):
+        o_t = begin + i * CHUNK + o_c
+        i_row = i_b * tokens + o_t
+        m_in = o_t < tokens
+        m_t = tl.load(p_position + i_row, mask=m_in, other=-1) >= 0
+        p_kt = p_k + i_row[:, None] * k_row + (i_h // shared) * key_dim + o_k[None, :]
+        b_k = tl.load(p_kt, mask=m_t[:, None] & m_k[None, :], other=0.0).to(p_v.dtype.element_ty)
+        p_vt = p_v + i_row[:, None] * v_row + i_h * value_dim + o_v[None, :]
+        b_v = tl.load(p_vt, mask=m_t[:, None] & m_v[None, :], other=0.0)
+        o_rate = (i_b * heads + i_h) * tokens + o_t
+        b_log, b_dt = tl.zeros((CHUNK,), tl.float32), tl.full((CHUNK,), 1.0, tl.float32)
+        if p_log is not None:
+            b_log = tl.load(p_log + o_rate, mask=m_in, other=0.0)
+        if p_dt is not None:
+            b_dt = tl.load(p_dt + o_rate, mask=m_in, other=0.0)
+        if WITH_OUT:
+            p_qt = p_q + i_row[:, None] * q_row + (i_h // shared) * key_dim + o_k[None, :]
+            b_q = tl.load(p_qt, mask=m_t[:, None] & m_k[None, :], other=0.0).to(p_v.dtype.element_ty)
+            b_scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
+            b_scores *= decay_between(b_log, CHUNK) * b_dt[None, :]
+            b_out = state_product(b_q, b_s) * tl.exp(tl.cumsum(b_log, axis=0))[:, None]
+            b_out = (b_out + tl.dot(b_scores.to(b_v.dtype), b_v, input_precision="ieee")) * scale
+            if p_skip is not None:
+                b_out += tl.load(p_skip + i_h).to(tl.float32) * b_v.to(tl.float32)
+            p_o = p_out + i_row[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
+            tl.store(p_o, b_out.to(p_out.dtype.element_ty), mask=m_in[:, None] & m_v[None, :])
+        b_written = (b_k.to(tl.float32) * (tl.exp(decay_after(b_log, CHUNK)) * b_dt)[:, None]).to(b_v.dtype)
+        b_sum = tl.sum(b_log, 0)
+        b_s = b_s * tl.exp(b_sum) + tl.dot(tl.trans(b_written), b_v, input_precision="ieee")
+        b_whole += b_sum
+    if p_final is not None:
+        tl.store(p_final + o_s, b_s, mask=m_k[:, None] & m_v[None, :])
+    if not WITH_OUT:
+        tl.store(p_whole + i_bs * heads + i_h, b_whole)
+
+
+def _rule(key: Key) -> Config:
+    """At most 32 registers of state a thread."""
+    columns = max(16, min(int(key["value_dim"]), 8192 // int(key["key_dim"])))
+    return {"BLOCK_V": columns, "num_warps": 8, "num_stages": 2}
+
+
+def _space(key: Key) -> tuple[Config, ...]:
+    return tuple(
+        {"BLOCK_V": columns, "num_warps": warps, "num_stages": stages}
+        for columns in (32, 64, 128)
+        if columns <= max(32, int(key["value_dim"])) and columns * int(key["key_dim"]) <= 16384
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    )
+
+
+CHUNKS = Tunable(name="scan_chunks", rule=_rule, space=_space)
+TUNABLES = (CHUNKS,)
+
+
+def _launch(
+    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
+    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, tokens = position.shape
+    heads, groups = v.shape[-1] // value_dim, k.shape[-1] // key_dim
+    out, final = _fake(v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
+    initial = None if initial is None else initial.contiguous()
+    if not out.numel():
+        return out, final.zero_() if initial is None else final.copy_(initial)
+    (v, v_row), (k, k_row), (q, q_row) = token_rows(v), token_rows(k), token_rows(q)
+    block_k = max(16, power_of_2(key_dim))
+    config = CHUNKS.config(
+        {"key_dim": block_k, "value_dim": max(16, power_of_2(value_dim)), "dtype": str(v.dtype).removeprefix("torch.")}
+    )
+    blocks = ceil_div(value_dim, config["BLOCK_V"])
+    segment = segment_length(tokens, batch * heads * blocks, CHUNK)
+    segments = ceil_div(tokens, segment)
+    shape = (batch, segments, heads, key_dim, value_dim)
+    position = position.contiguous()
+
+    def walk(start: Tensor | None, left: Tensor | None, sums: Tensor | None, *, with_out: bool) -> None:
+        launchable(_chunks)[(blocks, heads, batch * segments)](
+            v, k, q, position, log, dt, skip, start, left, sums, out, tokens, segment, segments, heads,
+            heads // groups, key_dim, value_dim, v_row, k_row, q_row, scale, WITH_OUT=with_out, CHUNK=CHUNK,
+            BLOCK_K=block_k, **config,
+        )  # fmt: skip
+
+    if segments == 1:
+        walk(initial, final, None, with_out=True)
+        return out, final
+    states = v.new_empty(shape, dtype=torch.float32)
+    sums = v.new_empty(shape[:3], dtype=torch.float32)
+    walk(None, states, sums, with_out=False)
+    pass_states(states, sums, initial, final)
+    walk(states, None, None, with_out=True)
+    return out, final
+
+
+def _fake(
+    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
+    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
+    return torch.empty_like(v, memory_format=torch.contiguous_format), v.new_empty(shape, dtype=torch.float32)
+
+
+def _reference(
+    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
+    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
+    state = v.new_zeros(shape, dtype=torch.float32) if initial is None else initial.clone()
+    if log is not None and dt is not None:
+        log = log / dt.where(dt != 0, 1.0)
+    out, _ = reference.scan(
+        v=v, k=k, q=q, position=position, decay=None if log is None else log.transpose(1, 2),
+        dt=None if dt is None else dt.transpose(1, 2), skip=skip, state=(state,), key_dim=key_dim, value_dim=value_dim,
+        decay_per="none" if log is None else "token_head", scale=scale,
+    )  # fmt: skip
+    return out.contiguous(), state
+
+
+_scan = gpu_op("scan_chunks", _launch, fake=_fake, reference=_reference)
+
+
+def scan(
+    *, v: Tensor, k: Tensor, q: Tensor, position: Tensor, key_dim: int, value_dim: int, decay: Tensor | None = None,
+    dt: Tensor | None = None, beta: Tensor | None = None, erase: Tensor | None = None, write: Tensor | None = None,
+    skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
+    scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
+) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
+    """Arguments and result are those of the reference, `update` add and one decay per head; raises ValueError else."""
+    del chunk_size
+    if update != "add" or decay_per not in PER_HEAD or beta is not None or erase is not None or write is not None:
+        raise ValueError(f"no chunks for update {update} with decay_per {decay_per}")
+    initial = None if state is None else state[0]
+    log, steps = rates_per_head(
+        decay=decay,
+        dt=dt,
+        position=position,
+        decay_per=decay_per,
+        decay_form=decay_form,
+        heads=v.shape[-1] // value_dim,
+    )
+    out, final = _scan(v, k, q, position, log, steps, skip, initial, key_dim, value_dim, scale)
+    if state is None:
+        return out
+    state[0].copy_(final)
+    return out, state
