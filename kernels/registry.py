@@ -36,6 +36,8 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("add_layer_norm", "norm.triton_layer_norm"),
     _triton("group_norm", "norm.triton_layer_norm"),
     _triton("l2_norm", "norm.triton_layer_norm"),
+    _triton("linear", "linear.triton_gemv"),
+    _triton("gated_linear", "linear.triton_gemv"),
     Kernel(
         name="triton_chunked",
         op="scan",
