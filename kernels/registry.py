@@ -46,6 +46,13 @@ KERNELS: tuple[Kernel, ...] = (
         is_triton=True,
     ),
     Kernel(
+        name="triton_selective",
+        op="scan",
+        implementation="scan.triton_selective:scan",
+        serves="scan.triton_selective:serves",
+        is_triton=True,
+    ),
+    Kernel(
         name="triton_step",
         op="scan",
         implementation="scan.triton_step:scan",

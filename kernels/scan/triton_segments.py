@@ -59,10 +59,10 @@ def pass_states(states: Tensor, log_decay: Tensor, initial: Tensor | None, final
     )  # fmt: skip
 
 
-def segment_length(tokens: int, programs: int, chunk: int) -> int:
-    """Tokens of a segment, a multiple of `chunk`, where one segment would be `programs` programs."""
+def segment_length(tokens: int, programs: int, chunk: int, enough: int = PROGRAMS) -> int:
+    """Tokens of a segment, a multiple of `chunk`, where one segment would be `programs` programs of `enough`."""
     chunks = ceil_div(tokens, chunk)
-    if programs >= PROGRAMS // 2:
+    if programs >= enough // 2:
         return chunks * chunk
-    segments = max(1, min(chunks // SHORTEST, ceil_div(PROGRAMS, programs)))
+    segments = max(1, min(chunks // SHORTEST, ceil_div(enough, programs)))
     return ceil_div(chunks, segments) * chunk

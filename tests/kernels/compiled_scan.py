@@ -50,12 +50,28 @@ def _chunks(name: str, key_dim: int, columns: int, warps: int, *, with_out: bool
     )  # fmt: skip
 
 
+def _selective(name: str, *, with_out: bool) -> Case:
+    rows = ("key_dim", "v_row", "k_row", "q_row", "dt_row", "channels", "tokens", "segment")
+    return Case(
+        name=f"scan_selective {name}",
+        kernel="scan.triton_selective:_walk",
+        arguments={
+            **STREAMS, **_fp32("p_start", "p_final", "p_decay"), **dict.fromkeys(rows, "i32:16"), "p_dt": "*bf16:16",
+            "p_skip": "*bf16:16", "p_whole": "None" if with_out else "*fp32:16", "segments": "i32", "scale": "fp32",
+        },
+        constexprs={"PER_STATE": True, "IS_A_LOG": True, "WITH_OUT": with_out, "BLOCK_N": 16, "BLOCK_H": 32},
+        num_warps=1,
+    )  # fmt: skip
+
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
     _step("s6", _given("p_decay", "p_dt", "p_skip"), "state", 32, 16, 1, 1),
     _step("erase_write", _given("p_decay", "p_erase", "p_write"), "token_channel", 1, 64, 16, 2),
     _step("gla", _given("p_decay"), "token_channel", 1, 256, 16, 8),
+    _selective("whole", with_out=True),
+    _selective("segment", with_out=False),
     _chunks("ssd", 128, 64, 8, spills=600),
     _chunks("ssd segment", 128, 64, 8, with_out=False),
     _chunks("small", 64, 64, 8, spills=200),
