@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -87,6 +90,11 @@ class Checkpoint:
         self._is_closed = False
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return tuple(sorted({entry.file for entry in self.entries.values()}))
+
+    @property
     def layout(self) -> Mapping[str, str]:
         """Tensor name to file name, in the form that `write_checkpoint` takes."""
         return MappingProxyType({name: entry.file_name for name, entry in self.entries.items()})
@@ -112,6 +120,21 @@ class Checkpoint:
             return mapped.get_tensor(entry.name)
         except Exception as error:
             raise fail("E0753", f"{entry.file}: tensor {shown(entry.name)} cannot be read: {error}") from error
+
+    def forget_pages(self) -> None:
+        """Let go of what the mapped files take of this process's memory; it is read again where it is needed. Only
+        before anything was written to a tensor that was read."""
+        if sys.platform != "linux":
+            return
+        library = ctypes.CDLL(None)
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        names = {str(path.resolve()) for path in self.files}
+        with suppress(OSError):
+            for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+                span, _, _, _, _, *name = line.split(maxsplit=5)
+                if name and name[0] in names:
+                    first, last = (int(address, 16) for address in span.split("-"))
+                    library.madvise(first, last - first, mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Give back the file handles; a second call does nothing."""

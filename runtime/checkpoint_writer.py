@@ -79,7 +79,8 @@ def _require_same_names(tensors: Mapping[str, Tensor], layout: Mapping[str, str]
 
 
 def _write_safetensors(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Widest dtypes first, then by name (as the library orders them), so that every tensor is aligned."""
+    """Widest dtypes first, then by name (as the library orders them), so that every tensor is aligned; the data begins
+    on a cache line."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
@@ -90,7 +91,7 @@ def _write_safetensors(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    text += b" " * ((-8 - len(text)) % 64)
     stream.write(len(text).to_bytes(8, "little") + text)
     for name in order:
         flat = tensors[name].detach().to("cpu").contiguous().reshape(-1)

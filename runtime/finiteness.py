@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..specs.diagnostics import fail
+from .native.finite import is_finite
 from .strict_json import shown
 
 CHUNK = 1 << 24
@@ -48,7 +49,7 @@ def find_nonfinite(tensor: Tensor) -> NonFinite | None:
 
 def require_finite(name: str, tensor: Tensor, file: Path | None = None) -> None:
     """Raise E0756, naming tensor, counts and the first place, where `tensor` holds NaN or infinity."""
-    found = find_nonfinite(tensor)
+    found = None if is_finite(tensor) else find_nonfinite(tensor)
     if found is None:
         return
     place = f" of {file}" if file else ""

@@ -24,6 +24,7 @@ from .import_folder import import_folder
 from .initialise import initialise
 from .memory import require_memory
 from .model import LanguageModel
+from .pack_cache import pack_cached
 from .packed_folder import packed_format, read_packed
 from .special_tokens import read_special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
@@ -74,7 +75,10 @@ def load(
     else:
         with checkpoint:
             loaded = load_program(program, folder, checkpoint)
-    if quantize is not None and packed_as is None:
+            if quantize is not None and packed_as is None:
+                pack_cached(loaded, quantize, checkpoint)
+                checkpoint.forget_pages()
+    if quantize is not None and loaded.quantize is None:
         loaded.pack(quantize)
     return loaded.eval()
 

@@ -6,29 +6,22 @@ lock, so that simultaneous builds compile once; one that does not match its hash
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from ...kernels.native.kernel import KERNELS
 from ..atomic import write_atomically
+from ..user_cache import cache_folder, locked
 from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
 
 _INCLUDE = (f"-I{KERNELS}", f"-I{KERNELS / 'native'}")
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/llmc`, `~/.cache/llmc` where that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache") / "llmc"
 
 
 def shared_library(text: str, sources: Sequence[str]) -> Path:
@@ -52,7 +45,7 @@ def without_comments(text: str) -> str:
 
 
 def _kernel_object(chosen: Compiler, source: str) -> Path:
-    key = _key(chosen, "kernel", source, _sources_hash())
+    key = _key(chosen, "kernel", source, kernel_sources_hash())
 
     def build(folder: Path, target: Path) -> None:
         chosen.run(["-O3", "-c", *_INCLUDE, str(KERNELS / source), "-o", str(target)], folder)
@@ -61,7 +54,7 @@ def _kernel_object(chosen: Compiler, source: str) -> Path:
 
 
 @cache
-def _sources_hash() -> str:
+def kernel_sources_hash() -> str:
     """One hash over all kernels in C: their headers include one another."""
     found = hashlib.sha256()
     for path in sorted(KERNELS.rglob("*")):
@@ -71,7 +64,7 @@ def _sources_hash() -> str:
 
 
 def _key(chosen: Compiler, *parts: str) -> str:
-    everything = "\0".join((version("llmc"), chosen.version, processor(), _sources_hash(), *FLAGS, *parts))
+    everything = "\0".join((version("llmc"), chosen.version, processor(), kernel_sources_hash(), *FLAGS, *parts))
     return hashlib.sha256(everything.encode()).hexdigest()[:40]
 
 
@@ -85,7 +78,7 @@ def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
     path = folder / name
     if _is_whole(path):
         return path
-    with _locked(folder / f"{name}.lock"):
+    with locked(folder / f"{name}.lock"):
         if _is_whole(path):
             return path
         if path.exists():
@@ -111,14 +104,3 @@ def _is_whole(path: Path) -> bool:
         return hashlib.sha256(path.read_bytes()).hexdigest() == expected
     except (OSError, ValueError):
         return False
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[None, None, None]:
-    """Hold the lock of one entry; it is free again when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,8 @@ from .team import thread_count
 FORMATS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4, "int4_128": 5, "ternary": 6}
 """The numbers of `linear.h`."""
 
-_SOURCES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+SOURCES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""The numbers of `numbers.h`."""
 HUGE_PAGE = 2 << 20
 
 
@@ -54,7 +55,7 @@ def pack(library: ctypes.CDLL, weight: Tensor, format: str, *, is_pair: bool) ->
     weight = weight.contiguous()
     rows, inputs = weight.shape
     features = rows // 2 if is_pair else rows
-    source, kind, number = weight.data_ptr(), _SOURCES[weight.dtype], FORMATS[format]
+    source, kind, number = weight.data_ptr(), SOURCES[weight.dtype], FORMATS[format]
     out = aligned_bytes(packed_bytes(library, (rows, inputs), format, is_pair=is_pair))
     scale = library.llmc_mean_magnitude(source, kind, weight.numel()) if format == "ternary" else 0.0
     groups = library.llmc_pack_groups(features, int(is_pair))

@@ -125,5 +125,5 @@ def test_without_a_compiler_torch_runs_and_says_why_once(
 
 def test_the_key_covers_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     first = shared_library(TEXT, ())
-    monkeypatch.setattr(objects, "_sources_hash", lambda: "other kernels")
+    monkeypatch.setattr(objects, "kernel_sources_hash", lambda: "other kernels")
     assert shared_library(TEXT, ()) != first

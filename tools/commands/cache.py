@@ -1,4 +1,4 @@
-"""`llmc cache`: the user's folder of compiled code."""
+"""`llmc cache`: the user's folder of compiled code and packed weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from pathlib import Path
 
 import click
 
+from ...runtime.user_cache import cache_folder
 from ..options import json_option
 from ..terminal import bytes_text, table, write_json
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/llmc`, `~/.cache/llmc` where that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache") / "llmc"
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -30,7 +25,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 @click.group("cache")
 def command() -> None:
-    """List or clear the folder where llmc keeps compiled code between runs."""
+    """List or clear the folder where llmc keeps compiled code and packed weights between runs."""
 
 
 @command.command("ls")
@@ -52,7 +47,7 @@ def ls(as_json: bool) -> None:
 @command.command("clear")
 @json_option
 def clear(as_json: bool) -> None:
-    """Remove every file in the cache; what is needed is compiled again."""
+    """Remove every file in the cache; what is needed is compiled and packed again."""
     folder = cache_folder()
     found = list(_files(folder))
     removed = [size for path, size in found if _removed(path)]

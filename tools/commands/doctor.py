@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
+from ...runtime.user_cache import cache_folder
 from ..options import json_option
 from ..terminal import bytes_text, table, write_json
-from .cache import cache_folder
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "numpy")
 FEATURES = (
