@@ -17,7 +17,7 @@ from .lower import lower
 from .lowered import Module, identifier
 from .native.source import NativeProgram, write_program
 from .ops.declaration import StateSpec
-from .passes import PASSES, Pass
+from .passes import GPU_PASSES, PASSES, Pass
 from .phases import PhaseObserver, phase
 from .plan import Plan, model_states, plan
 from .select import Choice, Selection, Target, request_of, select
@@ -106,7 +106,8 @@ def compile_model(
         verify(module, "lower")
     before = module.count_ops()
     rewrites: dict[str, int] = {}
-    usual = PASSES if passes_are_on() else ()
+    all_passes = (*PASSES, *GPU_PASSES) if device.startswith("cuda") else PASSES
+    usual = all_passes if passes_are_on() else ()
     for rewrite in usual if passes is None else passes:
         with phase(rewrite.__name__, on_phase):
             rewrites[rewrite.__name__] = rewrite(module)

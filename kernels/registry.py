@@ -25,6 +25,41 @@ KERNELS: tuple[Kernel, ...] = (
         name="sdpa", op="attend_cached", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
     ),
     Kernel(
+        name="triton",
+        op="kv_full_append",
+        implementation="cache.triton_append:kv_full_append",
+        serves="cache.triton_append:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton",
+        op="kv_window_append",
+        implementation="cache.triton_append:kv_window_append",
+        serves="cache.triton_append:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton",
+        op="kv_latent_append",
+        implementation="cache.triton_append:kv_latent_append",
+        serves="cache.triton_append:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton",
+        op="rope_kv_full_append",
+        implementation="cache.triton_append:rope_kv_full_append",
+        serves="cache.triton_append:serves_rope",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton",
+        op="rope_kv_window_append",
+        implementation="cache.triton_append:rope_kv_window_append",
+        serves="cache.triton_append:serves_rope",
+        is_triton=True,
+    ),
+    Kernel(
         name="absorbed",
         op="latent_attend_cached",
         implementation="latent_attention.absorbed:latent_attend_cached",

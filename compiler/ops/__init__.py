@@ -45,6 +45,8 @@ from .reshape import RESHAPE
 from .rms_norm import RMS_NORM
 from .rope import ROPE
 from .rope_apply import ROPE_APPLY
+from .rope_kv_full_append import ROPE_KV_FULL_APPEND
+from .rope_kv_window_append import ROPE_KV_WINDOW_APPEND
 from .rope_table import ROPE_TABLE
 from .router import ROUTER
 from .router_loss import ROUTER_LOSS
@@ -121,6 +123,8 @@ OPS: tuple[Op, ...] = (
     GATED_LINEAR,
     ROPE_TABLE,
     ROPE_APPLY,
+    ROPE_KV_FULL_APPEND,
+    ROPE_KV_WINDOW_APPEND,
     KV_FULL_APPEND,
     KV_WINDOW_APPEND,
     CROSS_KV_APPEND,

@@ -11,6 +11,7 @@ from .eliminate_unread import eliminate_unread
 from .fuse_add_norm import fuse_add_norm
 from .fuse_gated_activation import fuse_gated_activation
 from .fuse_projections import fuse_projections
+from .fuse_rope_append import fuse_rope_append
 from .hoist_once import hoist_once
 from .rotate_residual import rotate_residual
 from .share_rope_table import share_rope_table
@@ -28,3 +29,6 @@ PASSES: tuple[Pass, ...] = (
     share_rope_table,
     eliminate_dead,
 )
+
+GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append,)
+"""Those that follow where the target is a GPU."""

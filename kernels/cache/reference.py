@@ -11,6 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..rope.reference import RopeLayout, rope_apply
+
 KvState: TypeAlias = tuple[Tensor, Tensor]
 """Keys `[B, Hkv, slots, D]` and values `[B, Hkv, slots, Dv]`."""
 
@@ -128,6 +130,66 @@ def kv_window_append(
         key_position = torch.cat((_ring_positions(lengths, ring)[:, :size], position), dim=1)
     _write_ring(state, new_keys, new_values, position, is_static)
     return state, seen_keys, seen_values, key_position
+
+
+def rope_kv_full_append(
+    *,
+    state: KvState,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    position: Tensor,
+    lengths: Tensor,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    rotary_dim: int | None = None,
+    layout: RopeLayout = "half",
+    is_static: bool = False,
+) -> tuple[KvState, Tensor, Tensor, Tensor]:
+    """`kv_full_append` of keys that `rope_apply` turns first. table `[B, T, R]` float32."""
+    return kv_full_append(
+        state=state,
+        k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
+        v=v,
+        position=position,
+        lengths=lengths,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        is_static=is_static,
+    )
+
+
+def rope_kv_window_append(
+    *,
+    state: KvState,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    position: Tensor,
+    lengths: Tensor,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    window: int,
+    rotary_dim: int | None = None,
+    layout: RopeLayout = "half",
+    is_static: bool = False,
+) -> tuple[KvState, Tensor, Tensor, Tensor]:
+    """`kv_window_append` of keys that `rope_apply` turns first. table `[B, T, R]` float32."""
+    return kv_window_append(
+        state=state,
+        k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
+        v=v,
+        position=position,
+        lengths=lengths,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        window=window,
+        is_static=is_static,
+    )
 
 
 def cross_kv_append(

@@ -1,0 +1,19 @@
+"""Rotate keys and append them to a cache that keeps all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .declaration import Port
+from .kv_full_append import KV_FULL_APPEND
+from .rope_apply import ROPE_APPLY
+
+ROPE_KV_FULL_APPEND = replace(
+    KV_FULL_APPEND,
+    name="rope_kv_full_append",
+    summary="Rotate new keys by a table, and write them and their values into the cache",
+    ports=(*KV_FULL_APPEND.ports, Port(name="table", doc="[B, T, rotary_dim] float32")),
+    fields=(*KV_FULL_APPEND.fields, *(ROPE_APPLY.field_index[name] for name in ("rotary_dim", "layout"))),
+    operands=(*KV_FULL_APPEND.operands, "rotary_dim", "layout"),
+    reference="cache:rope_kv_full_append",
+)
