@@ -13,6 +13,20 @@ def _triton(op: str, module: str) -> Kernel:
 
 
 KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        name="triton_prefill",
+        op="attention",
+        implementation="attention.triton_attention:attention",
+        serves="attention.triton_attention:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton_prefill",
+        op="attend_cached",
+        implementation="attention.triton_attention:attend_cached",
+        serves="attention.triton_attention:serves",
+        is_triton=True,
+    ),
     Kernel(name="sdpa", op="attention", implementation="attention.sdpa:attention", serves="attention.sdpa:serves"),
     Kernel(
         name="triton_decode",

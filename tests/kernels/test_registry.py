@@ -43,7 +43,7 @@ def resolve_reference_module(family: str) -> str:
 
 
 def test_kernels_come_in_order_of_preference() -> None:
-    assert [k.name for k in kernels_for("attention")] == ["sdpa"]
+    assert [k.name for k in kernels_for("attention")] == ["triton_prefill", "sdpa"]
     assert kernels_for("clamp") == ()
 
 
@@ -51,7 +51,7 @@ def test_a_kernel_gives_its_reason() -> None:
     request = Request(
         op="attention", fields={"softcap": 50.0}, shapes={}, dtype="float32", device="cpu", phase="prefill"
     )
-    assert kernels_for("attention")[0].refusal(request) == "scaled_dot_product_attention has no softcap"
+    assert kernels_for("attention")[-1].refusal(request) == "scaled_dot_product_attention has no softcap"
 
 
 def test_appends_of_states_resolve() -> None:

@@ -1,0 +1,167 @@
+"""Attention in Triton as an operator of torch: which nodes it serves, and its arguments, which are the reference's."""
+
+# pyright: basic
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..gpu.op import gpu_op
+from ..kernel import Request
+from . import reference
+from .reference import MaskKind
+from .triton_prefill import launch_forward
+from .triton_settings import WIDEST, Settings
+
+
+def serves(request: Request) -> str | None:
+    """None, or the part of the node that the kernels of many queries leave to others."""
+    if request.phase == "decode":
+        return "one query a row is for the kernels of decoding"
+    if request.dtype == "float64":
+        return "sums are float32"
+    head_dim = request.fields.get("head_dim")
+    for name, size in (("head_dim", head_dim), ("v_head_dim", request.fields.get("v_head_dim") or head_dim)):
+        if not isinstance(size, int) or size > WIDEST:
+            return f"{name} {size} is more than {WIDEST}"
+    if request.phase == "train":
+        return "it has no gradient"
+    return None
+
+
+def _launch(
+    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
+    chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    settings = Settings(
+        head_dim=head_dim, v_head_dim=v_head_dim, causal=causal, window=window, chunk=chunk, scale=scale,
+        softcap=softcap, alibi=alibi,
+    )  # fmt: skip
+    q, k, v, position, key_position = (_dense(x) for x in (q, k, v, position, key_position))
+    distance_bias = None if distance_bias is None else distance_bias.contiguous()
+    return launch_forward(q, k, v, position, key_position, bias, distance_bias, sink, settings)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Itself where its last elements lie side by side, as they nearly always do."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
+    chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    batch, queries, heads = q.shape[0], q.shape[1], q.shape[2] // head_dim
+    out = q.new_empty((batch, queries, heads * v_head_dim))
+    return out, q.new_empty((batch, heads, queries), dtype=torch.float32)
+
+
+def _reference(
+    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
+    chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    mask: MaskKind = "causal" if causal else "bidirectional"
+    seen = {"position": position, "key_position": key_position}
+    limits = {"mask": mask, "window": window or None, "chunk": chunk or None}
+    out = reference.attend_cached(
+        q=q, keys=k, values=v, **seen, head_dim=head_dim, v_head_dim=v_head_dim, **limits, scale=scale,
+        softcap=softcap or None, alibi=alibi, bias=bias, distance_bias=distance_bias, sink=sink,
+    )  # fmt: skip
+    heads = q.shape[2] // head_dim
+    split = q.float().view(*q.shape[:2], heads, head_dim).transpose(1, 2)  # [B, H, T, D]
+    scores = split @ k.float().repeat_interleave(heads // k.shape[1], 1).transpose(-1, -2) * scale
+    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+    if alibi:
+        scores = scores + reference.alibi_bias(**seen, heads=heads)
+    if bias is not None:
+        scores = scores + bias.float()
+    if distance_bias is not None:
+        scores = scores + reference.bias_by_distance(distance_bias=distance_bias.float(), **seen)
+    visible = reference.visible_keys(**seen, **limits)[:, None]
+    scores = scores.masked_fill(~visible, -torch.inf)
+    if sink is not None:
+        scores = torch.cat((scores, sink.float()[:, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
+    lse = scores.logsumexp(-1).masked_fill((position < 0)[:, None], -torch.inf)
+    return out.contiguous(), lse / math.log(2.0)
+
+
+_attention = gpu_op("attention", _launch, fake=_fake, reference=_reference)
+
+
+def attend_cached(
+    *,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_position: Tensor,
+    position: Tensor,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    mask: MaskKind = "causal",
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
+    """`reference.attend_cached`. Raises ValueError for dropout in training."""
+    if training and dropout > 0.0:
+        raise ValueError("the Triton kernel has no dropout")
+    return _attention(
+        q, keys, values, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim or head_dim,
+        mask == "causal", window or 0, chunk or 0, head_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
+    )[0]  # fmt: skip
+
+
+def attention(
+    *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    key_position: Tensor | None = None,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    mask: MaskKind = "causal",
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    sink: Tensor | None = None,
+) -> Tensor:
+    """`reference.attention`. Raises ValueError for dropout in training."""
+    return attend_cached(
+        q=q,
+        keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
+        values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
+        key_position=position if key_position is None else key_position,
+        position=position,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        mask=mask,
+        window=window,
+        chunk=chunk,
+        scale=scale,
+        softcap=softcap,
+        alibi=alibi,
+        dropout=dropout,
+        training=training,
+        bias=bias,
+        distance_bias=distance_bias,
+        sink=sink,
+    )

@@ -1,0 +1,148 @@
+"""What every launch of the attention kernels is told: the node's fields, block sizes, and the rules they follow."""
+
+# pyright: basic
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from ..gpu.sizes import power_of_2
+from ..gpu.target import DEFAULT, TARGETS, target_of
+from ..gpu.tuning import Config, Key, Tunable
+
+WIDEST = 256
+"""The largest head that one block holds."""
+CACHE = 32 * 2**20
+"""Bytes of keys and values that programs which run at once should share: most of an H100's second-level cache."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The fields of a node with their defaults filled in; 0 stands for no window, chunk or softcap."""
+
+    head_dim: int
+    v_head_dim: int
+    causal: bool
+    window: int
+    chunk: int
+    scale: float
+    softcap: float
+    alibi: bool
+
+    def flags(self, bias: Tensor | None, distance_bias: Tensor | None) -> dict[str, int | bool]:
+        """The constants by which a kernel is compiled, except for block sizes over tokens."""
+        has_more = bool(self.softcap) or self.alibi or bias is not None or distance_bias is not None
+        block, v_block = max(16, power_of_2(self.head_dim)), max(16, power_of_2(self.v_head_dim))
+        return {
+            "CAUSAL": self.causal, "HAS_WINDOW": self.window > 0, "HAS_CHUNK": self.chunk > 0,
+            "IS_PLAIN": not has_more and self.scale > 0.0, "HAS_SOFTCAP": self.softcap != 0.0,
+            "HAS_ALIBI": self.alibi, "HAS_BIAS": bias is not None, "HAS_DISTANCE": distance_bias is not None,
+            "BLOCK_D": block, "BLOCK_DV": v_block, "EVEN_D": block == self.head_dim,
+            "EVEN_DV": v_block == self.v_head_dim,
+        }  # fmt: skip
+
+    def key(self, q: Tensor, keys: int, *, is_plain: bool) -> Key:
+        """What the best blocks depend on."""
+        return {
+            "plain": int(is_plain),
+            "dtype": str(q.dtype).removeprefix("torch."),
+            "head_dim": max(16, power_of_2(self.head_dim)),
+            "v_head_dim": max(16, power_of_2(self.v_head_dim)),
+            "queries": next((size for size in (16, 64, 512) if q.shape[1] <= size), 4096),
+            "keys": next((size for size in (64, 1024) if keys <= size), 8192),
+        }
+
+    def at_once(self, k: Tensor, heads: int) -> int:
+        """How many query heads' keys and values fit the chip's cache."""
+        head = k.shape[2] * (self.head_dim + self.v_head_dim) * k.element_size()
+        return max(1, CACHE // head) * (heads // k.shape[1])
+
+
+def bias_strides(bias: Tensor | None) -> tuple[int, int, int]:
+    """Of `[1 or H, T, S]`, over heads, queries and keys."""
+    if bias is None:
+        return 0, 0, 0
+    return 0 if bias.shape[0] == 1 else bias.stride(0), bias.stride(1), bias.stride(2)
+
+
+def reach_of(distance_bias: Tensor | None) -> int:
+    """The distance beyond which a bias stays as it is."""
+    return 0 if distance_bias is None else distance_bias.shape[1] // 2
+
+
+def power_below(heads: int) -> int:
+    """The power of two at or below a count of heads, by which ALiBi's slopes go."""
+    return 2 ** math.floor(math.log2(heads))
+
+
+def can_describe(x: Tensor) -> bool:
+    """Rows of `[B, H, S, D]` may be loaded by the tensor memory accelerator: all begin at multiples of 16 bytes."""
+    steps = (*x.stride()[:3], x.storage_offset())
+    return all(step * x.element_size() % 16 == 0 for step in steps) and x.stride(2) > 0
+
+
+def provide_scratch() -> None:
+    """Tensor descriptors made by a kernel lie in memory that the launch provides."""
+    triton.set_allocator(_scratch)  # pyright: ignore[reportArgumentType]
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    del alignment, stream
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def forward_bytes(key: Key, config: Config) -> int:
+    """Bytes of shared memory that the forward kernel takes: queries once, keys and values for each stage."""
+    size = 4 if key["dtype"] == "float32" else 2
+    head, v_head = int(key["head_dim"]), int(key["v_head_dim"])
+    return size * (config["BLOCK_M"] * head + config["num_stages"] * config["BLOCK_N"] * (head + v_head))
+
+
+def _limit() -> int:
+    return (target_of("cuda") or TARGETS[DEFAULT]).shared_memory
+
+
+def _forward_rule(key: Key) -> Config:
+    """128 queries by two warpgroups, as many keys as registers and two stages allow; few queries where there are few.
+
+    Each thread holds its part of the output and of two tiles of scores, so wide heads and scores that are more than a
+    product take fewer keys at once.
+    """
+    head = max(int(key["head_dim"]), int(key["v_head_dim"]))
+    if key["dtype"] == "float32":
+        m, n, warps = (32, 32, 8) if head <= 64 else (32, 16, 8) if head <= 128 else (16, 16, 4)
+        sizes = {"BLOCK_M": min(int(key["queries"]), m), "BLOCK_N": n}
+        return {**sizes, "DESCRIBED": 0, "num_warps": warps, "num_stages": 2 if head <= 128 else 1}
+    is_light = bool(key["plain"]) or head <= 64
+    rows = min(int(key["queries"]), 128 if is_light else 64)
+    few = {"DESCRIBED": 0, "num_warps": 8 if rows == 128 or not is_light else 4}
+    widths = (128, 64, 32) if head <= 64 and key["plain"] else (64, 32) if head <= 128 and key["plain"] else (32,)
+    tried = (
+        {**few, "BLOCK_M": m, "BLOCK_N": width, "num_stages": stages}
+        for m in (rows, min(rows, 64))
+        for width in widths
+        for stages in (3, 2)
+    )
+    fitting = (config for config in tried if forward_bytes(key, config) <= _limit())
+    return next(fitting, {"BLOCK_M": 16, "BLOCK_N": 32, "DESCRIBED": 0, "num_warps": 4, "num_stages": 1})
+
+
+def _forward_space(key: Key) -> tuple[Config, ...]:
+    every = (
+        {"BLOCK_M": m, "BLOCK_N": n, "DESCRIBED": described, "num_warps": warps, "num_stages": stages}
+        for m in (16, 32, 64, 128)
+        for n in (32, 64, 128)
+        for described in (0, 1)
+        for warps in (4, 8)
+        for stages in (1, 2, 3, 4)
+    )
+    least = 16 if key["dtype"] == "float32" else min(int(key["queries"]), 64)
+    kept = (config for config in every if least <= config["BLOCK_M"] <= int(key["queries"]))
+    return tuple(config for config in kept if forward_bytes(key, config) <= _limit())
+
+
+FORWARD = Tunable(name="attention_forward", rule=_forward_rule, space=_forward_space)

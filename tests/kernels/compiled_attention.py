@@ -1,0 +1,89 @@
+"""Launches of the attention prefill kernels that must compile for a GPU; the first one always."""
+
+from __future__ import annotations
+
+from .compile_for_gpu import Case
+
+FORWARD = {
+    "p_q": "*bf16:16", "p_k": "*bf16:16", "p_v": "*bf16:16", "p_position": "*i64:16", "p_key": "*i64:16",
+    "p_plan": "*i32:16", "p_bias": "None", "p_distance": "None", "p_sink": "None", "p_out": "*bf16:16",
+    "p_lse": "*fp32:16", "s_q_batch": "i32:16", "s_q": "i32:16", "s_k_batch": "i32:16", "s_k_head": "i32:16",
+    "s_k": "i32:16", "s_v_batch": "i32:16", "s_v_head": "i32:16", "s_v": "i32:16", "s_position": "i32:16",
+    "s_key": "i32:16", "s_bias_head": "i32", "s_bias_query": "i32", "s_bias_key": "i32", "batch": "i32",
+    "heads": "i32:16", "queries": "i32:16", "keys": "i32:16", "group": "i32", "power": "i32", "blocks": "i32",
+    "head_dim": "i32:16", "v_head_dim": "i32:16", "window": "i32", "chunk": "i32", "scale": "fp32",
+    "softcap": "fp32", "reach": "i32", "at_once": "i32",
+}  # fmt: skip
+PLAIN = {
+    "CAUSAL": True, "HAS_WINDOW": False, "HAS_CHUNK": False, "IS_PLAIN": True, "HAS_SOFTCAP": False,
+    "HAS_ALIBI": False, "HAS_BIAS": False, "HAS_DISTANCE": False, "HAS_SINK": False, "DESCRIBED": False,
+    "EVEN_D": True, "EVEN_DV": True,
+}  # fmt: skip
+ALL = {**PLAIN, "HAS_WINDOW": True, "HAS_CHUNK": True, "IS_PLAIN": False, "HAS_SOFTCAP": True, "HAS_ALIBI": True,
+       "HAS_BIAS": True, "HAS_DISTANCE": True, "HAS_SINK": True}  # fmt: skip
+SINGLE = {"p_q": "*fp32:16", "p_k": "*fp32:16", "p_v": "*fp32:16", "p_out": "*fp32:16"}
+OPERANDS = {"p_bias": "*bf16:16", "p_distance": "*fp32:16", "p_sink": "*bf16:16"}
+
+
+def forward(
+    name: str,
+    m: int,
+    n: int,
+    d: int,
+    dv: int,
+    num_warps: int,
+    num_stages: int,
+    flags: dict[str, bool],
+    arguments: dict[str, str],
+) -> Case:
+    blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_D": d, "BLOCK_DV": dv}
+    return Case(
+        name=f"attention forward {name} {m}x{n}, heads of {d} and {dv}, {num_warps} warps, {num_stages} stages",
+        kernel="attention.triton_prefill:_forward",
+        arguments={**FORWARD, **arguments},
+        constexprs={**flags, **blocks},
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
+
+
+TMA = {**PLAIN, "DESCRIBED": True}
+
+CASES = (
+    forward("causal", 128, 64, 128, 128, 8, 3, PLAIN, {}),
+    forward("causal", 128, 128, 64, 64, 8, 3, PLAIN, {}),
+    forward("causal", 128, 32, 256, 256, 8, 2, PLAIN, {}),
+    forward("causal", 128, 64, 64, 128, 8, 3, PLAIN, {}),
+    forward("causal", 64, 64, 128, 128, 4, 3, PLAIN, {}),
+    forward("causal", 16, 32, 128, 128, 4, 3, PLAIN, {}),
+    forward("described", 128, 128, 128, 128, 8, 2, TMA, {}),
+    forward("described", 128, 64, 128, 128, 8, 4, TMA, {}),
+    forward("uneven", 128, 64, 128, 128, 8, 3, {**PLAIN, "EVEN_D": False, "EVEN_DV": False}, {}),
+    forward("all", 64, 32, 128, 128, 8, 3, ALL, OPERANDS),
+    forward("all", 128, 32, 64, 64, 8, 3, ALL, OPERANDS),
+    forward("all", 64, 32, 256, 256, 8, 2, ALL, OPERANDS),
+    forward("float32", 32, 16, 128, 128, 8, 2, PLAIN, SINGLE),
+    forward("float32", 32, 32, 64, 64, 8, 2, PLAIN, SINGLE),
+    forward("float32", 16, 16, 256, 256, 4, 1, PLAIN, SINGLE),
+    Case(
+        name="attention spans",
+        kernel="attention.triton_mask:_spans",
+        arguments={
+            "p_position": "*i64:16", "p_span": "*i32:16", "tokens": "i32:16", "s_batch": "i32:16", "blocks": "i32:16"
+        },
+        constexprs={"SIZE": 64, "BLOCKS": 64},
+    ),
+    Case(
+        name="attention plan",
+        kernel="attention.triton_mask:_plan",
+        arguments={
+            "p_position": "*i64:16", "p_span": "*i32:16", "p_plan": "*i32:16", "tokens": "i32:16",
+            "s_batch": "i32:16", "blocks": "i32:16", "window": "i32", "chunk": "i32",
+        },
+        constexprs={
+            "ROWS_ARE_QUERIES": True, "CAUSAL": True, "HAS_WINDOW": True, "HAS_CHUNK": True, "SIZE": 128,
+            "BLOCKS": 256,
+        },
+        num_warps=1,
+    ),
+)  # fmt: skip
