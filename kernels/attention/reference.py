@@ -142,7 +142,7 @@ def attend_cached(
         scores = torch.cat((scores, sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
     weights = scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
     weights = functional.dropout(weights, dropout, training)
-    out = weights.view(b, hkv, -1, s) @ values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
+    out = weights.view(b, hkv, heads // hkv * t, s) @ values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
     return out.view(b, heads, t, -1).transpose(1, 2).reshape(b, t, -1).to(q.dtype)
 
 

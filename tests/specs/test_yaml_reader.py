@@ -199,9 +199,9 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_quickly(name: str) -> None:
     text, code = BOMBS[name]
-    started = time.perf_counter()
+    started = time.process_time()
     found = codes(text)
-    assert time.perf_counter() - started < 0.5  # ten times the promise
+    assert time.process_time() - started < 2.0  # what is not refused takes minutes, or all of the memory
     assert found == [code]
 
 

@@ -29,7 +29,7 @@ void llmc_quantise_row(int format, const float *x, int64_t K, llmc_quantised out
     float factor = 0;
     if (format == LLMC_TERNARY) {
         float most = largest(x, K);
-        factor = 127.0f / (most > 1e-5f ? most : 1e-5f);
+        factor = 127.0f * (1.0f / (most > 1e-5f ? most : 1e-5f)); /* torch's `127 / x`, in the same two roundings */
         out.scale[0] = 1.0f / factor;
         out.init[0] = 0;
     }
