@@ -108,6 +108,13 @@ KERNELS: tuple[Kernel, ...] = (
         serves="scan.triton_step:serves",
         is_triton=True,
     ),
+    Kernel(
+        name="triton",
+        op="short_conv",
+        implementation="conv.triton_short_conv:short_conv",
+        serves="conv.triton_short_conv:serves",
+        is_triton=True,
+    ),
     Kernel(name="chunked", op="scan", implementation="scan.chunked:scan", serves="scan.chunked:serves"),
     Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
     Kernel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -18,3 +19,17 @@ def token_rows(x: Tensor) -> tuple[Tensor, int]:
 def optional_rows(x: Tensor | None) -> tuple[Tensor | None, int]:
     """The same of an operand that may be absent."""
     return (None, 0) if x is None else token_rows(x)
+
+
+def token_order(position: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the tokens of each row are, then its padding, `[B, T]` int32; and how many tokens, `[B]` int32.
+
+    position `[B, T]`, -1 where a token is padding. No sort, and nothing is read on the host.
+    """
+    is_token = position >= 0
+    before = is_token.cumsum(1)
+    count = is_token.sum(1, keepdim=True)
+    index = torch.arange(position.shape[1], device=position.device)
+    place = torch.where(is_token, before - 1, count + index - before)
+    order = torch.empty_like(place, dtype=torch.int32).scatter_(1, place, index.int().expand_as(place))
+    return order, count[:, 0].int()
