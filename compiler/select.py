@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..kernels.gpu.set_aside import guarded
-from ..kernels.kernel import Kernel, Phase, Request
+from ..kernels.kernel import Kernel, Phase, Request, resolve
 from ..kernels.registry import kernels_for, resolve_reference
 from .forced import forced_kernel
 from .lowered import Lowered, Module, Site, site_of, type_of
@@ -41,6 +41,8 @@ class Selection:
 
     module: fx.GraphModule
     choices: tuple[Choice, ...]
+    prepared: Mapping[str, str]
+    """By placeholder of a parameter, the function that makes of it what its kernel reads."""
 
 
 def select(module: Module, phase: Phase, target: Target) -> Mapping[str, Selection]:
@@ -53,6 +55,7 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
     choices: list[Choice] = []
+    prepared: dict[str, str] = {}
     for node in lowered.graph.nodes:
         copy = graph.node_copy(node, lambda n: mapped[n])
         mapped[node] = copy
@@ -60,13 +63,19 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
             continue
         site = site_of(node)
         serving, refused = choose(
-            site, request_of(node, site, phase, target), use_kernels=target.use_kernels, forced=forced_kernel(node)
+            site,
+            request_of(node, site, phase, target),
+            use_kernels=target.use_kernels,
+            forced=forced_kernel(node),
+            own=_own_parameters(node, lowered),
         )
+        if serving:
+            prepared |= {str(node.kwargs[name]): function for name, function in serving[0].prepares.items()}
         copy.target = _implementation(site, serving)
         name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
     compiled = fx.GraphModule({}, graph, class_name=f"{lowered.name}_{phase}")
-    return Selection(module=compiled, choices=tuple(choices))
+    return Selection(module=compiled, choices=tuple(choices), prepared=prepared)
 
 
 def request_of(node: fx.Node, site: Site, phase: Phase, target: Target) -> Request:
@@ -89,12 +98,26 @@ def _shapes(value: object, phase: Phase) -> list[tuple[int | str, ...]]:
     return [tuple(1 if dim == "T" and phase == "decode" else dim for dim in found.shape)]
 
 
+def _own_parameters(node: fx.Node, lowered: Lowered) -> frozenset[str]:
+    """The arguments that are parameters which no other node of the definition reads."""
+    return frozenset(
+        name
+        for name, value in node.kwargs.items()
+        if isinstance(value, fx.Node) and value.target in lowered.parameters and len(value.users) == 1
+    )
+
+
 def choose(
-    site: Site, request: Request, *, use_kernels: bool, forced: str | None = None
+    site: Site,
+    request: Request,
+    *,
+    use_kernels: bool,
+    forced: str | None = None,
+    own: frozenset[str] = frozenset(),
 ) -> tuple[tuple[Kernel, ...], tuple[tuple[str, str], ...]]:
     """The kernels that serve, the preferred one first, and the refusals before it. None that serves: the reference.
 
-    `forced` comes first where it serves in this phase.
+    `forced` comes first where it serves in this phase. `own`: the arguments that a kernel may have prepared.
     """
     serving: list[Kernel] = []
     refused: list[tuple[str, str]] = []
@@ -104,7 +127,8 @@ def choose(
         elif forced == "reference":
             reason = "x-kernels asks for the reference"
         else:
-            reason = kernel.refusal(request)
+            shared = sorted(kernel.prepares.keys() - own)
+            reason = f"its {shared[0]} is not a parameter of this node alone" if shared else kernel.refusal(request)
         if reason is None:
             serving.append(kernel)
         elif not serving:
@@ -118,6 +142,10 @@ def _implementation(site: Site, serving: tuple[Kernel, ...]) -> Callable[..., ob
         return resolve_reference(site.op.reference)
     if not serving[0].is_triton:
         return serving[0].function()
-    fallbacks = [(kernel.name, kernel.function) for kernel in serving]
-    fallbacks.append(("reference", lambda: resolve_reference(site.op.reference)))
+    first = serving[0]
+    if first.prepares:
+        fallbacks = [(first.name, first.function), ("torch", lambda: resolve(first.plain))]
+    else:
+        fallbacks = [(kernel.name, kernel.function) for kernel in serving if not kernel.prepares]
+        fallbacks.append(("reference", lambda: resolve_reference(site.op.reference)))
     return guarded(f"{site.path} ({site.op.name}, {site.span.at_line})", fallbacks)

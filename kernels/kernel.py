@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Literal, TypeAlias, cast
@@ -47,6 +47,11 @@ class Kernel:
     """A function of a `Request` that gives None, or the reason why the kernel cannot run."""
     is_triton: bool = False
     """It needs a GPU and triton: elsewhere its module is not even imported."""
+    prepares: Mapping[str, str] = field(default_factory=dict[str, str])
+    """By argument, the function that makes of a parameter what the kernel reads in its place: packed weights. It is
+    applied once, when the program is bound. The model keeps its parameter."""
+    plain: str = ""
+    """Where there are such arguments: the same in torch, for a GPU that the kernel does not compile for."""
 
     def function(self) -> Callable[..., object]:
         """The implementation."""

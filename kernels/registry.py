@@ -136,6 +136,15 @@ KERNELS: tuple[Kernel, ...] = (
         serves="moe.triton_experts:serves",
         is_triton=True,
     ),
+    Kernel(
+        name="triton_packed",
+        op="ternary_linear",
+        implementation="ternary.triton_ternary:ternary_linear",
+        serves="ternary.triton_ternary:serves",
+        is_triton=True,
+        prepares={"weight": "ternary.triton_pack:pack"},
+        plain="ternary.triton_pack:ternary_linear",
+    ),
 )
 
 

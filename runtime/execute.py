@@ -14,6 +14,7 @@ from ..compiler.ops.declaration import Value
 from ..compiler.passes.hoist_once import once_values
 from ..compiler.program import PHASES, Program
 from ..kernels.kernel import Phase
+from .prepared import Prepared
 from .tree import scalar_operands
 
 State = tuple[Tensor, ...]
@@ -27,6 +28,8 @@ class Step:
     inputs: tuple[str | tuple[str, ...], ...]
     ambient: tuple[str, ...]
     parameters: tuple[Tensor, ...]
+    operands: Mapping[Phase, tuple[Tensor, ...]]
+    """The parameters as the kernels of a phase read them."""
     states: tuple[str, ...]
     scalars: tuple[Value, ...]
     outputs: tuple[str, ...]
@@ -41,7 +44,8 @@ class Executor:
 
     def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
         self.program = program
-        self.steps = [self._step(index, tensors) for index, tensors in enumerate(parameters)]
+        prepared = Prepared(program)
+        self.steps = [self._step(index, tensors, prepared) for index, tensors in enumerate(parameters)]
         self.once = once_values(program.module)
         streaming = [value for step in self.steps if not step.is_once for value in step.inputs]
         read = {name for value in streaming for name in (value if isinstance(value, tuple) else (value,))}
@@ -75,7 +79,7 @@ class Executor:
         """The rows of a cache that serves so many prompts: those beyond them are padding."""
         return prompts
 
-    def _step(self, index: int, tensors: tuple[Tensor, ...]) -> Step:
+    def _step(self, index: int, tensors: tuple[Tensor, ...], prepared: Prepared) -> Step:
         module = self.program.module
         call = module.calls[index]
         lowered = module.definitions[call.definition]
@@ -95,6 +99,7 @@ class Executor:
             inputs=tuple(call.inputs.values()),
             ambient=tuple(lowered.ambient),
             parameters=tensors,
+            operands=prepared.operands(call.definition, tensors),
             states=tuple(f"{prefix}.{path}" if prefix else path for path, _ in lowered.states.values()),
             scalars=tuple(scalar_operands(lowered, call).values()),
             outputs=tuple(call.outputs.values()),
@@ -151,7 +156,7 @@ class Executor:
         results = step.functions[phase](
             *given,
             *(ambient[name] for name in step.ambient),
-            *step.parameters,
+            *step.operands[phase],
             *(states[path] for path in step.states),
             *step.scalars,
         )

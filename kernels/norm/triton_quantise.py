@@ -1,4 +1,4 @@
-"""Whole numbers of 8 bits and a factor for each token in Triton: of the token itself, of its RMS norm, or of a sum's.
+"""Whole numbers of 8 bits, their sum and a factor for each token in Triton: of the token, its RMS norm, or a sum's.
 
 One launch writes what `ternary.reference.quantised_activation` gives of what `norm.reference.rms_norm` gives, with the
 same roundings: products and sums are not contracted. It writes half the bytes that the norm alone would.
@@ -34,7 +34,7 @@ def quantise_rows(b_x, LARGEST: tl.constexpr):
 
 @triton.jit
 def _forward(
-    p_x, p_delta, p_weight, p_whole, p_factor, p_sum, rows, width, stride, stride_delta, eps, offset,
+    p_x, p_delta, p_weight, p_whole, p_factor, p_count, p_sum, rows, width, padded, stride, stride_delta, eps, offset,
     HAS_NORM: tl.constexpr, HAS_DELTA: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_OFFSET: tl.constexpr,
     LARGEST: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -59,48 +59,56 @@ def _forward(
         b_out = b_out.to(b_x.dtype).to(tl.float32)
     b_whole, b_factor = quantise_rows(b_out, LARGEST)  # pyright: ignore[reportGeneralTypeIssues]
     tl.store(p_factor + i_row, b_factor, mask=i_row < rows)
-    tl.store(p_whole + o_out, b_whole, mask=m_x)
+    tl.store(p_count + i_row, tl.sum(b_whole.to(tl.int32), 1), mask=i_row < rows)
+    m_whole = (i_row < rows)[:, None] & (o_x < padded)[None, :]
+    tl.store(p_whole + i_row[:, None] * padded + o_x[None, :], b_whole, mask=m_whole)
 
 
 def _launch(
-    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    whole, factor, total = _fake(x, delta, weight, has_norm, eps, offset, bits)
-    rows, width = factor.numel(), x.shape[-1]
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int,
+    multiple: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    whole, factor, count, total = _fake(x, delta, weight, has_norm, eps, offset, bits, multiple)
+    rows, width, padded = factor.numel(), x.shape[-1], whole.shape[-1]
     if rows:
         flat = rows_of(x)
         flat_delta = flat if delta is None else rows_of(delta)
-        held, block, warps = block_of(width, rows)
+        held, block, warps = block_of(padded, rows)
         launchable(_forward)[(ceil_div(rows, held),)](
-            flat, flat_delta, weight, whole, factor, total, rows, width, flat.stride(0), flat_delta.stride(0), eps,
-            offset, HAS_NORM=has_norm, HAS_DELTA=delta is not None, HAS_WEIGHT=weight is not None,
-            HAS_OFFSET=offset != 0.0, LARGEST=2 ** (bits - 1) - 1, ROWS=held, BLOCK=block, num_warps=warps,
-            enable_fp_fusion=False,
+            flat, flat_delta, weight, whole, factor, count, total, rows, width, padded, flat.stride(0),
+            flat_delta.stride(0), eps, offset, HAS_NORM=has_norm, HAS_DELTA=delta is not None,
+            HAS_WEIGHT=weight is not None, HAS_OFFSET=offset != 0.0, LARGEST=2 ** (bits - 1) - 1, ROWS=held,
+            BLOCK=block, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-    return whole, factor, total
+    return whole, factor, count, total
 
 
 def _fake(
-    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int,
+    multiple: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     total = (0,) if delta is None else x.shape
     return (
-        torch.empty(x.shape, dtype=torch.int8, device=x.device),
+        torch.empty((*x.shape[:-1], ceil_div(x.shape[-1], multiple) * multiple), dtype=torch.int8, device=x.device),
         torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device),
+        torch.empty((*x.shape[:-1], 1), dtype=torch.int32, device=x.device),
         torch.empty(total, dtype=x.dtype, device=x.device),
     )
 
 
 def _reference(
-    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, delta: Tensor | None, weight: Tensor | None, has_norm: bool, eps: float, offset: float, bits: int,
+    multiple: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     total = x if delta is None else x + delta
     out = reference.rms_norm(x=total, weight=weight, eps=eps, weight_offset=offset) if has_norm else total
     largest = 2 ** (bits - 1) - 1
     wide = out.float()
     factor = largest / wide.abs().amax(-1, keepdim=True).clamp(min=SMALLEST.value)
     kept = x.new_empty(0) if delta is None else total.contiguous()
-    return (wide * factor).round().clamp(-largest - 1, largest).to(torch.int8), factor, kept
+    whole = (wide * factor).round().clamp(-largest - 1, largest).to(torch.int8)
+    padding = -whole.shape[-1] % multiple
+    return torch.nn.functional.pad(whole, (0, padding)), factor, whole.sum(-1, keepdim=True, dtype=torch.int32), kept
 
 
 _quantise = gpu_op("quantise_activation", _launch, fake=_fake, reference=_reference)
@@ -111,14 +119,22 @@ def quantised(*, x: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
 
     `bits` is from 2 to 8. Has no gradient.
     """
-    return _quantise(x, None, None, False, 0.0, 0.0, bits)[:2]
+    return _quantise(x, None, None, False, 0.0, 0.0, bits, 1)[:2]
+
+
+def quantised_rows(*, x: Tensor, bits: int = 8, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`quantised` for products in whole numbers: each row padded with zeros to P, a multiple of `multiple`.
+
+    x `[..., F]` -> `[..., P]` int8, factors `[..., 1]` float32, and the sum of each row's numbers `[..., 1]` int32.
+    """
+    return _quantise(x, None, None, False, 0.0, 0.0, bits, multiple)[:3]
 
 
 def rms_norm_quantised(
     *, x: Tensor, weight: Tensor | None = None, eps: float, weight_offset: float = 0.0, bits: int = 8
 ) -> tuple[Tensor, Tensor]:
     """`quantised(rms_norm(x))`: x `[..., F]`, weight `[F]` -> `[..., F]` int8 and `[..., 1]` float32."""
-    return _quantise(x, None, weight, True, eps, weight_offset, bits)[:2]
+    return _quantise(x, None, weight, True, eps, weight_offset, bits, 1)[:2]
 
 
 def add_rms_norm_quantised(
@@ -126,4 +142,5 @@ def add_rms_norm_quantised(
     bits: int = 8,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`rms_norm_quantised(residual + delta)` and the sum: `[..., F]` int8, `[..., 1]` float32, `[..., F]`."""
-    return _quantise(residual, delta, weight, True, eps, weight_offset, bits)
+    whole, factor, _, total = _quantise(residual, delta, weight, True, eps, weight_offset, bits, 1)
+    return whole, factor, total

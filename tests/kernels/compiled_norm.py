@@ -71,8 +71,8 @@ def quantised(width: int, rows: int) -> Case:
         kernel="norm.triton_quantise:_forward",
         arguments={
             **{name: kind for name, kind in FORWARD.items() if name not in without},
-            "p_x": "*bf16:16", "p_weight": "*bf16:16", "p_whole": "*i8:16", "p_factor": "*fp32:16", "rows": "i32",
-            "width": "i32:16", "offset": "fp32",
+            "p_x": "*bf16:16", "p_weight": "*bf16:16", "p_whole": "*i8:16", "p_factor": "*fp32:16",
+            "p_count": "*i32:16", "rows": "i32", "width": "i32:16", "padded": "i32:16", "offset": "fp32",
         },
         constexprs={
             "HAS_NORM": True, "HAS_DELTA": True, "HAS_WEIGHT": True, "HAS_OFFSET": False, "LARGEST": 127, "ROWS": held,

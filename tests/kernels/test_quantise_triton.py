@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from llmc.kernels.norm.reference import add_rms_norm, rms_norm
-from llmc.kernels.norm.triton_quantise import add_rms_norm_quantised, quantised, rms_norm_quantised
+from llmc.kernels.norm.triton_quantise import add_rms_norm_quantised, quantised, quantised_rows, rms_norm_quantised
 from llmc.kernels.ternary.reference import quantised_activation
 
 from .gpu import DEVICE, DTYPES
@@ -44,6 +44,10 @@ def test_equals_the_reference(
         torch.testing.assert_close(actual[1], factor, rtol=2e-3 if slack else 0.0, atol=0.0)
 
     check(quantised(x=x, bits=bits), x, slack=0)
+    padded, factor, count = quantised_rows(x=x, bits=bits, multiple=64)
+    check((padded[..., :width], factor), x, slack=0)
+    assert padded.shape[-1] % 64 == 0
+    assert torch.equal(padded.sum(-1, keepdim=True, dtype=torch.int32), count)
     # The sum of squares has another order than torch's: a last bit of the norm may move a number by one.
     check(rms_norm_quantised(x=x, bits=bits, **options), rms_norm(x=x, **options), slack=1)
     normal, total = add_rms_norm(delta=delta, residual=x, **options)
