@@ -1,0 +1,122 @@
+"""The definition of sampling: penalties, temperature, top-k, top-p, min-p, one uniform number, one token a row.
+
+Probabilities are whole numbers, 2^40 for the likeliest token, so that their sums do not depend on the order of adding:
+what is kept and what is picked is the same for every kernel whose `exp` is the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WIDEST = 2**19
+"""Tokens of a vocabulary whose masses sum to less than 2^59."""
+MASS_BITS = 40
+_WORD = 2**32 - 1
+_ROUNDS = ((0xD2511F53, 0x9E3779B9), (0xCD9E8D57, 0xBB67AE85))
+
+
+def sample(
+    *,
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    repetition_penalty: Tensor,
+    presence_penalty: Tensor,
+    frequency_penalty: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    seen: Tensor | None = None,
+) -> Tensor:
+    """The next token of every row, `[B]` int64; -1 where the largest logit is NaN or not finite.
+
+    logits `[B, V]` of any float dtype; temperature (0: the likeliest token, the lowest id of equals), top_p (1: off),
+    min_p (0: off), repetition_penalty (1: off), presence_penalty, frequency_penalty (0: off) `[B]` float32; top_k (0:
+    off) `[B]` int32; seed, step `[B]` int64: the uniform number of a row depends on these two alone. `seen` `[B, V]`
+    int32 is 0 for a token that never occurred, else 1 more than the times it was generated, and is brought up to date.
+
+    Repetition (Keskar et al. 2019) holds for every token seen, presence and frequency for the generated ones. Ties: all
+    tokens equal to the k-th stay; of those equal at top-p's edge the lowest ids go, as a stable sort removes them.
+    """
+    scores = penalised(logits, seen, repetition_penalty, presence_penalty, frequency_penalty)
+    largest = scores.amax(-1, keepdim=True)
+    likeliest = scores.argmax(-1)
+    is_greedy = temperature == 0.0
+    scores = (scores - largest) / torch.where(is_greedy, 1.0, temperature)[:, None]
+    mass = masses(scores).masked_fill(~kept(scores, top_k, top_p, min_p), 0)
+    cumulative = mass.cumsum(-1)
+    point = share_of(cumulative[:, -1], random_words(seed, step))
+    drawn = (cumulative <= point[:, None]).sum(-1)
+    tokens = torch.where(is_greedy, likeliest, drawn)
+    tokens = torch.where(largest[:, 0].isfinite(), tokens, -1)
+    if seen is not None:
+        count_tokens(seen, tokens)
+    return tokens
+
+
+def penalised(logits: Tensor, seen: Tensor | None, repetition: Tensor, presence: Tensor, frequency: Tensor) -> Tensor:
+    """Logits `[B, V]` as float32 after the penalties of the tokens seen."""
+    scores = logits.float()
+    if seen is None:
+        return scores
+    repeated = torch.where(scores < 0, scores * repetition[:, None], scores / repetition[:, None])
+    generated = (seen - 1).clamp(min=0).float()
+    scores = torch.where(seen > 0, repeated, scores)
+    return scores - frequency[:, None] * generated - presence[:, None] * (generated > 0)
+
+
+def masses(scores: Tensor) -> Tensor:
+    """`exp` of scores that are at most 0, in units of 2^-MASS_BITS: int64."""
+    return (scores.exp() * 2.0**MASS_BITS).long()
+
+
+def kept(scores: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Which tokens the filters leave, one after the other. scores `[B, V]`, at most 0 -> `[B, V]` bool."""
+    size = scores.shape[-1]
+    ascending, order = scores.sort(dim=-1, stable=True)
+    count = torch.where((top_k > 0) & (top_k < size), top_k, size).long()
+    kth = ascending.gather(1, (size - count)[:, None])
+    is_kept = (ascending >= kth) & (ascending > -torch.inf)
+    cumulative = (masses(ascending) * is_kept).cumsum(-1)
+    is_kept &= (cumulative > removable(cumulative[:, -1], top_p)[:, None]) | (top_p >= 1)[:, None]
+    is_kept &= ascending.exp() >= min_p[:, None]
+    return torch.zeros_like(is_kept).scatter_(1, order, is_kept)
+
+
+def removable(total: Tensor, top_p: Tensor) -> Tensor:
+    """The mass that top-p may take away, from the least likely tokens on; never all."""
+    return torch.minimum(((1.0 - top_p.double()) * total.double()).long(), total - 1)
+
+
+def share_of(total: Tensor, word: Tensor) -> Tensor:
+    """`floor(total * word / 2^32)` without overflow: int64, total below 2^59, word below 2^32."""
+    return (word * (total >> 29) + ((word * (total & (2**29 - 1))) >> 29)) >> 3
+
+
+def random_words(seed: Tensor, step: Tensor) -> Tensor:
+    """The first 32 bits of Philox 4x32-10 (Salmon et al. 2011) at key `seed` and counter `step`, as int64."""
+    zero = torch.zeros_like(step)
+    counter = [step & _WORD, (step >> 32) & _WORD, zero, zero]
+    keys = [seed & _WORD, (seed >> 32) & _WORD]
+    for _ in range(10):
+        (high_a, low_a), (high_b, low_b) = (_product(counter[2 * i], _ROUNDS[i][0]) for i in range(2))
+        counter = [high_b ^ counter[1] ^ keys[0], low_b, high_a ^ counter[3] ^ keys[1], low_a]
+        keys = [(key + raised) & _WORD for key, (_, raised) in zip(keys, _ROUNDS, strict=True)]
+    return counter[0]
+
+
+def _product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """The high and the low word of a product of two words."""
+    low = a * (b & 0xFFFF)
+    middle = a * (b >> 16) + (low >> 16)
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def count_tokens(seen: Tensor, tokens: Tensor) -> None:
+    """Counts one more of each row's token in `seen`; a token of -1 is none."""
+    rows = torch.arange(seen.shape[0], device=seen.device)
+    index = tokens.clamp(min=0)
+    now = seen[rows, index]
+    seen[rows, index] = torch.where(tokens >= 0, now.clamp(min=1) + 1, now)
