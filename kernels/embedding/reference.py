@@ -16,4 +16,4 @@ def embedding(*, ids: Tensor, weight: Tensor, offset: int = 0, scale: float = 1.
     """
     index = ids if offset == 0 else ids + offset
     rows = functional.embedding(index.clamp(min=0), weight)
-    return rows if scale == 1.0 else rows * torch.tensor(scale, dtype=weight.dtype, device=weight.device)
+    return rows if scale == 1.0 else rows * torch.full((), scale, dtype=weight.dtype, device=weight.device)

@@ -1,0 +1,136 @@
+"""Decode steps of GPU programs on tensors that hold no data: whatever would read one on the host, or copy to the GPU,
+fails, as capturing the step in a CUDA graph would.
+
+Run as a script: names of specs as arguments; on the output a line of JSON, name -> what failed, "" for nothing.
+"""
+
+# pyright: basic
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import llmc
+from llmc.compiler.lowered import type_of
+from llmc.compiler.program import Program
+from llmc.kernels.states import STATES
+from llmc.runtime.execute import Executor
+
+BATCH, CAPACITY = 2, 640
+
+
+class NoCopies(TorchDispatchMode):
+    """A copy from the host's memory cannot be captured in a CUDA graph."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and not x.is_cuda]
+        made = [x for x in tree_leaves(out) if isinstance(x, Tensor) and x.is_cuda]
+        if made and given and ("copy" in str(func) or any(x.dim() > 0 for x in given)):
+            raise RuntimeError(f"{func} copies {list(given[0].shape)} from the host")
+        return out
+
+
+READS = (Tensor.__int__, Tensor.__bool__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist)
+PLAIN: Mapping[Any, Any] = {
+    Tensor.__invert__: torch.bitwise_not,
+    Tensor.copy_: torch.ops.aten.copy_,
+    **dict.fromkeys(READS, torch.ops.aten._local_scalar_dense),
+}
+
+
+class PlainOperators(TorchFunctionMode):
+    """Operators without the guard of a device, which torch's build for CPUs lacks for GPUs."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in PLAIN:
+            return PLAIN[func](*args)
+        if func is Tensor.__getitem__:
+            x, tensors = part(args[0], args[1])
+            return torch.ops.aten.index(x, tensors) if tensors else x
+        if func is Tensor.__setitem__:
+            x, tensors = part(args[0], args[1])
+            value = args[2] if isinstance(args[2], Tensor) else torch.full_like(x, args[2])
+            return torch.ops.aten.index_put_(x, tensors, value) if tensors else x.copy_(value)
+        return func(*args, **(kwargs or {}))
+
+
+def part(x: Tensor, index: object) -> tuple[Tensor, list[Tensor | None]]:
+    """The view that numbers, slices, None and ... give, and the tensors of the index by dimension of it."""
+    entries = list(index) if isinstance(index, tuple) else [index]
+    counted = sum(entry is not None and entry is not ... for entry in entries)
+    if ... in [entry for entry in entries if not isinstance(entry, Tensor)]:
+        at = next(i for i, entry in enumerate(entries) if entry is ...)
+        entries[at : at + 1] = [slice(None)] * (x.dim() - counted)
+    dim = 0
+    tensors: list[Tensor | None] = []
+    for entry in entries:
+        if isinstance(entry, int):
+            x = x.select(dim, entry)
+            continue
+        if entry is None:
+            x = x.unsqueeze(dim)
+        elif isinstance(entry, slice) and entry != slice(None):
+            x = torch.ops.aten.slice(x, dim, entry.start, entry.stop, entry.step or 1)
+        elif not isinstance(entry, (slice, Tensor)):
+            raise TypeError(f"an index of {type(entry).__name__} is copied from the host")
+        tensors.append(entry if isinstance(entry, Tensor) else None)
+        dim += 1
+    return x, tensors if any(entry is not None for entry in tensors) else []
+
+
+def step(program: Program) -> None:
+    """One decode step in bfloat16. Raises what a read on the host or a copy from it raises."""
+    dtypes = {"float": torch.bfloat16, "float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
+    parameters = []
+    for call in program.module.calls:
+        lowered = program.module.definitions[call.definition]
+        places = lowered.placeholders
+        parameters.append(tuple(
+            torch.empty(formula.shape, dtype=dtypes[type_of(places[name]).dtype], device="cuda")
+            for name, formula in lowered.parameters.items()
+        ))  # fmt: skip
+    executor = Executor(program, parameters)
+    states = {
+        path: STATES[spec.kind].allocate(spec.sizes, BATCH, CAPACITY, torch.bfloat16, "cuda")
+        for path, spec in program.states.items()
+    }
+    ambient = {
+        "position": torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda"),
+        "lengths": torch.zeros(BATCH, dtype=torch.int64, device="cuda"),
+    }
+    inputs = {port.name: torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda") for port in program.model.inputs}
+    with PlainOperators(), NoCopies(), torch.inference_mode():
+        outputs = executor.run("decode", inputs, ambient, states)
+    assert all(x.shape[:2] == (BATCH, 1) for x in outputs.values())
+
+
+def failure(name: str) -> str:
+    """What keeps the decode step of a spec from being captured, or nothing. `references:<name>` has no kernels."""
+    kernels, _, spec = name.rpartition(":")
+    os.environ["LLMC_KERNELS"] = "0" if kernels == "references" else "1"
+    program = llmc.build(spec, device="cuda:sm_90", dtype="bfloat16")
+    try:
+        with FakeTensorMode():
+            step(program)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+    return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: failure(name) for name in sys.argv[1:]}))
