@@ -95,6 +95,13 @@ KERNELS: tuple[Kernel, ...] = (
         is_triton=True,
     ),
     Kernel(
+        name="triton_delta",
+        op="scan",
+        implementation="scan.triton_delta:scan",
+        serves="scan.triton_delta:serves",
+        is_triton=True,
+    ),
+    Kernel(
         name="triton_selective",
         op="scan",
         implementation="scan.triton_selective:scan",

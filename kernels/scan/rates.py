@@ -29,3 +29,27 @@ def rates_per_head(
     rate = -rate.exp() if decay_form == "A_log" else rate
     rate = rate.expand(*position.shape, heads).masked_fill(drop, 0.0) if steps is None else rate * steps
     return rate.transpose(1, 2).contiguous(), by_head
+
+
+def rates_per_channel(
+    *,
+    decay: Tensor,
+    dt: Tensor | None,
+    position: Tensor,
+    decay_per: DecayShape,
+    decay_form: DecayForm,
+    heads: int,
+) -> Tensor:
+    """The log decay of each element of a key, dt included, `[B, T, H*Dk]`: decay itself where it is that already.
+
+    decay is per state or per token and channel. What it holds at padding is not to be read.
+    """
+    if decay_per == "token_channel" and decay_form == "log" and dt is None:
+        return decay
+    drop = (position < 0)[..., None]
+    rate = decay.masked_fill(drop, 0.0).float() if decay_per == "token_channel" else decay.float().flatten()
+    rate = -rate.exp() if decay_form == "A_log" else rate
+    if dt is not None:
+        steps = dt.masked_fill(drop, 0.0).float()
+        rate = (rate.unflatten(-1, (heads, -1)) * steps[..., None]).flatten(-2)
+    return rate.expand(*position.shape, rate.shape[-1])

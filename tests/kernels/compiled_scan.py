@@ -64,6 +64,60 @@ def _selective(name: str, *, with_out: bool) -> Case:
     )  # fmt: skip
 
 
+def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, spills: int = 0) -> Case:
+    tensors = ("p_k", "p_q", "p_scores", "p_reads", "p_writes")
+    solved, erased = ("p_solves", "p_system"), ("p_scores_v", "p_feed", "p_writes_v", "p_erase", "p_write")
+    rows = ("tokens", "padded", "heads", "key_dim", "k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
+    is_solved, is_erased = update != "add", update == "erase_write"
+    return Case(
+        name=f"scan_inside {name}",
+        kernel="scan.triton_inside:inside",
+        arguments={
+            **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(solved, "*bf16:16" if is_solved else "None"),
+            **dict.fromkeys(erased, "*bf16:16" if is_erased else "None"), **dict.fromkeys(rows, "i32:16"),
+            "p_position": "*i64:16", "p_log": "*fp32:16", "p_dt": "None", "p_whole": "*fp32:16", "shared": "i32",
+            "p_beta": "*bf16:16" if update == "delta" else "None", **({"p_system": "*fp32:16"} if is_solved else {}),
+        },
+        constexprs={"UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim},
+        spills=spills,
+    )  # fmt: skip
+
+
+def _between(name: str, update: str, key_dim: int, columns: int, warps: int, *, spills: int = 0) -> Case:
+    tensors = ("p_v", "p_scores", "p_reads", "p_writes", "p_out")
+    rows = ("tokens", "padded", "heads", "key_dim", "value_dim", "v_row")
+    is_solved, is_erased = update != "add", update == "erase_write"
+    return Case(
+        name=f"scan_between {name}",
+        kernel="scan.triton_between:between",
+        arguments={
+            **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_skip": "None", "scale": "fp32",
+            **dict.fromkeys(("p_w", "p_u"), "*bf16:16" if is_solved else "None"), "p_position": "*i64:16",
+            **dict.fromkeys(("p_scores_v", "p_writes_v"), "*bf16:16" if is_erased else "None"),
+            **_fp32("p_whole", "p_initial", "p_final"),
+        },
+        constexprs={"UPDATE": update, "PER_CHANNEL": True, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns},
+        num_warps=warps,
+        num_stages=2,
+        spills=spills,
+    )  # fmt: skip
+
+
+def _solved(name: str, update: str, key_dim: int, columns: int) -> Case:
+    tensors, rows = ("p_solves", "p_v", "p_w", "p_u"), ("tokens", "padded", "heads", "key_dim", "value_dim", "v_row")
+    is_erased = update == "erase_write"
+    return Case(
+        name=f"scan_solved {name}",
+        kernel="scan.triton_between:solved",
+        arguments={
+            **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_inverse": "*fp32:16",
+            "p_feed": "*bf16:16" if is_erased else "None", "p_position": "*i64:16", "beta_row": "i32:16",
+            "p_beta": "None" if is_erased else "*bf16:16", "p_dt": "None",
+        },
+        constexprs={"UPDATE": update, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns},
+    )  # fmt: skip
+
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
@@ -76,4 +130,20 @@ CASES = (
     _chunks("ssd segment", 128, 64, 8, with_out=False),
     _chunks("small", 64, 64, 8, spills=200),
     _chunks("wide", 256, 32, 8, spills=1500),
+    _inside("delta", "delta", 128, per_channel=False),
+    _inside("delta by channel", "delta", 128, per_channel=True),
+    _inside("gla", "add", 256, per_channel=True),
+    _inside("erase_write", "erase_write", 64, per_channel=True),
+    Case(
+        name="scan_invert",
+        kernel="scan.triton_inside:invert",
+        arguments={"p_system": "*fp32:16", "padded": "i32:16"},
+        constexprs={"CHUNK": 64},
+        num_warps=2,
+    ),
+    _solved("delta", "delta", 128, 64),
+    _solved("erase_write", "erase_write", 64, 64),
+    _between("delta", "delta", 128, 64, 8),
+    _between("gla", "add", 256, 32, 8),
+    _between("erase_write", "erase_write", 64, 64, 4),
 )

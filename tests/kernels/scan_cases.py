@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmc.kernels.kernel import Request
 from llmc.kernels.scan import reference
 from llmc.kernels.tolerance import TOLERANCE, assert_close
 
@@ -158,3 +159,11 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
     bound = TOLERANCE[case.dtype] * slack
     for name, ours, exact in zip(names, gradients(scan, given), gradients(reference.scan, widened(given)), strict=True):
         assert_close(f"{name}.grad", ours, exact, tolerance=bound)
+
+
+def request(**changes: object) -> Request:
+    """Of a scan with `changes` to its fields; `phase` and `dtype` are the request's own."""
+    fields = {"update": "add", "decay_per": "none", "key_dim": 16, "value_dim": 16, **changes}
+    phase, dtype = fields.pop("phase", "prefill"), fields.pop("dtype", "bfloat16")
+    shapes = {"k": ("B", "T", fields["key_dim"])}
+    return Request(op="scan", fields=fields, shapes=shapes, dtype=dtype, device="cuda", phase=phase)  # type: ignore[arg-type]
