@@ -1,24 +1,33 @@
-"""Experts in Triton."""
+"""Experts in Triton: pair by pair for few tokens, as grouped matrix products for many."""
 
 # pyright: basic
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from ..kernel import Request
 from ..pointwise.reference import ActivationKind
+from . import reference
 from .reference import Packing
 from .triton_experts_decode import experts_of_few
+from .triton_experts_grouped import experts_of_many
+
+MOST_EXPERTS = 1024
+"""What a program of the dispatch compares a pick with."""
+FEW = 16
+"""Picks up to which an expert's weights are read for each pick, whoever shares it."""
 
 
 def serves(request: Request) -> str | None:
-    """None, or why the experts cannot run: float64 sums, or many tokens."""
+    """None, or why the experts cannot run: float64 sums, or more experts than one program holds."""
     if request.dtype == "float64":
         return "sums are float32"
-    if request.phase != "decode":
-        return "it is for few tokens"
+    experts = request.fields["num_experts"]
+    if isinstance(experts, int) and experts > MOST_EXPERTS:
+        return f"tokens are dispatched to at most {MOST_EXPERTS} experts, not {experts}"
     return None
 
 
@@ -42,11 +51,23 @@ def experts(
     up_offset: float = 0.0,
     weighs: str = "output",
 ) -> Tensor:
-    """Arguments and result are those of the reference."""
+    """Arguments and result are those of the reference, which runs where gradients are wanted.
+
+    Up to one pick for each expert, or `FEW`, most experts have one token at most, and weights are read for each pick.
+    """
+    parameters = (down_proj, gate_proj, up_proj, gate_up_proj)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weights, *parameters)):
+        return reference.experts(
+            x=x, weights=weights, experts=experts, down_proj=down_proj, gate_proj=gate_proj, up_proj=up_proj,
+            gate_up_proj=gate_up_proj, gate_proj_bias=gate_proj_bias, up_proj_bias=up_proj_bias,
+            gate_up_proj_bias=gate_up_proj_bias, down_proj_bias=down_proj_bias, activation=activation, packing=packing,
+            layout=layout, limit=limit, up_offset=up_offset, weighs=weighs,  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
     is_packed = gate_up_proj is not None
     up = gate_up_proj if is_packed else up_proj
     assert up is not None
-    return experts_of_few(
+    run = experts_of_few if experts.numel() <= max(FEW, down_proj.shape[0]) else experts_of_many
+    return run(
         x, weights, experts, gate_proj, up, down_proj, gate_proj_bias, gate_up_proj_bias if is_packed else up_proj_bias,
         down_proj_bias, activation, packing if is_packed else "separate", layout,
         math.inf if limit is None else limit, up_offset, weighs,

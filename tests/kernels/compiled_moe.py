@@ -42,6 +42,53 @@ def _outputs(name: str, strides: dict[str, str], *, result: str, out: int, into:
     )  # fmt: skip
 
 
+TABLE = {"p_starts": "*i32:16", "p_tiles": "*i32:16", "p_count": "*i32:16", "M": "i32:16", "F": "i32:16"}
+
+
+def _first(name: str, strides: dict[str, str], *, packed: bool, rows: int, lanes: int, warps: int, stages: int) -> Case:
+    return Case(
+        name=f"experts_grouped_first {name}",
+        kernel="moe.triton_experts_grouped:_first",
+        arguments={
+            **TABLE, **strides, "p_x": "*bf16:16", "p_weights": "*fp32:16", "p_slots": "*i32:16", "p_gate": "*bf16:16",
+            "p_up": "*bf16:16", "p_gate_bias": "None", "p_up_bias": "*bf16:16" if packed else "None",
+            "p_hidden": "*bf16:16", "s_expert": "i32:16", "s_bias": "i32:16", "limit": "fp32", "up_offset": "fp32",
+        },
+        constexprs={
+            "K": 8, "KIND": "silu", "IS_GATED": True, "IS_INTERLEAVED": packed, "HAS_BIAS": packed,
+            "HAS_LIMIT": packed, "WEIGHS_INPUT": False, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": 64,
+        },
+        num_warps=warps,
+        num_stages=stages,
+    )  # fmt: skip
+
+
+def _second(name: str, strides: dict[str, str], *, rows: int, lanes: int, warps: int, stages: int) -> Case:
+    return Case(
+        name=f"experts_grouped_second {name}",
+        kernel="moe.triton_experts_grouped:_second",
+        arguments={
+            **TABLE, **strides, "p_hidden": "*bf16:16", "p_down": "*bf16:16", "p_bias": "*bf16:16",
+            "p_parts": "*bf16:16", "s_expert": "i32:16",
+        },
+        constexprs={"HAS_BIAS": True, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": 64},
+        num_warps=warps,
+        num_stages=stages,
+    )  # fmt: skip
+
+
+def _dispatch(kernel: str, pointers: tuple[str, ...], sizes: tuple[str, ...], **blocks: int) -> Case:
+    return Case(
+        name=f"experts_dispatch {kernel}",
+        kernel=f"moe.triton_dispatch:{kernel}",
+        arguments={
+            **{name: "*i64:16" if name == "p_picks" else "*i32:16" for name in pointers},
+            **dict.fromkeys(sizes, "i32:16"),
+        },
+        constexprs=blocks,
+    )
+
+
 CASES = (
     _inner("out_in", OUT_IN, packed=False, out=4, into=512),
     _inner("interleaved in_out", IN_OUT, packed=True, out=32, into=128),
@@ -54,4 +101,26 @@ CASES = (
         arguments={"p_parts": "*fp32:16", "p_out": "*bf16:16", "M": "i32:16", "parts": "i32"},
         constexprs={"BLOCK": 1024},
     ),
-)
+    _first("128x128", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3),
+    _first("interleaved in_out", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3),
+    _first("16x64", OUT_IN, packed=False, rows=16, lanes=64, warps=4, stages=4),
+    _second("128x256", OUT_IN, rows=128, lanes=256, warps=8, stages=3),
+    _second("in_out 64x128", IN_OUT, rows=64, lanes=128, warps=4, stages=4),
+    Case(
+        name="experts_grouped_sum",
+        kernel="moe.triton_experts_grouped:_sum_picks",
+        arguments={
+            "p_parts": "*bf16:16", "p_weights": "*fp32:16", "p_positions": "*i32:16", "p_out": "*bf16:16",
+            "M": "i32:16",
+        },
+        constexprs={"K": 8, "WEIGHS": True, "BLOCK": 1024, "BLOCK_K": 8},
+    ),
+    _dispatch("_count", ("p_picks", "p_counts"), ("slots", "E"), BLOCK=128, BLOCK_E=128),
+    _dispatch("_sum_blocks", ("p_counts", "p_totals"), ("blocks", "E"), BLOCK=4096),
+    _dispatch(
+        "_list_tiles", ("p_totals", "p_starts", "p_tiles", "p_count"), ("E",), TILE=128, BLOCK=128, BLOCK_E=128
+    ),
+    _dispatch(
+        "_place", ("p_picks", "p_counts", "p_starts", "p_slots", "p_positions"), ("slots", "E"), BLOCK=128, BLOCK_E=128
+    ),
+)  # fmt: skip
