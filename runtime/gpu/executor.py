@@ -100,6 +100,10 @@ class GpuExecutor(Executor):
             recorded.replay()
         return recorded.step.read(steps)
 
+    def replay_of(self, states: dict[str, State]) -> Callable[[], None]:
+        """What decodes one more token into these states, once `decode` has been called with them."""
+        return self._recorded[_buffers(states)].replay
+
     def forget(self, states: Mapping[str, State]) -> None:
         """Let go of the graph of a cache that will not come back."""
         self._recorded.pop(_buffers(states), None)
