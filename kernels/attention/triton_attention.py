@@ -12,6 +12,7 @@ from ..gpu.op import gpu_op
 from ..kernel import Request
 from . import reference
 from .reference import MaskKind
+from .triton_backward import launch_backward
 from .triton_prefill import launch_forward
 from .triton_settings import WIDEST, Settings
 
@@ -27,7 +28,11 @@ def serves(request: Request) -> str | None:
         if not isinstance(size, int) or size > WIDEST:
             return f"{name} {size} is more than {WIDEST}"
     if request.phase == "train":
-        return "it has no gradient"
+        trained = {"bias", "distance_bias"} & request.shapes.keys()
+        if trained:
+            return f"it computes no gradient of {trained.pop()}"
+        if request.fields.get("dropout"):
+            return "it drops no weights"
     return None
 
 
@@ -36,10 +41,7 @@ def _launch(
     distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
     chunk: int, scale: float, softcap: float, alibi: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    settings = Settings(
-        head_dim=head_dim, v_head_dim=v_head_dim, causal=causal, window=window, chunk=chunk, scale=scale,
-        softcap=softcap, alibi=alibi,
-    )  # fmt: skip
+    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
     q, k, v, position, key_position = (_dense(x) for x in (q, k, v, position, key_position))
     distance_bias = None if distance_bias is None else distance_bias.contiguous()
     return launch_forward(q, k, v, position, key_position, bias, distance_bias, sink, settings)
@@ -90,7 +92,67 @@ def _reference(
     return out.contiguous(), lse / math.log(2.0)
 
 
+def _launch_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
+    grad, q, k, v, position, key_position = (_dense(x) for x in (grad, q, k, v, position, key_position))
+    distance_bias = None if distance_bias is None else distance_bias.contiguous()
+    return launch_backward(grad, q, k, v, position, key_position, bias, distance_bias, out, lse, settings)
+
+
+def _fake_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    of_k, of_v = (x.new_empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3])).transpose(1, 2) for x in (k, v))
+    return q.new_empty(q.shape), of_k, of_v, torch.empty_like(lse)
+
+
+def _reference_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q, k, v = inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+    with torch.enable_grad():
+        again, _ = _reference(
+            q, k, v, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim, causal, window, chunk,
+            scale, softcap, alibi,
+        )  # fmt: skip
+    of_q, of_k, of_v = torch.autograd.grad(again, inputs, grad)
+    of_k, of_v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (of_k, of_v))
+    by_head = (out.float() * grad.float()).view(*q.shape[:2], -1, v_head_dim)
+    return of_q.contiguous(), of_k, of_v, by_head.sum(-1).transpose(1, 2).contiguous()
+
+
+_attention_backward = gpu_op("attention_backward", _launch_backward, fake=_fake_backward, reference=_reference_backward)
 _attention = gpu_op("attention", _launch, fake=_fake, reference=_reference)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.settings = inputs[8:]
+    ctx.save_for_backward(*inputs[:8], *output)
+
+
+def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
+    q, k, v, position, key_position, bias, distance_bias, sink, out, lse = ctx.saved_tensors
+    if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
+        raise RuntimeError("attention in Triton computes no gradient of a bias; train it with the reference")
+    of_q, of_k, of_v, delta = _attention_backward(
+        grad, q, k, v, position, key_position, bias, distance_bias, sink, out, lse, *ctx.settings
+    )
+    of_sink = None
+    if sink is not None and ctx.needs_input_grad[7]:
+        weight = torch.exp2(sink.float()[:, None] / math.log(2.0) - lse).masked_fill(lse == -torch.inf, 0.0)
+        of_sink = -(weight * delta).sum((0, 2)).to(sink.dtype)
+    return of_q, of_k, of_v, None, None, None, None, of_sink, *(None,) * 8
+
+
+_attention.register_autograd(_gradients, setup_context=_keep)
 
 
 def attend_cached(

@@ -26,26 +26,7 @@ from .triton_settings import (
     reach_of,
 )
 from .triton_terms import LOG2_E, scores
-
-
-@triton.jit
-def _load_rows(
-    p_rows, descriptor, i_first, s_row, rows, size,
-    DESCRIBED: tl.constexpr, ALL_ROWS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """BLOCK rows from i_first on -> `[BLOCK, SIZE]`, zeros where there are none."""
-    if DESCRIBED:
-        b_rows = descriptor.load([i_first, 0])
-    else:
-        o_row, o_size = tl.arange(0, BLOCK), tl.arange(0, SIZE)
-        p_block = p_rows + i_first.to(tl.int64) * s_row + o_row[:, None] * s_row + o_size[None, :]
-        if ALL_ROWS and EVEN:
-            b_rows = tl.load(p_block)
-        elif ALL_ROWS:
-            b_rows = tl.load(p_block, mask=o_size[None, :] < size, other=0.0)
-        else:
-            b_rows = tl.load(p_block, mask=(o_size[None, :] < size) & (i_first + o_row[:, None] < rows), other=0.0)
-    return b_rows
+from .triton_tiles import load_rows, place, store_rows
 
 
 @triton.jit
@@ -62,7 +43,7 @@ def _attend(
     for i in range(begin, end - gap):
         i_key = (i + tl.where(i >= gap_at, gap, 0)) * BLOCK_N
         o_key = i_key + tl.arange(0, BLOCK_N)
-        b_k = _load_rows(p_k, k_descriptor, i_key, s_k, keys, head_dim, DESCRIBED, not MASKED, BLOCK_N, BLOCK_D, EVEN_D)
+        b_k = load_rows(p_k, k_descriptor, i_key, s_k, keys, head_dim, DESCRIBED, not MASKED, BLOCK_N, BLOCK_D, EVEN_D)
         b_score = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         if MASKED or HAS_ALIBI or HAS_DISTANCE:
             b_key = tl.load(p_key + o_key, mask=o_key < keys, other=-1).to(tl.int32)[None, :]
@@ -86,7 +67,7 @@ def _attend(
         b_weight = tl.exp2(b_score * factor - b_from[:, None])
         b_shrink = tl.exp2(b_max - b_from)
         b_sum = b_sum * b_shrink + tl.sum(b_weight, 1)
-        b_v = _load_rows(
+        b_v = load_rows(
             p_v, v_descriptor, i_key, s_v, keys, v_head_dim, DESCRIBED, not MASKED, BLOCK_N, BLOCK_DV, EVEN_DV
         )
         b_acc = tl.dot(b_weight.to(b_v.dtype), b_v, b_acc * b_shrink[:, None], input_precision="ieee")
@@ -107,23 +88,18 @@ def _forward(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head. `at_once` heads share the chip's cache; among them the last rows go first."""
-    i_program = tl.program_id(0)
-    i_set = i_program // (at_once * blocks)
-    in_set = i_program - i_set * at_once * blocks
-    set_size = tl.minimum(at_once, batch * heads - i_set * at_once)
-    i_row = i_set * at_once + in_set % set_size
-    i_block = blocks - 1 - in_set // set_size
+    i_row, from_last = place(batch * heads, blocks, at_once)
+    i_block = blocks - 1 - from_last
     i_batch, i_head = (i_row // heads).to(tl.int64), i_row % heads
     i_kv = i_head // group
 
     o_query = i_block * BLOCK_M + tl.arange(0, BLOCK_M)
     m_query = o_query < queries
     b_query = tl.load(p_position + i_batch * s_position + o_query, mask=m_query, other=-1).to(tl.int32)
-    o_d, o_dv = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    p_q += i_batch * s_q_batch + (i_block * BLOCK_M).to(tl.int64) * s_q + i_head * head_dim
-    b_q = tl.load(
-        p_q + tl.arange(0, BLOCK_M)[:, None] * s_q + o_d[None, :],
-        mask=m_query[:, None] & (o_d[None, :] < head_dim), other=0.0,
+    i_first = i_block * BLOCK_M
+    b_q = load_rows(
+        p_q + i_batch * s_q_batch + i_head * head_dim, p_q, i_first, s_q, queries, head_dim, False, False, BLOCK_M,
+        BLOCK_D, EVEN_D,
     )  # fmt: skip
     p_k += i_batch * s_k_batch + i_kv.to(tl.int64) * s_k_head
     p_v += i_batch * s_v_batch + i_kv.to(tl.int64) * s_v_head
@@ -167,8 +143,8 @@ def _forward(
     b_out = tl.where(m_sees[:, None], b_acc / tl.where(m_sees, b_sum, 1.0)[:, None], 0.0)
     b_lse = tl.where(m_sees, b_max + tl.log2(tl.where(m_sees, b_sum, 1.0)), -float("inf"))
     tl.store(p_lse + i_row.to(tl.int64) * queries + o_query, b_lse, mask=m_query)
-    o_out = (i_batch * queries + o_query[:, None]) * heads * v_head_dim + i_head * v_head_dim + o_dv[None, :]
-    tl.store(p_out + o_out, b_out.to(p_out.dtype.element_ty), mask=m_query[:, None] & (o_dv[None, :] < v_head_dim))
+    p_out += i_batch * queries * heads * v_head_dim + i_head * v_head_dim
+    store_rows(p_out, b_out, i_first, heads * v_head_dim, queries, v_head_dim, BLOCK_M, BLOCK_DV)
 
 
 def launch_forward(

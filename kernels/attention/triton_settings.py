@@ -20,7 +20,7 @@ CACHE = 32 * 2**20
 """Bytes of keys and values that programs which run at once should share: most of an H100's second-level cache."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The fields of a node with their defaults filled in; 0 stands for no window, chunk or softcap."""
 
@@ -145,4 +145,53 @@ def _forward_space(key: Key) -> tuple[Config, ...]:
     return tuple(config for config in kept if forward_bytes(key, config) <= _limit())
 
 
+def backward_bytes(key: Key, config: Config, *, kept: str, passed: str) -> int:
+    """Bytes of shared memory of a backward kernel: two tiles that stay, two that pass in stages, two of slopes."""
+    size = 4 if key["dtype"] == "float32" else 2
+    both = int(key["head_dim"]) + int(key["v_head_dim"])
+    tiles = config[kept] * both + config["num_stages"] * config[passed] * both
+    return size * (tiles + 2 * config["BLOCK_M"] * config["BLOCK_N"])
+
+
+def _backward_rule(key: Key, *, kept: str, passed: str) -> Config:
+    """Wide tiles stay, narrower ones pass: each thread holds its part of two sums and of two tiles of scores."""
+    head = max(int(key["head_dim"]), int(key["v_head_dim"]))
+    if key["dtype"] == "float32":
+        return {kept: 32 if head <= 64 else 16, passed: 16, "num_warps": 8 if head <= 64 else 4, "num_stages": 1}
+    is_wide = head > 128 or (head > 64 and not key["plain"])
+    passes = 64 >> (
+        is_wide + (head > 128 and not key["plain"]) + (kept == "BLOCK_N")
+    )  # keys hold two sums, queries one
+    tried = (
+        {kept: stays, passed: passes, "num_warps": 8, "num_stages": stages}
+        for stays in ((64,) if is_wide else (128, 64))
+        for stages in (2, 1)
+    )
+    fitting = (c for c in tried if backward_bytes(key, c, kept=kept, passed=passed) <= _limit())
+    return next(fitting, {kept: 32, passed: 16, "num_warps": 4, "num_stages": 1})
+
+
+def _backward_space(key: Key, *, kept: str, passed: str) -> tuple[Config, ...]:
+    every = (
+        {kept: stays, passed: passes, "num_warps": warps, "num_stages": stages}
+        for stays in (16, 32, 64, 128)
+        for passes in (16, 32, 64, 128)
+        for warps in (4, 8)
+        for stages in (1, 2, 3)
+    )
+    least = 16 if key["dtype"] == "float32" else 64
+    fitting = (c for c in every if backward_bytes(key, c, kept=kept, passed=passed) <= _limit())
+    return tuple(config for config in fitting if config[kept] >= least)
+
+
+def _backward(name: str, kept: str, passed: str) -> Tunable:
+    return Tunable(
+        name=name,
+        rule=lambda key: _backward_rule(key, kept=kept, passed=passed),
+        space=lambda key: _backward_space(key, kept=kept, passed=passed),
+    )
+
+
 FORWARD = Tunable(name="attention_forward", rule=_forward_rule, space=_forward_space)
+BACKWARD_QUERIES = _backward("attention_backward_queries", "BLOCK_M", "BLOCK_N")
+BACKWARD_KEYS = _backward("attention_backward_keys", "BLOCK_N", "BLOCK_M")

@@ -51,9 +51,9 @@ def calls(draw: st.DrawFn, *, has_biases: bool = True) -> Call:
     """One call; without biases, what training serves."""
     make = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     dtype = draw(st.sampled_from(DTYPES))
-    batch, kv_heads, group = draw(st.sampled_from([(1, 1, 1), (2, 1, 2), (1, 2, 1), (1, 2, 3), (1, 1, 3)]))
+    batch, kv_heads, group = draw(st.sampled_from([(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 2, 2), (1, 1, 3)]))
     heads = kv_heads * group
-    tokens = draw(st.sampled_from([1, 7, 33, 40]))
+    tokens = draw(st.sampled_from([1, 7, 33]))
     keys = draw(st.sampled_from([tokens, 50]))
     head_dim, v_head_dim = draw(st.sampled_from([(16, 16), (20, 12), (12, 40), (32, 32), (24, 24)]))
     query, key = _positions(
@@ -75,7 +75,7 @@ def calls(draw: st.DrawFn, *, has_biases: bool = True) -> Call:
     call.fields = {
         "head_dim": head_dim, "v_head_dim": v_head_dim, "mask": draw(st.sampled_from(["causal", "bidirectional"])),
         "window": draw(st.sampled_from([None, None, 1, 9])), "chunk": draw(st.sampled_from([None, None, 1, 16])),
-        "scale": draw(st.sampled_from([None, 0.5, -0.5])), "softcap": draw(st.sampled_from([None, None, 2.0])),
+        "scale": draw(st.sampled_from([None, 0.3, -0.3])), "softcap": draw(st.sampled_from([None, None, 2.0])),
         "alibi": draw(st.sampled_from([False, False, True])),
     }  # fmt: skip
     if draw(st.booleans()):

@@ -1,4 +1,4 @@
-"""Launches of the attention prefill kernels that must compile for a GPU; the first one always."""
+"""Launches of the attention kernels of many queries that must compile for a GPU; the first one always."""
 
 from __future__ import annotations
 
@@ -47,6 +47,44 @@ def forward(
     )
 
 
+BIASES = {name: kind for name, kind in OPERANDS.items() if name != "p_sink"}
+SINGLES = {name: "*fp32:16" for name in ("p_q", "p_k", "p_v", "p_grad")}
+SINGLE_QUERIES = {**SINGLES, "p_grad_q": "*fp32:16"}
+SINGLE_KEYS = {**SINGLES, "p_grad_k": "*fp32:16", "p_grad_v": "*fp32:16"}
+BACKWARD = {
+    **{name: kind for name, kind in FORWARD.items() if name not in ("p_out", "p_sink")},
+    "p_grad": "*bf16:16", "p_delta": "*fp32:16", "s_grad_batch": "i32:16", "s_grad": "i32:16",
+}  # fmt: skip
+OF_QUERIES = {"p_grad_q": "*bf16:16"}
+OF_KEYS = {"p_grad_k": "*bf16:16", "p_grad_v": "*bf16:16"}
+
+
+def backward(
+    kernel: str,
+    name: str,
+    m: int,
+    n: int,
+    d: int,
+    num_warps: int,
+    num_stages: int,
+    flags: dict[str, bool],
+    arguments: dict[str, str],
+    spills: int = 0,
+) -> Case:
+    own = OF_QUERIES if kernel == "queries" else OF_KEYS
+    blocks = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_D": d, "BLOCK_DV": d}
+    kept = {name: flag for name, flag in flags.items() if name not in ("HAS_SINK", "DESCRIBED")}
+    return Case(
+        name=f"attention backward of {kernel} {name} {m}x{n}, heads of {d}, {num_warps} warps, {num_stages} stages",
+        kernel=f"attention.triton_backward:_{kernel}",
+        arguments={**BACKWARD, **own, **arguments},
+        constexprs={**kept, **blocks},
+        num_warps=num_warps,
+        num_stages=num_stages,
+        spills=spills,
+    )
+
+
 TMA = {**PLAIN, "DESCRIBED": True}
 
 CASES = (
@@ -65,6 +103,18 @@ CASES = (
     forward("float32", 32, 16, 128, 128, 8, 2, PLAIN, SINGLE),
     forward("float32", 32, 32, 64, 64, 8, 2, PLAIN, SINGLE),
     forward("float32", 16, 16, 256, 256, 4, 1, PLAIN, SINGLE),
+    backward("queries", "causal", 128, 64, 128, 8, 2, PLAIN, {}),
+    backward("keys", "causal", 32, 128, 128, 8, 2, PLAIN, {}, spills=64),
+    backward("queries", "causal", 128, 64, 64, 8, 2, PLAIN, {}),
+    backward("keys", "causal", 32, 128, 64, 8, 2, PLAIN, {}),
+    backward("queries", "causal", 64, 32, 256, 8, 2, PLAIN, {}),
+    backward("keys", "causal", 16, 64, 256, 8, 2, PLAIN, {}, spills=64),
+    backward("queries", "all", 64, 32, 128, 8, 2, ALL, BIASES),
+    backward("keys", "all", 16, 64, 128, 8, 2, ALL, BIASES),
+    backward("queries", "float32", 32, 16, 64, 8, 1, PLAIN, SINGLE_QUERIES),
+    backward("keys", "float32", 16, 32, 64, 8, 1, PLAIN, SINGLE_KEYS),
+    backward("queries", "float32", 16, 16, 128, 4, 1, PLAIN, SINGLE_QUERIES),
+    backward("keys", "float32", 16, 16, 128, 4, 1, PLAIN, SINGLE_KEYS),
     Case(
         name="attention spans",
         kernel="attention.triton_mask:_spans",

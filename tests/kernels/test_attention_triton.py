@@ -42,9 +42,7 @@ def test_the_logsumexp_is_that_of_the_scores() -> None:
     position = torch.arange(-2, 18, device=DEVICE)[None].clamp(min=-1)
     bias, by_distance, sink = (torch.randn(*shape, device=DEVICE) for shape in ((1, 20, 20), (2, 9), (2,)))
     operands = (q, keys, values, position, position, bias, by_distance, sink)
-    settings = Settings(
-        head_dim=12, v_head_dim=8, causal=True, window=9, chunk=16, scale=0.3, softcap=2.0, alibi=True
-    )  # fmt: skip
+    settings = Settings(head_dim=12, v_head_dim=8, causal=True, window=9, chunk=16, scale=0.3, softcap=2.0, alibi=True)
     with forced("attention_forward", SMALL):
         out, lse = launch_forward(*operands, settings)
     exact, exact_lse = _reference(*operands, 12, 8, True, 9, 16, 0.3, 2.0, True)

@@ -1,0 +1,98 @@
+"""The gradient of attention in Triton against float64 autograd of the reference."""
+
+# pyright: basic
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+
+from llmc.kernels.attention import reference
+from llmc.kernels.attention.triton_attention import attend_cached, attention, serves
+from llmc.kernels.attention.triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, backward_bytes
+from llmc.kernels.gpu.target import TARGETS
+from llmc.kernels.gpu.tuning import forced
+from llmc.kernels.kernel import Request
+from llmc.kernels.tolerance import TOLERANCE, assert_close
+
+from .attention_cases import Call, calls
+from .gpu import DEVICE
+
+SMALL = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
+
+
+def gradients(call: Call, function: object, seed: int) -> dict[str, torch.Tensor]:
+    """Of every float operand but the biases, with respect to a random gradient of the output."""
+    names = [name for name in ("q", "keys", "values", "sink") if name in call.tensors]
+    leaves = {name: call.tensors[name].detach().requires_grad_() for name in names}
+    out = Call({**call.tensors, **leaves}, call.fields).run(function)
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out)
+    return dict(zip(names, torch.autograd.grad(out, list(leaves.values()), grad), strict=True))
+
+
+def floors(call: Call) -> dict[str, float]:
+    """What rounding the output once adds to each gradient, in its roundings, however small the gradient is.
+
+    The gradient of a score is weight * (grad v - delta), and delta = out * grad sums Dv products of the rounded output,
+    so that where a weight is nearly one and nothing is left of the difference, its rounding is.
+    """
+    scale, head_dim = call.fields["scale"], call.fields["head_dim"]
+    slope = abs(head_dim**-0.5 if scale is None else scale) * call.fields["v_head_dim"] ** 0.5  # type: ignore[operator]
+    batch, tokens = call.tensors["position"].shape
+    of_sink = (batch * tokens * call.fields["v_head_dim"]) ** 0.5  # type: ignore[operator]
+    return {"q": slope, "keys": slope, "values": 0.0, "sink": of_sink}
+
+
+@given(call=calls(), seed=st.integers(0, 2**16))
+def test_gradients(call: Call, seed: int) -> None:
+    with (
+        forced("attention_forward", {**SMALL, "DESCRIBED": 0}),
+        forced("attention_backward_queries", SMALL),
+        forced("attention_backward_keys", SMALL),
+    ):
+        ours = gradients(call, attend_cached, seed)
+    exact = gradients(call.wide(), reference.attend_cached, seed)
+    for name, found in ours.items():
+        size = float(exact[name].square().mean().sqrt())
+        rounding = torch.finfo(found.dtype).eps / 2 * floors(call)[name]
+        bound = TOLERANCE[found.dtype] + (rounding / size if size > 0.0 else rounding)
+        assert_close(f"gradient of {name}", found, exact[name], tolerance=bound)
+
+
+def test_a_bias_has_no_gradient() -> None:
+    x = torch.randn(1, 3, 16, device=DEVICE)
+    at = torch.arange(3, device=DEVICE)[None]
+    bias = torch.randn(1, 3, 3, device=DEVICE, requires_grad=True)
+    out = attention(q=x, k=x, v=x, position=at, head_dim=16, bias=bias)
+    with pytest.raises(RuntimeError, match="no gradient of a bias"):
+        out.sum().backward()
+
+
+def test_training_is_refused_where_it_must_be() -> None:
+    def request(shapes: dict[str, tuple[int | str, ...]], **fields: object) -> Request:
+        fields = {"head_dim": 64, **fields}
+        return Request(op="attention", fields=fields, shapes=shapes, dtype="bfloat16", device="cuda", phase="train")
+
+    assert serves(request({})) is None
+    assert serves(request({"sink": (8,)}, dropout=0.0)) is None
+    assert serves(request({"bias": (8, "T", "T")})) == "it computes no gradient of bias"
+    assert serves(request({"distance_bias": (8, 9)})) == "it computes no gradient of distance_bias"
+    assert "drops no weights" in str(serves(request({}, dropout=0.1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [16, 64, 128, 256])
+def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_dim: int) -> None:
+    key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": 4096, "keys": 8192, "plain": 1}
+    for target in TARGETS.values():
+        monkeypatch.setattr("llmc.kernels.attention.triton_settings.target_of", lambda _, target=target: target)
+        for tunable, kept, passed in (
+            (BACKWARD_QUERIES, "BLOCK_M", "BLOCK_N"),
+            (BACKWARD_KEYS, "BLOCK_N", "BLOCK_M"),
+        ):
+            config = tunable.rule(key)
+            assert backward_bytes(key, config, kept=kept, passed=passed) <= target.shared_memory
+            assert tunable.space(key)
