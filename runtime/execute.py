@@ -15,6 +15,7 @@ from ..compiler.passes.hoist_once import once_values
 from ..compiler.program import PHASES, Program
 from ..kernels.kernel import Phase
 from .prepared import Prepared
+from .sampling import Drawing
 from .tree import scalar_operands
 
 State = tuple[Tensor, ...]
@@ -56,7 +57,12 @@ class Executor:
 
     @property
     def can_decode(self) -> bool:
-        """Whether `decode` is there: greedy decoding of many tokens without a look at each."""
+        """Whether `decode` is there: many tokens without a look at each."""
+        return False
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether `decode` obeys a `drawing`; else it gives the likeliest tokens."""
         return False
 
     def decode(
@@ -66,8 +72,9 @@ class Executor:
         states: dict[str, State],
         steps: int,
         ends: Sequence[int],
+        drawing: Drawing | None = None,
     ) -> list[list[int]]:
-        """Up to `steps` of the likeliest tokens after `tokens`, one list a row. Needs `can_decode`.
+        """Up to `steps` tokens after `tokens`, one list a row: the likeliest, or as `drawing` says. Needs `can_decode`.
 
         tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
         the states hold. A row ends with a token of `ends`. Where logits are not finite its list stops before it: the

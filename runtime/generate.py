@@ -18,7 +18,7 @@ from .detokenizer import Detokenizer
 from .execute import Executor
 from .named_inputs import mask_name, prompt_input
 from .prompts import encode_prompt, several_prompts
-from .sampling import Sampler, Sampling, top_logprobs
+from .sampling import Drawing, Sampler, Sampling, top_logprobs
 from .stopping import FinishReason, Stopping, StopWatch
 from .unmasking import TokenLogprobs, Unmasking, unmask, unmasking_of
 
@@ -210,7 +210,8 @@ class _Run:
         model, options = self.model, self.options
         sampler: Sampler | None = None
         executor = model.executor()
-        can_burst = executor.can_decode and _sampling(options).takes_likeliest and options.logprobs is None
+        is_simple = executor.can_sample or _sampling(options).takes_likeliest
+        can_burst = executor.can_decode and is_simple and options.logprobs is None
         tokens, mask = _pad(self.prompts, model.device, cache.batch_size)
         name = model.program.model.inputs[0].name
         once = self._once()
@@ -284,7 +285,9 @@ class _Run:
             last += [-1] * (cache.batch_size - len(last))
             before = time.perf_counter()
             with torch.inference_mode():
-                drawn = executor.decode(last, cache.row_lengths(), cache.states, min(steps, left), self.ends)
+                drawn = executor.decode(
+                    last, cache.row_lengths(), cache.states, min(steps, left), self.ends, self._drawing()
+                )
             cache.advance(torch.tensor([len(tokens) for tokens in drawn], device=cache.lengths.device))
             for row, tokens in enumerate(drawn[: len(self.rows)]):
                 for token in tokens:
@@ -296,6 +299,13 @@ class _Run:
             if not any(drawn):
                 return
             steps = _burst_length(steps, time.perf_counter() - before, self.options.stream)
+
+    def _drawing(self) -> Drawing:
+        return Drawing(
+            sampling=_sampling(self.options),
+            history=[prompt + row.tokens for prompt, row in zip(self.prompts, self.rows, strict=True)],
+            generated=[len(row.tokens) for row in self.rows],
+        )
 
     def _accept(self, row: int, token: int, started: float) -> str:
         generation, watch = self.rows[row], self.watches[row]

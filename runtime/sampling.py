@@ -54,6 +54,15 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How the rows of a batch go on: prompt and new tokens of each, and how many of them are new."""
+
+    sampling: Sampling
+    history: Sequence[Sequence[int]]
+    generated: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
     """One token a row; `logprobs` (natural, of the model's own logits, before any filter) where they were asked for."""
 
@@ -106,7 +115,7 @@ class Sampler:
     def _generator(self, row: int) -> torch.Generator:
         generator = self._generators.get(row)
         if generator is None:
-            generator = torch.Generator().manual_seed(_mix(self.sampling.seed, row))
+            generator = torch.Generator().manual_seed(mix(self.sampling.seed, row))
             self._generators[row] = generator
         return generator
 
@@ -178,7 +187,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _mix(seed: int, row: int) -> int:
+def mix(seed: int, row: int) -> int:
     """A 63-bit seed in which neighbouring seeds and rows share nothing (SplitMix64's finaliser; Steele et al. 2014)."""
     mask = 2**64 - 1
     state = (seed * 0x9E3779B97F4A7C15 + row * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..execute import State
+from ..sampling import Drawing
+from .draw_settings import DrawSettings
 
 MAX_STEPS = 256
 """Tokens a row that are decoded before the host looks."""
@@ -17,8 +19,6 @@ MAX_ENDS = 16
 
 RunPass: TypeAlias = Callable[[Tensor, Tensor, Tensor, dict[str, State]], Tensor]
 """Tokens `[B, 1]`, position `[B, 1]`, lengths `[B]` and the states -> logits `[B, V]`; writes into the states."""
-Choose: TypeAlias = Callable[[Tensor], Tensor]
-"""Logits `[B, V]` -> ids `[B]` int64, without the host."""
 
 
 class DecodeStep:
@@ -27,8 +27,9 @@ class DecodeStep:
     A row that has ended is padding: its position is -1, and it draws -1. So is a row whose logits are not finite.
     """
 
-    def __init__(self, run: RunPass, choose: Choose, states: Mapping[str, State], rows: int, device: torch.device):
-        self.run, self.choose, self.states = run, choose, dict(states)
+    def __init__(self, run: RunPass, settings: DrawSettings, states: Mapping[str, State], rows: int) -> None:
+        self.run, self.settings, self.states = run, settings, dict(states)
+        device = settings.seed.device
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
         self.is_active = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -37,8 +38,9 @@ class DecodeStep:
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
         """Of the step within `drawn`."""
 
-    def begin(self, tokens: Sequence[int], lengths: Sequence[int], ends: Sequence[int]) -> None:
-        """Set what the next steps start from. tokens: the last of each row, -1 where it has ended; one copy each."""
+    def begin(self, tokens: Sequence[int], lengths: Sequence[int], ends: Sequence[int], drawing: Drawing) -> None:
+        """Set what the next steps start from. tokens: the last of each row, -1 where it has ended."""
+        self.settings.begin(drawing)
         device = self.tokens.device
         given = torch.tensor(list(tokens), dtype=torch.int64)
         self.is_active.copy_((given >= 0).to(device), non_blocking=True)
@@ -52,8 +54,8 @@ class DecodeStep:
         """One token. With no active row it changes nothing."""
         position = torch.where(self.is_active, self.lengths, -1)[:, None]
         logits = self.run(self.tokens[:, None], position, self.lengths, self.states)
-        is_sound = torch.isfinite(logits.amax(-1)) & self.is_active
-        chosen = self.choose(logits)
+        chosen = self.settings.choose(logits)
+        is_sound = (chosen >= 0) & self.is_active
         self.drawn.index_copy_(0, self.index, torch.where(is_sound, chosen, -1)[None])
         self.lengths.add_(self.is_active)
         self.tokens.copy_(torch.where(is_sound, chosen, 0))

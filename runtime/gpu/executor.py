@@ -14,10 +14,12 @@ from ...compiler.program import Program
 from ...kernels.kernel import Phase
 from ..execute import Executor, State
 from ..native.values import value_types
+from ..sampling import Drawing, Sampling
 from .buckets import batch_rows, prefill_tokens
 from .cache_pool import CachePool
 from .capture import capture
 from .decode_step import MAX_ENDS, MAX_STEPS, DecodeStep
+from .draw_settings import DrawSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +31,13 @@ class _Recorded:
 
 
 class GpuExecutor(Executor):
-    """An Executor whose prefill sees few lengths and whose greedy decoding is one graph launch a token."""
+    """An Executor whose prefill sees few lengths and whose decoding is one graph launch a token."""
 
     def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
         super().__init__(program, parameters)
         self._types = value_types(program.module)
         self._ports = [port for port in program.model.inputs if port.type.shape[:2] == ("B", "T")]
-        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._recorded: dict[tuple[tuple[int, ...], bool], _Recorded] = {}
         self.pool: CachePool | None = None
         """Of the model that owns it."""
 
@@ -79,6 +81,10 @@ class GpuExecutor(Executor):
             and self._types[self.program.module.outputs["logits"]].shape[:2] == ("B", "T")
         )
 
+    @property
+    def can_sample(self) -> bool:
+        return True
+
     def decode(
         self,
         tokens: Sequence[int],
@@ -86,35 +92,40 @@ class GpuExecutor(Executor):
         states: dict[str, State],
         steps: int,
         ends: Sequence[int],
+        drawing: Drawing | None = None,
     ) -> list[list[int]]:
-        """Up to `steps` of the likeliest tokens after `tokens`, one list a row; arguments as `NativeExecutor.decode`.
+        """As `Executor.decode`. The host waits once, at the end.
 
-        The host waits once, at the end. The graph belongs to the states' buffers: a cache that is used again finds it.
+        The graph belongs to the states' buffers: a cache that is used again finds it.
         """
+        drawing = drawing or Drawing(sampling=Sampling(), history=[], generated=[])
         if len(ends) > MAX_ENDS:
             ends = ()  # the host looks at each token anyway, and cuts what comes after an end
-        recorded = self._record(states, len(tokens))
+        recorded = self._record(states, len(tokens), counts=drawing.sampling.repetition_penalty != 1)
         steps = min(steps, MAX_STEPS)
-        recorded.step.begin(tokens, lengths, ends)
+        recorded.step.begin(tokens, lengths, ends, drawing)
         for _ in range(steps):
             recorded.replay()
         return recorded.step.read(steps)
 
     def replay_of(self, states: dict[str, State]) -> Callable[[], None]:
         """What decodes one more token into these states, once `decode` has been called with them."""
-        return self._recorded[_buffers(states)].replay
+        return self._recorded[_buffers(states), False].replay
 
     def forget(self, states: Mapping[str, State]) -> None:
         """Let go of the graph of a cache that will not come back."""
-        self._recorded.pop(_buffers(states), None)
+        for counts in (False, True):
+            self._recorded.pop((_buffers(states), counts), None)
 
-    def _record(self, states: dict[str, State], rows: int) -> _Recorded:
-        key = _buffers(states)
+    def _record(self, states: dict[str, State], rows: int, *, counts: bool) -> _Recorded:
+        key = (_buffers(states), counts)
         found = self._recorded.get(key)
         if found is not None:
             return found
         device = next((tensor.device for step in self.steps for tensor in step.parameters), torch.device("cpu"))
-        step = DecodeStep(self._pass, _likeliest, states, rows, device)
+        vocabulary = self._types[self.program.module.outputs["logits"]].shape[-1]
+        assert isinstance(vocabulary, int)
+        step = DecodeStep(self._pass, DrawSettings(rows, vocabulary, device, counts=counts), states, rows)
         try:
             replay = capture(step.step, device)
         except RuntimeError as error:
@@ -133,10 +144,6 @@ class GpuExecutor(Executor):
                 if new is not buffer:
                     buffer.copy_(new)
         return outputs["logits"][:, -1].float()
-
-
-def _likeliest(logits: Tensor) -> Tensor:
-    return logits.argmax(-1)
 
 
 def _buffers(states: Mapping[str, State]) -> tuple[int, ...]:

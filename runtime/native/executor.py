@@ -17,6 +17,7 @@ from ...compiler.native.source import values_read, write_program
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ..execute import Executor, State, last_rows
+from ..sampling import Drawing
 from ..storage import ParameterBinder, tensors_of
 from .abi import CallStruct, GreedyStruct, PassStruct, open_library
 from .binding import Binding
@@ -156,8 +157,9 @@ class NativeExecutor(Executor):
         states: Mapping[str, State],
         steps: int,
         ends: Sequence[int],
+        drawing: Drawing | None = None,
     ) -> list[list[int]]:
-        """Up to `steps` of the likeliest tokens after `tokens`, one list a row.
+        """Up to `steps` of the likeliest tokens after `tokens`, one list a row; there is no other `drawing`.
 
         tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
         the states hold. A row ends with a token of `ends`. Where logits are not finite the lists stop before it: the

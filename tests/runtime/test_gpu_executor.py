@@ -55,6 +55,23 @@ def test_rows_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(expected[1]) < 12
 
 
+def test_penalised_tokens_are_those_of_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"max_new_tokens": 12, "ignore_eos": True, "repetition_penalty": 1.3}
+    expected = reference("llama_tiny", **options)
+    model = loaded(monkeypatch, "llama_tiny")
+    assert [row.tokens for row in model.generate(PROMPTS, **options)] == expected
+    assert expected != reference("llama_tiny", max_new_tokens=12, ignore_eos=True)
+
+
+def test_drawn_tokens_follow_from_the_seed_and_not_from_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(monkeypatch, "llama_tiny")
+    options = {"max_new_tokens": 12, "ignore_eos": True, "temperature": 1.5, "top_k": 20}
+    batch = [row.tokens for row in model.generate(PROMPTS, seed=4, **options)]
+    assert batch == [row.tokens for row in model.generate(PROMPTS, seed=4, **options)]
+    assert batch != [row.tokens for row in model.generate(PROMPTS, seed=5, **options)]
+    assert batch[0] == model.generate(PROMPTS[0], seed=4, **options).tokens
+
+
 def test_a_step_without_active_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(monkeypatch, "hydra_tiny")
     executor = cast("GpuExecutor", model.executor())
