@@ -85,8 +85,9 @@ def test_training_is_refused_where_it_must_be() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("head_dim", [16, 64, 128, 256])
-def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_dim: int) -> None:
-    key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": 4096, "keys": 8192, "plain": 1}
+@pytest.mark.parametrize("plain", [0, 1])
+def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_dim: int, plain: int) -> None:
+    key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": 4096, "keys": 8192, "plain": plain}
     for target in TARGETS.values():
         monkeypatch.setattr("llmc.kernels.attention.triton_settings.target_of", lambda _, target=target: target)
         for tunable, kept, passed in (
@@ -94,5 +95,6 @@ def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_d
             (BACKWARD_KEYS, "BLOCK_N", "BLOCK_M"),
         ):
             config = tunable.rule(key)
+            assert min(config[kept], config[passed]) >= 16
             assert backward_bytes(key, config, kept=kept, passed=passed) <= target.shared_memory
             assert tunable.space(key)

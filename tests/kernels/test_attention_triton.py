@@ -58,7 +58,9 @@ def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_d
     key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": queries, "keys": 8192, "plain": 1}
     for target in TARGETS.values():
         monkeypatch.setattr("llmc.kernels.attention.triton_settings.target_of", lambda _, target=target: target)
-        assert forward_bytes(key, FORWARD.rule(key)) <= target.shared_memory
+        config = FORWARD.rule(key)
+        assert min(config["BLOCK_M"], config["BLOCK_N"]) >= 16
+        assert forward_bytes(key, config) <= target.shared_memory
         assert FORWARD.space(key)
 
 
