@@ -85,6 +85,13 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("add_layer_norm", "norm.triton_layer_norm"),
     _triton("group_norm", "norm.triton_layer_norm"),
     _triton("l2_norm", "norm.triton_layer_norm"),
+    _triton("activation", "pointwise.triton_activation"),
+    _triton("gated_activation", "pointwise.triton_activation"),
+    _triton("gated_activation_packed", "pointwise.triton_activation"),
+    _triton("softcap", "pointwise.triton_activation"),
+    _triton("embedding", "embedding.triton_embedding"),
+    _triton("rope_apply", "rope.triton_rope"),
+    _triton("rope_table", "rope.triton_table"),
     _triton("linear", "linear.triton_gemv"),
     _triton("gated_linear", "linear.triton_gemv"),
     Kernel(

@@ -8,6 +8,8 @@ import triton.language as tl
 
 _HALF_ROOT = tl.constexpr(0.7071067811865476)
 _DENSITY = tl.constexpr(0.3989422804014327)
+_TANH_3, _TANH_5 = tl.constexpr(-1 / 3), tl.constexpr(2 / 15)
+_TANH_7, _TANH_9 = tl.constexpr(-17 / 315), tl.constexpr(62 / 2835)
 _TANH_SCALE = tl.constexpr(2 * 0.7978845608028654)
 _TANH_CUBE = tl.constexpr(0.044715)
 _SLOPE_CUBE = tl.constexpr(3 * 0.044715)
@@ -15,14 +17,21 @@ _SLOPE_CUBE = tl.constexpr(3 * 0.044715)
 
 @triton.jit
 def tanh(x):
-    """Block float32 -> the same; absolute error below 2e-7."""
-    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+    """Block float32 -> the same; a series near 0, so that small values keep their digits too."""
+    square = x * x
+    small = x * (1.0 + square * (_TANH_3 + square * (_TANH_5 + square * (_TANH_7 + square * _TANH_9))))
+    fall = tl.exp(-2.0 * tl.abs(x))
+    large = (1.0 - fall) / (1.0 + fall)
+    return tl.where(square < 0.09, small, tl.where(x < 0.0, -large, large))
 
 
 @triton.jit
 def softplus(x):
-    """`log(1 + exp(x))`, without overflow."""
-    return tl.maximum(x, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(x)))
+    """`log(1 + exp(x))`, without overflow; where `1 + exp(x)` rounds, the logarithm is corrected (Kahan)."""
+    fall = tl.exp(-tl.abs(x))
+    rounded = 1.0 + fall
+    share = tl.where(rounded == 1.0, 1.0, fall / tl.where(rounded == 1.0, 1.0, rounded - 1.0))
+    return tl.maximum(x, 0.0) + tl.where(rounded == 1.0, fall, tl.log(rounded) * share)
 
 
 @triton.jit
