@@ -19,7 +19,7 @@ from .triton_settings import WIDEST, Settings
 
 def serves(request: Request) -> str | None:
     """None, or the part of the node that the kernels of many queries leave to others."""
-    if request.phase == "decode":
+    if request.phase == "decode" and request.op == "attend_cached":
         return "one query a row is for the kernels of decoding"
     if request.dtype == "float64":
         return "sums are float32"

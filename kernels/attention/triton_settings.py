@@ -159,9 +159,8 @@ def _backward_rule(key: Key, *, kept: str, passed: str) -> Config:
     if key["dtype"] == "float32":
         return {kept: 32 if head <= 64 else 16, passed: 16, "num_warps": 8 if head <= 64 else 4, "num_stages": 1}
     is_wide = head > 128 or (head > 64 and not key["plain"])
-    passes = 64 >> (
-        is_wide + (head > 128 and not key["plain"]) + (kept == "BLOCK_N")
-    )  # keys hold two sums, queries one
+    has_two_sums = kept == "BLOCK_N"
+    passes = max(16, 64 >> (is_wide + (head > 128 and not key["plain"]) + has_two_sums))
     tried = (
         {kept: stays, passed: passes, "num_warps": 8, "num_stages": stages}
         for stays in ((64,) if is_wide else (128, 64))

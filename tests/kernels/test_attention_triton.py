@@ -65,12 +65,15 @@ def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_d
 
 
 def test_refusals_name_their_reason() -> None:
-    def request(phase: str = "prefill", dtype: str = "bfloat16", **fields: object) -> Request:
+    def request(
+        phase: str = "prefill", dtype: str = "bfloat16", op: str = "attend_cached", **fields: object
+    ) -> Request:
         fields = {"head_dim": 64, **fields}
-        return Request(op="attention", fields=fields, shapes={}, dtype=dtype, device="cuda:sm_90", phase=phase)  # type: ignore[arg-type]
+        return Request(op=op, fields=fields, shapes={}, dtype=dtype, device="cuda:sm_90", phase=phase)  # type: ignore[arg-type]
 
     assert serves(request()) is None
     assert serves(request(softcap=50.0, alibi=True, head_dim=256)) is None
+    assert serves(request("decode", op="attention")) is None
     assert "decoding" in str(serves(request("decode")))
     assert "float32" in str(serves(request(dtype="float64")))
     assert "v_head_dim 512 is more than 256" in str(serves(request(v_head_dim=512)))
