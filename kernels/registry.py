@@ -74,6 +74,13 @@ KERNELS: tuple[Kernel, ...] = (
         is_triton=True,
     ),
     Kernel(
+        name="triton_decode",
+        op="latent_attend_cached",
+        implementation="latent_attention.triton_decode:latent_attend_cached",
+        serves="latent_attention.triton_decode:serves",
+        is_triton=True,
+    ),
+    Kernel(
         name="absorbed",
         op="latent_attend_cached",
         implementation="latent_attention.absorbed:latent_attend_cached",

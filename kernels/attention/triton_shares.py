@@ -29,7 +29,7 @@ SCAN = 2048
 
 
 @triton.jit
-def _seen_blocks(
+def seen_blocks(
     p_at, stride_as, slots, shares, i_share, first, end, BLOCK_N: tl.constexpr, SCAN_BLOCKS: tl.constexpr
 ):  # fmt: skip
     """Of this share's blocks, the first in which a key's position is in `[first, end)`, and one past the last."""
@@ -57,7 +57,8 @@ def share_kernel(
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     SCAN_BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """One share of one key head. Rows are (head of the group, token). PAGE: slots of a page, 0 where there are none."""
+    """One share of one key head. Rows are (head of the group, token). PAGE: slots of a page, a
+    multiple of BLOCK_N; 0 where there are none."""
     i_share, i_tile, i_batch = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     tiles = tl.cdiv(group * tokens, BLOCK_M)
     i_kv = (i_tile // tiles).to(tl.int64)
@@ -80,7 +81,7 @@ def share_kernel(
         low = tl.maximum(first // BLOCK_N - i_share + shares - 1, 0) // shares
         high = tl.maximum(tl.cdiv(end, BLOCK_N) - i_share + shares - 1, 0) // shares
     else:
-        low, high = _seen_blocks(p_at, stride_as, slots, shares, i_share, first, end, BLOCK_N, SCAN_BLOCKS)
+        low, high = seen_blocks(p_at, stride_as, slots, shares, i_share, first, end, BLOCK_N, SCAN_BLOCKS)
 
     p_rows = p_q + i_batch * stride_qb + o_token[:, None] * stride_qt + o_head[:, None] * HEAD_DIM + o_d[None, :]
     b_q = tl.load(p_rows, mask=m_row[:, None] & m_d[None, :], other=0.0)
@@ -104,14 +105,20 @@ def share_kernel(
         p_keys += i_batch * stride_kb
         p_values += i_batch * stride_vb
 
+    i_page = tl.full((), 0, tl.int64)
+    if PAGE:
+        i_first = (low * shares + i_share) * BLOCK_N // PAGE
+        i_page = tl.load(p_at + i_first * stride_as, mask=low < high, other=0).to(tl.int64)
     for i_block in range(low, high):
         o_slot = (i_block * shares + i_share) * BLOCK_N + o_n
         m_slot = o_slot < slots
         if PAGE:
             b_at = tl.where(m_slot, o_slot, -1)
-            b_page = tl.load(p_at + (o_slot // PAGE) * stride_as, mask=m_slot, other=0).to(tl.int64)
-            o_key = b_page * stride_kb + (o_slot % PAGE) * stride_ks
-            o_value = b_page * stride_vb + (o_slot % PAGE) * stride_vs
+            start = (i_block * shares + i_share) * BLOCK_N % PAGE
+            o_key = i_page * stride_kb + (start + o_n).to(tl.int64) * stride_ks
+            o_value = i_page * stride_vb + (start + o_n).to(tl.int64) * stride_vs
+            i_next = ((i_block + 1) * shares + i_share) * BLOCK_N // PAGE
+            i_page = tl.load(p_at + i_next * stride_as, mask=i_block + 1 < high, other=0).to(tl.int64)
         else:
             b_at = tl.load(p_at + o_slot * stride_as, mask=m_slot, other=-1).to(tl.int32)
             o_key = o_slot.to(tl.int64) * stride_ks
@@ -126,7 +133,8 @@ def share_kernel(
         m_seen = (b_at[None, :] >= b_first[:, None]) & (b_at[None, :] < b_end[:, None]) & (b_at >= 0)[None, :]
         if HAS_BIAS:
             p_bias_rows = p_bias + o_head[:, None] * stride_bh + o_token[:, None] * stride_bt
-            b_score += tl.load(p_bias_rows + o_slot[None, :] * stride_bs, mask=m_seen, other=0.0).to(tl.float32)
+            m_bias = m_row[:, None] & m_slot[None, :]
+            b_score += tl.load(p_bias_rows + o_slot[None, :] * stride_bs, mask=m_bias, other=0.0).to(tl.float32)
         if HAS_DISTANCE:
             o_distance = tl.minimum(tl.maximum(b_distance, -reach), reach) + reach
             p_near = p_distance + o_head[:, None] * (2 * reach + 1) + o_distance
@@ -222,6 +230,7 @@ def launch(
     key = {"key_dim": head_dim, "value_dim": width, "itemsize": keys.itemsize, "rows": min(64, power_of_2(rows))}
     config = dict(SHARES.config(key))
     block, per_multiprocessor = config.pop("BLOCK_N"), config.pop("PROGRAMS")
+    block = min(block, page) if page else block
     block_m = max(16, min(64, power_of_2(rows)))
     programs = batch * kv_heads * ceil_div(rows, block_m)
     shares = shares_of(ceil_div(slots, block), programs, per_multiprocessor, q.device.index)

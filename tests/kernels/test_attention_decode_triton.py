@@ -13,9 +13,10 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from llmc.kernels.attention import reference
+from llmc.kernels.attention import paged_reference, reference
 from llmc.kernels.attention.triton_combine import MOST_SHARES, shares_of
 from llmc.kernels.attention.triton_decode import attend_cached, attend_scaled, serves
+from llmc.kernels.attention.triton_paged import attend_paged
 from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Phase, Request
 from llmc.kernels.tolerance import assert_close
@@ -177,3 +178,62 @@ def test_dropout_is_refused() -> None:
         attend_cached(
             q=x[0], keys=x, values=x, key_position=at, position=at, head_dim=16, dropout=0.1, training=True
         )  # fmt: skip
+
+
+@given(
+    lengths=st.lists(st.sampled_from([0, 1, 15, 16, 17, 50, 64]), min_size=1, max_size=2),
+    tokens=st.sampled_from([1, 1, 3]),
+    heads=st.sampled_from([(1, 1), (2, 3)]),
+    size=st.sampled_from([16, 32]),
+    mask=st.sampled_from(["causal", "causal", "bidirectional"]),
+    window=st.sampled_from([None, 9]),
+    extra=st.sampled_from(["none", "none", "softcap", "alibi", "distance", "sink", "float8"]),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+def test_pages(
+    lengths: list[int], tokens: int, heads: tuple[int, int], size: int, mask: str, window: int | None, extra: str,
+    dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
+    """Rows take their pages in any order; entries beyond a row's length name no page, and unused pages hold NaN."""
+    make = torch.Generator().manual_seed(seed)
+    (kv_heads, group), batch, most = heads, len(lengths), 96 // size
+    need = [-(-length // size) for length in lengths]
+    order = torch.randperm(batch * most + 1, generator=make)
+    table = torch.full((batch, most), 2**30, dtype=torch.int32)
+    for row, count in enumerate(need):
+        table[row, :count] = order[row * most : row * most + count]
+    used = table[table < 2**30].long().to(DEVICE)
+    caches = []
+    for _ in range(2):
+        cache = torch.full((len(order), kv_heads, size, 16), torch.nan, device=DEVICE, dtype=dtype)
+        cache[used] = torch.randn(len(used), kv_heads, size, 16, generator=make).to(DEVICE, dtype)
+        caches.append(cache.to(torch.float8_e4m3fn) if extra == "float8" else cache)
+    q = torch.randn(batch, tokens, kv_heads * group * 16, generator=make).to(DEVICE, dtype)
+    held = torch.tensor(lengths, device=DEVICE)
+    position = (held[:, None] - tokens + torch.arange(tokens, device=DEVICE)).clamp(min=-1)
+    call: dict[str, Any] = {
+        "q": q, "block_table": table.to(DEVICE), "lengths": held, "position": position, "head_dim": 16, "mask": mask,
+        "window": window,
+    }  # fmt: skip
+    more: dict[str, dict[str, Any]] = {
+        "softcap": {"softcap": 3.0},
+        "alibi": {"alibi": True},
+        "distance": {"distance_bias": torch.randn(kv_heads * group, 11, generator=make).to(DEVICE, dtype)},
+        "sink": {"sink": torch.randn(kv_heads * group, generator=make).to(DEVICE, dtype)},
+        "float8": {"key_scale": torch.full((1,), 0.5).to(DEVICE), "value_scale": torch.full((1,), 3.0).to(DEVICE)},
+    }
+    call |= more.get(extra, {})
+    with forced("attend_shares", BLOCKS):
+        out = attend_paged(**call, keys=caches[0], values=caches[1])
+    exact = [cache.double() for cache in caches]
+    assert_close("out", out, paged_reference.attend_paged(**wide(call), keys=exact[0], values=exact[1]))
+
+
+def test_pages_of_an_odd_size_are_refused() -> None:
+    cache = torch.zeros(2, 1, 24, 16, device=DEVICE)
+    one = torch.zeros(1, 1, dtype=torch.int64, device=DEVICE)
+    with pytest.raises(ValueError, match="power of two of at least 16 tokens, not 24"):
+        attend_paged(
+            q=cache[:1, 0, :1], keys=cache, values=cache, block_table=one, lengths=one[0] + 1, position=one, head_dim=16
+        )
