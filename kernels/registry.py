@@ -101,6 +101,7 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("rope_table", "rope.triton_table"),
     _triton("linear", "linear.triton_gemv"),
     _triton("gated_linear", "linear.triton_gemv"),
+    _triton("router", "moe.triton_router"),
     Kernel(
         name="triton_chunked",
         op="scan",

@@ -43,7 +43,7 @@ def best(x: Tensor, count: int) -> Tensor:
 
 def _in_best_groups(choice: Tensor, num_groups: int, top_groups: int, group_score: GroupScore) -> Tensor:
     """`[..., E]`, where the experts outside the best groups are -inf (DeepSeek-V2, section 2.2.2)."""
-    grouped = choice.view(*choice.shape[:-1], num_groups, -1)  # [..., G, E/G]
+    grouped = choice.view(*choice.shape[:-1], num_groups, choice.shape[-1] // num_groups)  # [..., G, E/G]
     taken = 1 if group_score == "max" else min(2, grouped.shape[-1])
     rank = grouped.topk(taken, dim=-1).values.sum(-1)
     kept = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, best(rank, top_groups), True)

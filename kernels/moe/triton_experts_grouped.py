@@ -37,7 +37,7 @@ def _first(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Inner units of tiles: gathered rows times gate and up, or times both in one where they are interleaved."""
-    TWO: tl.constexpr = IS_GATED and not IS_INTERLEAVED
+    TWO: tl.constexpr = IS_GATED and not IS_INTERLEAVED  # pyright: ignore[reportAssignmentType]
     LANES: tl.constexpr = 2 * BLOCK_N if IS_INTERLEAVED else BLOCK_N
     lanes = 2 * F if IS_INTERLEAVED else F
     tiles_n = tl.cdiv(F, BLOCK_N)

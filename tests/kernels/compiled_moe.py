@@ -89,6 +89,15 @@ def _dispatch(kernel: str, pointers: tuple[str, ...], sizes: tuple[str, ...], **
     )
 
 
+CHOICE = {
+    "K": 8, "SCORE": "sigmoid", "IS_OVER_CHOSEN": False, "HAS_CORRECTION": True, "NORMALISES": True, "GROUPS": 8,
+    "TOP_GROUPS": 4, "SUMS_TWO": True, "BLOCK_K": 8, "BLOCK_G": 8,
+}  # fmt: skip
+ROUTER = {
+    "p_x": "*bf16:16", "p_weight": "*bf16:16", "p_bias": "None", "p_logits": "*fp32:16", "M": "i32:16", "E": "i32:16",
+}  # fmt: skip
+PICKS = {"p_correction": "*bf16:16", "p_weights": "*fp32:16", "p_experts": "*i64:16", "size": "i32", "scale": "fp32"}
+
 CASES = (
     _inner("out_in", OUT_IN, packed=False, out=4, into=512),
     _inner("interleaved in_out", IN_OUT, packed=True, out=32, into=128),
@@ -122,5 +131,37 @@ CASES = (
     ),
     _dispatch(
         "_place", ("p_picks", "p_counts", "p_starts", "p_slots", "p_positions"), ("slots", "E"), BLOCK=128, BLOCK_E=128
+    ),
+    Case(
+        name="router_whole",
+        kernel="moe.triton_router:_whole",
+        arguments={**ROUTER, **PICKS},
+        constexprs={**CHOICE, "HAS_BIAS": False, "BLOCK_E": 32, "BLOCK_IN": 256},
+        num_warps=8,
+    ),
+    Case(
+        name="router_logits_of_few",
+        kernel="moe.triton_router:_logits_of_few",
+        arguments=ROUTER,
+        constexprs={"HAS_BIAS": False, "BLOCK_OUT": 2, "BLOCK_IN": 1024},
+    ),
+    *(
+        Case(
+            name=f"router_logits_of_many {rows}x{lanes}",
+            kernel="moe.triton_router:_logits_of_many",
+            arguments={**ROUTER, "tokens": "i32"},
+            constexprs={"HAS_BIAS": False, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": depth},
+            num_warps=warps,
+        )
+        for rows, lanes, depth, warps in ((64, 128, 64, 4), (16, 16, 128, 2))
+    ),
+    *(
+        Case(
+            name=f"router_pick {rows}",
+            kernel="moe.triton_router:_pick",
+            arguments={**PICKS, "p_logits": "*fp32:16", "tokens": "i32", "E": "i32:16"},
+            constexprs={**CHOICE, "BLOCK_E": 256, "ROWS": rows},
+        )
+        for rows in (1, 16)
     ),
 )  # fmt: skip
