@@ -6,7 +6,7 @@ latents serves both products. Floor: the bytes of the filled part of the cache, 
 of the up-projection; with 128 heads, 240 operations a byte come near the other limit, so that rows are taken by 64.
 """
 
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import torch
