@@ -108,7 +108,7 @@ def _step(
     b_sum = b_x.to(tl.float32) * tl.load(p_weight + o_c * TAPS + TAPS - 1, mask=m_c, other=0.0).to(tl.float32)
     if p_bias is not None:
         b_sum += tl.load(p_bias + o_c, mask=m_c, other=0.0).to(tl.float32)
-    for i in tl.static_range(TAPS - 1):
+    for i in tl.static_range(TAPS - 1):  # pyright: ignore[reportGeneralTypeIssues]
         b_old = tl.load(p_kept + i, mask=m_c, other=0.0)
         b_sum += b_old.to(tl.float32) * tl.load(p_weight + o_c * TAPS + i, mask=m_c, other=0.0).to(tl.float32)
         if i > 0:

@@ -25,7 +25,7 @@ def solved(
     b_inverse = tl.load(p_inverse + o_square)
     b_solves = tl.load(p_solves + o_row[:, None] * key_dim + o_k[None, :], mask=m_k[None, :], other=0.0)
     DTYPE: tl.constexpr = p_w.dtype.element_ty
-    PRECISION: tl.constexpr = "ieee" if p_w.dtype.element_ty == tl.float32 else "tf32"
+    PRECISION: tl.constexpr = "ieee" if p_w.dtype.element_ty == tl.float32 else "tf32"  # pyright: ignore
     b_w = tl.dot(b_inverse, b_solves.to(tl.float32), input_precision=PRECISION)
     tl.store(p_w + o_row[:, None] * key_dim + o_k[None, :], b_w.to(DTYPE), mask=m_k[None, :])
     m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0

@@ -58,7 +58,7 @@ def inside(
     columns to its end, `[Dk]`; p_whole the log decay of the chunk, `[Dk]` or one. Of update add u is v.
     """
     BLOCKS: tl.constexpr = CHUNK // 16
-    RATES: tl.constexpr = BLOCK_K if PER_CHANNEL else 1
+    RATES: tl.constexpr = BLOCK_K if PER_CHANNEL else 1  # pyright: ignore[reportAssignmentType]
     i_bh = tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     i_chunk, i_sub = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS

@@ -23,7 +23,7 @@ CASES = st.one_of(
 )
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings().max_examples // 2)
 @given(CASES)
 def test_values_and_states(case: Case) -> None:
     """What is solved in float32 adds the rounding of its right side to that of the products."""

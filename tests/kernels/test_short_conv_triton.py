@@ -60,6 +60,7 @@ def test_values_tails_and_gradients(
     for function, width in ((short_conv, dtype), (reference.short_conv, torch.float64)):
         leaves = {name: value.detach().to(width).requires_grad_() for name, value in inputs.items()}
         out = function(**leaves, **fields)  # type: ignore[operator]
+        assert isinstance(out, torch.Tensor)
         results.append((out.detach(), *torch.autograd.grad(out, list(leaves.values()), grad.to(width))))
     for name, actual, expected in zip(("out", *(f"{name}.grad" for name in inputs)), *results, strict=True):
         assert_close(name, actual, expected)
