@@ -28,6 +28,8 @@ CHUNK = 64
 """Tokens of a chunk: the fewest that fill a matrix instruction of Hopper's."""
 WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
+WIDEST_TRAINED = 128
+"""Elements of a key and of a value whose gradients a program makes at once."""
 PER_HEAD = ("none", "head", "token_head")
 
 
@@ -47,8 +49,8 @@ def serves(request: Request) -> str | None:
         return f"a key of {key_dim} elements is longer than {WIDEST}"
     if value_dim == 1:
         return "a state of one column has no matrix products"
-    if request.phase == "train":
-        return "no gradients"
+    if request.phase == "train" and (not isinstance(value_dim, int) or max(key_dim, value_dim) > WIDEST_TRAINED):
+        return f"gradients hold whole states, and {key_dim} by {value_dim} is wider than {WIDEST_TRAINED}"
     return None
 
 
@@ -218,6 +220,26 @@ def _reference(
 
 
 _scan = gpu_op("scan_chunks", _launch, fake=_fake, reference=_reference)
+
+
+def _keep(ctx, inputs, output) -> None:
+    *tensors, ctx.key_dim, ctx.value_dim, ctx.scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
+    from .triton_chunked_backward import scan_chunks_backward
+
+    given = ctx.saved_tensors
+    grad = torch.zeros_like(given[0]) if grad is None else grad
+    made = scan_chunks_backward(grad, grad_final, *given, ctx.key_dim, ctx.value_dim, ctx.scale)
+    made = (*made[:3], None, *made[3:])  # of v, k, q, position, log, dt, skip, initial
+    taken = (None if x is None or value is None else value.to(x.dtype) for x, value in zip(given, made, strict=True))
+    return *taken, None, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_keep)
 
 
 def scan(

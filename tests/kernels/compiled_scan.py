@@ -118,6 +118,39 @@ def _solved(name: str, update: str, key_dim: int, columns: int) -> Case:
     )  # fmt: skip
 
 
+def _states(name: str, *, backwards: bool) -> Case:
+    rows = ("tokens", "heads", "key_dim", "value_dim", "x_row", "y_row")
+    return Case(
+        name=f"scan_states {name}",
+        kernel="scan.triton_chunked_backward:_states",
+        arguments={
+            **dict.fromkeys(("p_x", "p_y", "p_states"), "*bf16:16"), **_fp32("p_log", "p_begin", "p_end"),
+            **dict.fromkeys(rows, "i32:16"), "p_dt": "None" if backwards else "*fp32:16", "p_position": "*i64:16",
+            "chunks": "i32", "shared": "i32", "scale": "fp32",
+        },
+        constexprs={"BACKWARDS": backwards, "CHUNK": 64, "BLOCK_K": 64, "BLOCK_V": 64},
+        num_stages=2,
+    )  # fmt: skip
+
+
+def _backward(name: str, key_dim: int, value_dim: int, *, spills: int) -> Case:
+    tensors = ("p_v", "p_k", "p_q", "p_skip", "p_grad", "p_states", "p_slopes", "p_grad_v", "p_grad_k", "p_grad_q")
+    rows = ("tokens", "heads", "key_dim", "value_dim", "v_row", "k_row", "q_row", "grad_row")
+    return Case(
+        name=f"scan_chunk backward {name}",
+        kernel="scan.triton_chunked_backward:_chunk",
+        arguments={
+            **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_position": "*i64:16",
+            **_fp32("p_log", "p_dt", "p_grad_log", "p_grad_dt", "p_grad_skip"), "chunks": "i32", "shared": "i32",
+            "part": "i32", "scale": "fp32",
+        },
+        constexprs={"CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": value_dim},
+        num_warps=8,
+        num_stages=1,
+        spills=spills,
+    )  # fmt: skip
+
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
@@ -130,9 +163,13 @@ CASES = (
     _chunks("ssd segment", 128, 64, 8, with_out=False),
     _chunks("small", 64, 64, 8, spills=200),
     _chunks("wide", 256, 32, 8, spills=1500),
+    _states("forward", backwards=False),
+    _states("backward", backwards=True),
+    _backward("ssd", 128, 64, spills=4600),
+    _backward("square", 128, 128, spills=6500),
     _inside("delta", "delta", 128, per_channel=False),
     _inside("delta by channel", "delta", 128, per_channel=True),
-    _inside("gla", "add", 256, per_channel=True),
+    _inside("gla", "add", 256, per_channel=True, spills=600),
     _inside("erase_write", "erase_write", 64, per_channel=True),
     Case(
         name="scan_invert",

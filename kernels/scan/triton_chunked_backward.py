@@ -1,0 +1,249 @@
+"""Gradients of the scan in chunks, one factor a head, in Triton: states made again, then all chunks side by side.
+
+Two walks leave the state before each chunk and its gradient after it; they are walks of the same kind, with k and v,
+and backwards with q and the output's gradient. Then each chunk is on its own, and a program sums over heads that share
+keys. A log decay's gradient is the sum of all products that reach over its token, with no difference of sums: strong
+decays keep their digits. The states are read twice and written once, `12 * Dk * Dv / C` bytes a token and head.
+"""
+
+# pyright: basic
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..gpu.op import gpu_op, launchable
+from ..gpu.rows import token_rows
+from ..gpu.sizes import ceil_div, power_of_2
+from . import reference
+from .triton_chunked import CHUNK, decay_after, decay_between, state_product
+
+PROGRAMS = 264
+"""Two for each of the 132 multiprocessors of an H100."""
+
+
+@triton.jit
+def _states(
+    p_x, p_y, p_position, p_log, p_dt, p_begin, p_states, p_end,
+    tokens, chunks, heads, shared, key_dim, value_dim, x_row, y_row, scale,
+    BACKWARDS: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """A block of one head's state before each chunk, `[B, H, N, Dk, Dv]`: x is k and y is v.
+
+    BACKWARDS, the gradient after each chunk, from the row's end: x is q and y the output's gradient.
+    """
+    i_bh = tl.program_id(2).to(tl.int64)
+    i_b, i_h = i_bh // heads, tl.program_id(2) % heads
+    o_c = tl.arange(0, CHUNK)
+    o_k, o_v = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K), tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    m_k, m_v = o_k < key_dim, o_v < value_dim
+    m_s = m_k[:, None] & m_v[None, :]
+    o_s = o_k[:, None] * value_dim + o_v[None, :]
+    size = key_dim * value_dim
+    b_s = tl.zeros((BLOCK_K, BLOCK_V), tl.float32)
+    if p_begin is not None:
+        b_s = tl.load(p_begin + i_bh * size + o_s, mask=m_s, other=0.0).to(tl.float32)
+    for n in range(chunks):
+        i = chunks - 1 - n if BACKWARDS else n
+        o_t = i * CHUNK + o_c
+        m_in = o_t < tokens
+        m_t = tl.load(p_position + i_b * tokens + o_t, mask=m_in, other=-1) >= 0
+        o_row = (i_b * tokens + o_t)[:, None]
+        p_xt = p_x + o_row * x_row + (i_h // shared) * key_dim + o_k[None, :]
+        b_x = tl.load(p_xt, mask=m_t[:, None] & m_k[None, :], other=0.0)
+        p_yt = p_y + o_row * y_row + i_h * value_dim + o_v[None, :]
+        b_y = tl.load(p_yt, mask=m_t[:, None] & m_v[None, :], other=0.0)
+        b_log = tl.zeros((CHUNK,), tl.float32)
+        if p_log is not None:
+            b_log = tl.load(p_log + i_bh * tokens + o_t, mask=m_in, other=0.0)
+        if BACKWARDS:
+            b_weight = tl.exp(tl.cumsum(b_log, axis=0)) * scale
+        else:
+            b_weight = tl.exp(decay_after(b_log, CHUNK))
+            if p_dt is not None:
+                b_weight *= tl.load(p_dt + i_bh * tokens + o_t, mask=m_in, other=0.0)
+        p_to = p_states + (i_bh * chunks + i) * size + o_s
+        tl.store(p_to, b_s.to(p_states.dtype.element_ty), mask=m_s)
+        b_weighted = (b_x.to(tl.float32) * b_weight[:, None]).to(b_y.dtype)
+        b_s = b_s * tl.exp(tl.sum(b_log, 0)) + tl.dot(tl.trans(b_weighted), b_y, input_precision="ieee")
+    tl.store(p_end + i_bh * size + o_s, b_s, mask=m_s)
+
+
+@triton.jit
+def _chunk(
+    p_v, p_k, p_q, p_position, p_log, p_dt, p_skip, p_grad, p_states, p_slopes,
+    p_grad_v, p_grad_k, p_grad_q, p_grad_log, p_grad_dt, p_grad_skip,
+    tokens, chunks, heads, shared, part, key_dim, value_dim, v_row, k_row, q_row, grad_row, scale,
+    CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One chunk of `part` heads of a group. p_states, p_slopes as `_states` leaves them; gradients of k and q for each
+    part, `[P, B, T, G, Dk]`, of log and dt `[B, H, T]`, of skip `[B, N, H]`."""
+    groups = heads // shared
+    i_c = tl.program_id(0)
+    i_part, i_g = tl.program_id(1) // groups, tl.program_id(1) % groups
+    i_b, batch = tl.program_id(2).to(tl.int64), tl.num_programs(2)
+    o_c, o_k, o_v = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
+    o_t, m_k, m_v = i_c * CHUNK + o_c, o_k < key_dim, o_v < value_dim
+    m_in = o_t < tokens
+    m_t = tl.load(p_position + i_b * tokens + o_t, mask=m_in, other=-1) >= 0
+    o_row = i_b * tokens + o_t
+    m_tk, m_tv = m_t[:, None] & m_k[None, :], m_t[:, None] & m_v[None, :]
+    DTYPE: tl.constexpr = p_v.dtype.element_ty
+    b_k = tl.load(p_k + o_row[:, None] * k_row + i_g * key_dim + o_k[None, :], mask=m_tk, other=0.0).to(DTYPE)
+    b_q = tl.load(p_q + o_row[:, None] * q_row + i_g * key_dim + o_k[None, :], mask=m_tk, other=0.0).to(DTYPE)
+    b_qk = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
+    b_grad_k, b_grad_q = tl.zeros((CHUNK, BLOCK_K), tl.float32), tl.zeros((CHUNK, BLOCK_K), tl.float32)
+    m_s = m_k[:, None] & m_v[None, :]
+    for i in range(tl.minimum(part, shared - i_part * part)):
+        i_h = i_g * shared + i_part * part + i
+        i_bh = i_b * heads + i_h
+        p_from = p_v + o_row[:, None] * v_row + i_h * value_dim + o_v[None, :]
+        b_v = tl.load(p_from, mask=m_tv, other=0.0)
+        p_from = p_grad + o_row[:, None] * grad_row + i_h * value_dim + o_v[None, :]
+        b_grad = tl.load(p_from, mask=m_tv, other=0.0).to(DTYPE)
+        o_s = (i_bh * chunks + i_c) * key_dim * value_dim + o_k[:, None] * value_dim + o_v[None, :]
+        b_state = tl.load(p_states + o_s, mask=m_s, other=0.0)
+        b_slope = tl.load(p_slopes + o_s, mask=m_s, other=0.0)
+        b_log, b_dt = tl.zeros((CHUNK,), tl.float32), tl.full((CHUNK,), 1.0, tl.float32)
+        if p_log is not None:
+            b_log = tl.load(p_log + i_bh * tokens + o_t, mask=m_in, other=0.0)
+        if p_dt is not None:
+            b_dt = tl.load(p_dt + i_bh * tokens + o_t, mask=m_in, other=0.0)
+        b_between = decay_between(b_log, CHUNK)
+        b_after = tl.exp(decay_after(b_log, CHUNK))
+
+        b_scores = b_qk * b_between
+        b_write = tl.dot(tl.trans(b_scores.to(DTYPE)), b_grad, input_precision="ieee")
+        b_write += state_product(b_k, b_slope) * b_after[:, None]
+        b_grad_v = b_write * b_dt[:, None]
+        b_wide = b_grad.to(tl.float32)
+        if p_skip is not None:
+            b_grad_v += tl.load(p_skip + i_h).to(tl.float32) * b_wide
+            b_both = tl.sum(tl.sum(b_wide * b_v.to(tl.float32), 1), 0)
+            tl.store(p_grad_skip + (i_b * chunks + i_c) * heads + i_h, b_both)
+        p_to = p_grad_v + o_row[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
+        tl.store(p_to, b_grad_v.to(p_grad_v.dtype.element_ty), mask=m_in[:, None] & m_v[None, :])
+        if p_dt is not None:
+            b_grad_dt = tl.sum(b_write * b_v.to(tl.float32), 1)
+            tl.store(p_grad_dt + i_bh * tokens + o_t, b_grad_dt, mask=m_in)
+
+        b_outer = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee") * b_between * b_dt[None, :]
+        b_scaled = (b_outer * scale).to(DTYPE)
+        b_read = state_product(b_grad, tl.trans(b_state)) * (tl.exp(tl.cumsum(b_log, axis=0)) * scale)[:, None]
+        b_kept = state_product(b_v, tl.trans(b_slope)) * (b_after * b_dt)[:, None]
+        b_grad_q += tl.dot(b_scaled, b_k, input_precision="ieee") + b_read
+        b_grad_k += tl.dot(tl.trans(b_scaled), b_q, input_precision="ieee") + b_kept
+        if p_log is not None:
+            b_over = tl.cumsum(b_outer * b_qk, axis=0, reverse=True)
+            b_grad_log = tl.sum(tl.where(o_c[:, None] > o_c[None, :], b_over, 0.0), 1)
+            b_grad_log += tl.cumsum(tl.sum(b_read * b_q.to(tl.float32), 1), axis=0, reverse=True)
+            b_left = tl.sum(b_kept * b_k.to(tl.float32), 1)
+            b_grad_log += tl.sum(tl.where(o_c[:, None] < o_c[None, :], b_left[:, None], 0.0), 0)
+            b_same = tl.sum(tl.sum(b_state.to(tl.float32) * b_slope.to(tl.float32), 1), 0)
+            b_grad_log += b_same * tl.exp(tl.sum(b_log, 0))
+            tl.store(p_grad_log + i_bh * tokens + o_t, b_grad_log, mask=m_in)
+    o_to = (((i_part * batch + i_b) * tokens + o_t) * groups + i_g)[:, None] * key_dim + o_k[None, :]
+    m_to = m_in[:, None] & m_k[None, :]
+    tl.store(p_grad_k + o_to, b_grad_k.to(p_grad_k.dtype.element_ty), mask=m_to)
+    tl.store(p_grad_q + o_to, b_grad_q.to(p_grad_q.dtype.element_ty), mask=m_to)
+
+
+def _launch(
+    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
+    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
+    if not v.numel():
+        last = grads[6].zero_() if grad_final is None else grads[6].copy_(grad_final)
+        return (*(made.zero_() for made in grads[:6]), last)
+    batch, tokens = position.shape
+    heads, groups = v.shape[-1] // value_dim, k.shape[-1] // key_dim
+    shared, chunks = heads // groups, ceil_div(tokens, CHUNK)
+    (v, v_row), (k, k_row), (q, q_row), (grad, grad_row) = token_rows(v), token_rows(k), token_rows(q), token_rows(grad)
+    position = position.contiguous()
+    kept = torch.bfloat16 if v.dtype == torch.bfloat16 else torch.float32
+    states = v.new_empty((batch, heads, chunks, key_dim, value_dim), dtype=kept)
+    slopes = torch.empty_like(states)
+    block_k, block_v = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
+    blocks = {"CHUNK": CHUNK, "BLOCK_K": min(64, block_k), "BLOCK_V": min(64, block_v)}
+    grid = (ceil_div(value_dim, blocks["BLOCK_V"]), ceil_div(key_dim, blocks["BLOCK_K"]), batch * heads)
+    sizes = (tokens, chunks, heads, shared, key_dim, value_dim)
+    start = None if initial is None else initial.contiguous()
+    last = None if grad_final is None else grad_final.contiguous()
+    launchable(_states)[grid](
+        k, v, position, log, dt, start, states, torch.empty_like(grads[6]), *sizes, k_row, v_row, scale,
+        BACKWARDS=False, num_warps=4, num_stages=2, **blocks,
+    )  # fmt: skip
+    launchable(_states)[grid](
+        q, grad, position, log, None, last, slopes, grads[6], *sizes, q_row, grad_row, scale, BACKWARDS=True,
+        num_warps=4, num_stages=2, **blocks,
+    )  # fmt: skip
+    parts = max(1, min(shared, PROGRAMS // (batch * groups * chunks)))
+    part = ceil_div(shared, parts)
+    parts = ceil_div(shared, part)
+    grad_v, grad_k, grad_q, grad_log, grad_dt, grad_skip, grad_initial = grads
+    sum_k, sum_q = grad_k, grad_q
+    if parts > 1:
+        sum_k, sum_q = (k.new_empty((parts, *k.shape), dtype=torch.float32) for _ in range(2))
+    sum_skip = v.new_empty((batch, chunks, heads), dtype=torch.float32)
+    launchable(_chunk)[(chunks, parts * groups, batch)](
+        v, k, q, position, log, dt, skip, grad, states, slopes, grad_v, sum_k, sum_q, grad_log, grad_dt, sum_skip,
+        tokens, chunks, heads, shared, part, key_dim, value_dim, v_row, k_row, q_row, grad_row, scale, CHUNK=CHUNK,
+        BLOCK_K=block_k, BLOCK_V=block_v, num_warps=8, num_stages=1,
+    )  # fmt: skip
+    if parts > 1:
+        grad_k.copy_(sum_k.sum(0))
+        grad_q.copy_(sum_q.sum(0))
+    if skip is not None:
+        grad_skip.copy_(sum_skip.sum((0, 1)))
+    return grad_v, grad_k, grad_q, grad_log, grad_dt, grad_skip, grad_initial
+
+
+def _fake(
+    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
+    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Of v, k, q, log, dt, skip and initial; empty where the operand is absent, but for the last."""
+    grad_v, grad_k, grad_q = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (v, k, q))
+    grad_log, grad_dt, grad_skip = (v.new_empty(0 if x is None else x.shape) for x in (log, dt, skip))
+    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
+    wide = v.new_empty(shape, dtype=torch.float32)
+    return grad_v, grad_k, grad_q, grad_log.float(), grad_dt.float(), grad_skip.float(), wide
+
+
+def _reference(
+    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
+    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
+    begin = grads[6].new_zeros(grads[6].shape) if initial is None else initial
+    given = (v, k, q, log, dt, skip, begin)
+    leaves = [None if x is None else x.detach().float().requires_grad_() for x in given]
+    heads = v.shape[-1] // value_dim
+    with torch.enable_grad():
+        values, keys, queries, logs, steps, skips, state = leaves
+        amounts = values
+        if steps is not None:
+            amounts = (values.unflatten(-1, (heads, -1)) * steps.transpose(1, 2)[..., None]).flatten(-2)
+        held = (state.clone(),)
+        out, _ = reference.scan(
+            v=amounts, k=keys, q=queries, position=position, decay=None if logs is None else logs.transpose(1, 2),
+            key_dim=key_dim, value_dim=value_dim, decay_per="none" if logs is None else "token_head", scale=scale,
+            state=held,
+        )  # fmt: skip
+        if skips is not None:
+            more = (values.unflatten(-1, (heads, -1)) * skips[:, None]).flatten(-2)
+            out = out + more.masked_fill((position < 0)[..., None], 0.0)
+        last = torch.zeros_like(held[0]) if grad_final is None else grad_final
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad((out, held[0]), wanted, (grad.float(), last), allow_unused=True))
+    for made, leaf in zip(grads, leaves, strict=True):
+        if leaf is not None:
+            value = next(found)
+            made.zero_() if value is None else made.copy_(value)
+    return grads
+
+
+scan_chunks_backward = gpu_op("scan_chunks_backward", _launch, fake=_fake, reference=_reference)
