@@ -1,0 +1,1 @@
+"""The loss of next tokens, fused with the head that makes the logits."""
