@@ -202,19 +202,18 @@ class _Run:
             yield from self._unmask(self.unmasking, started)
             return
         longest = max(len(prompt) for prompt in self.prompts)
-        rows = model.executor().rows_for(len(self.prompts))
-        with model.lease_cache(rows, longest + self.limit) as cache:
-            yield from self._continue(cache, started)
+        executor = model.executor()
+        with model.lease_cache(executor.rows_for(len(self.prompts)), longest + self.limit) as cache:
+            yield from self._continue(executor, cache, started)
 
-    def _continue(self, cache: Cache, started: float) -> Iterator[str]:
+    def _continue(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
         model, options = self.model, self.options
         sampler: Sampler | None = None
-        executor = model.executor()
         is_simple = executor.can_sample or _sampling(options).takes_likeliest
         can_burst = executor.can_decode and is_simple and options.logprobs is None
         tokens, mask = _pad(self.prompts, model.device, cache.batch_size)
         name = model.program.model.inputs[0].name
-        once = self._once()
+        once = self._once(cache.batch_size)
         while True:
             with torch.inference_mode():
                 values = {**model.default_inputs(tokens), name: tokens, **once}
@@ -261,11 +260,11 @@ class _Run:
                 if piece and block.row == 0:
                     yield piece
 
-    def _once(self) -> dict[str, Tensor]:
+    def _once(self, rows: int) -> dict[str, Tensor]:
         """What only the first call takes: the prompts, where they go to an encoder, and their mask."""
         if self.source is None:
             return {}
-        tokens, mask = _pad(self.sources, self.model.device, self.model.executor().rows_for(len(self.sources)))
+        tokens, mask = _pad(self.sources, self.model.device, rows)
         return {self.source.name: tokens, **({} if mask is None else {mask_name(self.source.name): mask})}
 
     def _is_done(self) -> bool:
@@ -273,7 +272,7 @@ class _Run:
 
     def _burst(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
         """As many tokens as may be decoded without looking at each; returns at the end, or before a step that fails."""
-        steps = 1
+        steps = 1 if self.options.stream else FIRST_BURST
         while not self._is_done():
             left = self.limit - min(
                 len(row.tokens) for row, w in zip(self.rows, self.watches, strict=True) if not w.finish_reason
@@ -338,13 +337,15 @@ class _Run:
 
 BURST_SECONDS = 0.02
 """How long a reader of a stream may wait for several tokens at once."""
+FIRST_BURST = 8
+MOST_IN_BURST = 256
+"""Tokens that are decoded at once where nobody waits for each: some may be more than a stop string leaves."""
 
 
 def _burst_length(steps: int, seconds: float, is_stream: bool) -> int:
     """How many tokens to decode next without looking at them, after `steps` took so long."""
-    if is_stream:
-        return max(1, min(256, int(steps * BURST_SECONDS / max(seconds, 1e-6))))
-    return min(256, steps * 4)
+    in_time = int(steps * BURST_SECONDS / max(seconds, 1e-6))
+    return max(1, min(MOST_IN_BURST, in_time if is_stream else max(in_time, steps * 4)))
 
 
 def _pad(prompts: list[list[int]], device: torch.device, rows: int) -> tuple[Tensor, Tensor | None]:

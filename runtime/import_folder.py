@@ -97,8 +97,13 @@ def families(model_type: object = None) -> Iterator[tuple[str, ConfigMap]]:
 
 def _may_be_of(name: str, model_type: str) -> bool:
     """False where the text of the spec alone says that its model_type is another one."""
-    said = re.search(r"^\s+model_type:(.*)$", _text(name), re.MULTILINE)
-    return said is None or model_type in said.group(1)
+    text = _text(name)
+    said = re.search(r"^\s+model_type:\s*[\"']?([\w.-]+)[\"']?\s*$", text, re.MULTILINE)
+    if said is not None:
+        return model_type == said.group(1)
+    parent = re.search(r"^extends:\s*(\w+)\s*$", text, re.MULTILINE)
+    has_config = "\nconfig:" in text
+    return has_config and (parent is None or _may_be_of(parent.group(1), model_type))
 
 
 @lru_cache(maxsize=256)

@@ -250,13 +250,14 @@ class LanguageModel(nn.Module):
         """The Program bound to the present parameters; bound again after any of them changed."""
         if self._packed is not None:
             return self._packed
-        if any(parameter.is_meta for parameter in self.parameters()):
+        parameters = list(self.parameters())
+        if any(parameter.is_meta for parameter in parameters):
             raise fail("E0708", f"{self.program.spec.name} has no weights", help="load it with weights=DIR")
-        current = signature(self)
+        current = signature(parameters)
         if self._executor is None or self._executor[0] != current:
             with torch.inference_mode(False):
                 executor = make_executor(self.program, ParameterBinder(self, self.program))
-            self._executor = (signature(self), executor)
+            self._executor = (signature(self.parameters()), executor)
         return self._executor[1]
 
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:

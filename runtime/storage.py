@@ -23,9 +23,9 @@ Bound: TypeAlias = "Tensor | tuple[Tensor, ...]"
 """A parameter operand: one tensor, or the parts of a fused matrix."""
 
 
-def signature(root: nn.Module) -> Signature:
+def signature(parameters: Iterable[Tensor]) -> Signature:
     """Changes whenever a parameter was replaced, moved or written to."""
-    return tuple((id(p), p._version, 0 if _is_sharded(p) else p.data_ptr()) for p in root.parameters())
+    return tuple((id(p), p._version, 0 if _is_sharded(p) else p.data_ptr()) for p in parameters)
 
 
 def tensors_of(bound: Iterable[Bound]) -> Iterator[Tensor]:

@@ -140,11 +140,13 @@ static void wait_until_over(llmc_thread *t) {
 
 void llmc_enter(llmc_thread *t, int64_t chunks) {
     t->region++;
+    t->taken = 0;
     t->chunks = chunks;
     t->is_holding = 0;
 }
 
 int64_t llmc_next(llmc_thread *t) {
+    if (t->count == 1) return t->taken < t->chunks ? t->taken++ : -1; /* nobody to agree with */
     if (t->is_holding) count_done(t);
     if (t->chunks <= 0) return -1;
     for (int i = 0; i < t->count; i++) {

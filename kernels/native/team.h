@@ -27,6 +27,7 @@ typedef struct {
     size_t scratch_bytes;
     uint32_t region;    /* the number of the region this thread is in */
     int64_t chunks;     /* of the region */
+    int64_t taken;      /* chunks of the region, where this thread is alone */
     int is_holding;     /* whether a chunk was taken and is not yet counted as done */
 } llmc_thread;
 

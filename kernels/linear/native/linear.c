@@ -27,7 +27,8 @@ static cut cut_rows(const llmc_matrix *m, int threads, int64_t most) {
     int64_t groups = (m->N + LLMC_GROUP - 1) / LLMC_GROUP;
     int64_t bytes = LLMC_GROUP * m->K * bits_of(m->format) / 8 * (1 + m->is_gated);
     int64_t per = CHUNK_BYTES / (bytes + 1) + 1, even = (groups + 4 * threads - 1) / (4 * threads);
-    if (per > even) per = even;
+    if (threads == 1) per = groups;
+    else if (per > even) per = even;
     if (per * bytes < LEAST_BYTES) per = LEAST_BYTES / (bytes + 1) + 1;
     if (per * most < groups) per = (groups + most - 1) / most;
     return (cut){groups, per, (groups + per - 1) / per};

@@ -4,10 +4,12 @@
  * permutations that all rows share; what reads fewer bytes an instruction does not reach the memory's bandwidth.
  */
 #include "groups.h"
+#include "transpose.h"
 
 #ifndef LLMC_AHEAD_PLAIN
-#define LLMC_AHEAD_PLAIN 8192 /* bytes between what is read and what is prefetched */
+#define LLMC_AHEAD_PLAIN 8192 /* bytes between what is read and what is prefetched, where two rows are read at once */
 #endif
+#define SHORT_ROW 1024 /* bytes, below which the loop itself is what costs */
 #define STEP (2 * LLMC_LANES) /* columns taken at once */
 #if defined(LLMC_AVX512)
 #define MOST_SUMS 16
@@ -21,38 +23,39 @@ typedef struct {
     vf a, b;
 } pair;
 
-/* STEP columns of x or of a row: the evens and the odds for bf16, the first and the second half otherwise. */
-LLMC_INLINE pair arrange(int format, vf a, vf b) {
-    return format == LLMC_BF16 ? (pair){vf_evens(a, b), vf_odds(a, b)} : (pair){a, b};
-}
-LLMC_INLINE pair weights(int format, const char *p) {
+/* STEP columns of x or of a row: the evens and the odds for bf16 beside few rows of x, where that is cheaper to make
+ * than to widen each half; the first and the second half otherwise. */
+LLMC_INLINE pair arrange(int is_split, vf a, vf b) { return is_split ? (pair){vf_evens(a, b), vf_odds(a, b)} : (pair){a, b}; }
+LLMC_INLINE pair weights(int format, int is_split, const char *p) {
     if (format == LLMC_FP32) return (pair){vf_load((const float *)p), vf_load((const float *)p + LLMC_LANES)};
     if (format == LLMC_FP16) return (pair){vf_load_fp16(p), vf_load_fp16(p + 2 * LLMC_LANES)};
+    if (!is_split) return (pair){vf_load_bf16(p), vf_load_bf16(p + 2 * LLMC_LANES)};
     vi both = vi_load(p);
     return (pair){vf_bits(both << 16), vf_bits(both & vi_all((int32_t)0xffff0000u))};
 }
 
-/* out[r * 16 + i] for ROWS rows i from w on, all of them one after the other in memory or clamped to the last. */
-LLMC_INLINE void rows_by_x(int format, int ROWS, int R, const char *const *w, const float *const *x, int64_t K, float *out) {
-    const int SUMS = ROWS * R * 2 <= MOST_SUMS ? 2 : 1;
-    vf sum[2][8][8];
-#pragma GCC unroll 8
+/* sums[r][i] = the products of ROWS rows i of the weight with R rows of x, by lane. */
+LLMC_INLINE void rows_by_x(int format, int ROWS, int R, const char *const *w, const float *const *x, int64_t K,
+                           int fetches, vf (*sums)[LLMC_GROUP]) {
+    const int IS_SPLIT = format == LLMC_BF16 && R <= 2, SUMS = ROWS * R * 2 <= MOST_SUMS ? 2 : 1;
+    vf sum[2][4][8];
+#pragma GCC unroll 4
     for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) sum[0][i][r] = sum[1][i][r] = vf_zero();
     }
-    int64_t k = 0;
+    int64_t k = 0, ahead = R == 4 ? 8 * K * bytes_of(format) : LLMC_AHEAD_PLAIN;
     for (; k + STEP <= K; k += STEP) {
         pair v[8];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) v[r] = arrange(format, vf_load(x[r] + k), vf_load(x[r] + k + LLMC_LANES));
-#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) v[r] = arrange(IS_SPLIT, vf_load(x[r] + k), vf_load(x[r] + k + LLMC_LANES));
+#pragma GCC unroll 4
         for (int i = 0; i < ROWS; i++) {
             const char *at = w[i] + k * bytes_of(format);
 #pragma GCC unroll 2
             for (int line = 0; line < (LLMC_LANES == 16 ? 32 * bytes_of(format) : 64); line += 64)
-                if (LLMC_LANES == 16 || k % 32 == 0) __builtin_prefetch(at + LLMC_AHEAD_PLAIN + line, 0, 2);
-            pair c = weights(format, at);
+                if (fetches && (LLMC_LANES == 16 || k % 32 == 0)) __builtin_prefetch(at + ahead + line, 0, 2);
+            pair c = weights(format, IS_SPLIT, at);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 sum[0][i][r] = vf_fma(c.a, v[r].a, sum[0][i][r]);
@@ -62,37 +65,50 @@ LLMC_INLINE void rows_by_x(int format, int ROWS, int R, const char *const *w, co
     }
     if (k < K) {
         int64_t rest = K - k;
-#pragma GCC unroll 8
+#pragma GCC unroll 4
         for (int i = 0; i < ROWS; i++) {
             char last[STEP * 4] = {0};
             memcpy(last, w[i] + k * bytes_of(format), (size_t)(rest * bytes_of(format)));
-            pair c = weights(format, last);
+            pair c = weights(format, IS_SPLIT, last);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 float tail[STEP] = {0};
                 memcpy(tail, x[r] + k, (size_t)rest * 4);
-                pair v = arrange(format, vf_load(tail), vf_load(tail + LLMC_LANES));
+                pair v = arrange(IS_SPLIT, vf_load(tail), vf_load(tail + LLMC_LANES));
                 sum[0][i][r] = vf_fma(c.a, v.a, vf_fma(c.b, v.b, sum[0][i][r]));
             }
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) out[r * LLMC_GROUP + i] = vf_sum(SUMS == 2 ? sum[0][i][r] + sum[1][i][r] : sum[0][i][r]);
+        for (int r = 0; r < R; r++) sums[r][i] = SUMS == 2 ? sum[0][i][r] + sum[1][i][r] : sum[0][i][r];
     }
 }
 
+/* A few rows of the weight at once; of more rows of x than registers hold sums for, first one half and then the other. */
 LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int half, const float *const *x, float *out) {
-    const int ROWS = R == 8 && MOST_SUMS == 8 ? 1 : 2;
+    const int PART = R == 8 ? 4 : R, ROWS = MOST_SUMS / PART < 4 ? MOST_SUMS / PART : R == 4 || R == 8 ? 4 : 2;
     int64_t first = llmc_first_row(m, g, half), stride = m->K * bytes_of(format);
     int left = llmc_rows_left(m, g);
-    for (int i = 0; i < left; i += ROWS) {
-        const char *w[2];
-        for (int j = 0; j < ROWS; j++)
-            w[j] = llmc_row(m, first + (i + j < left ? i + j : left - 1), stride);
-        rows_by_x(format, ROWS, R, w, x, m->K, out + i);
-    }
+    vf sums[8][LLMC_GROUP];
+    const char *w[LLMC_GROUP];
+    for (int i = 0; i < LLMC_GROUP; i++) w[i] = llmc_row(m, first + (i < left ? i : left - 1), stride);
+    for (int r = 0; r < R; r++)
+        for (int i = left; i < LLMC_GROUP; i++) sums[r][i] = vf_zero();
+    if (R == 1 && stride < SHORT_ROW)
+        for (int i = 0; i < left; i += 4) rows_by_x(format, 4, 1, w + i, x, m->K, 0, (vf(*)[LLMC_GROUP]) & sums[0][i]);
+    else
+        for (int i = 0; i < left; i += ROWS)
+            for (int r = 0; r < R; r += PART)
+                rows_by_x(format, ROWS, PART, w + i, x + r, m->K, 1, (vf(*)[LLMC_GROUP]) & sums[r][i]);
+    for (int r = 0; r < R; r++)
+        for (int part = 0; part < LLMC_PARTS; part++) {
+            vf total = vf_zero();
+            vf_transpose(sums[r] + part * LLMC_LANES);
+            for (int i = 0; i < LLMC_LANES; i++) total += sums[r][part * LLMC_LANES + i];
+            vf_store(out + r * LLMC_GROUP + part * LLMC_LANES, total);
+        }
 }
 
 #define CASES(FORMAT)                                      \
