@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import fx
 
@@ -35,14 +36,20 @@ class Choice:
     place: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
-    """One definition, compiled for one phase."""
+    """One definition for one phase: a graph that calls the chosen kernels."""
 
-    module: fx.GraphModule
+    name: str
+    graph: fx.Graph
     choices: tuple[Choice, ...]
     prepared: Mapping[str, str]
     """By placeholder of a parameter, the function that makes of it what its kernel reads."""
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The graph as Python, generated on first use: machine code does without it."""
+        return fx.GraphModule({}, self.graph, class_name=self.name)
 
 
 def select(module: Module, phase: Phase, target: Target) -> Mapping[str, Selection]:
@@ -74,8 +81,7 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
         copy.target = _implementation(site, serving)
         name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
-    compiled = fx.GraphModule({}, graph, class_name=f"{lowered.name}_{phase}")
-    return Selection(module=compiled, choices=tuple(choices), prepared=prepared)
+    return Selection(name=f"{lowered.name}_{phase}", graph=graph, choices=tuple(choices), prepared=prepared)
 
 
 def request_of(node: fx.Node, site: Site, phase: Phase, target: Target) -> Request:

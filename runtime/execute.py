@@ -13,6 +13,7 @@ from ..compiler.axes import is_of_stream
 from ..compiler.ops.declaration import Value
 from ..compiler.passes.hoist_once import once_values
 from ..compiler.program import PHASES, Program
+from ..compiler.select import Selection
 from ..kernels.kernel import Phase
 from .prepared import Prepared
 from .sampling import Drawing
@@ -25,7 +26,7 @@ State = tuple[Tensor, ...]
 class Step:
     """One call, with everything about it looked up."""
 
-    functions: Mapping[Phase, Callable[..., tuple[object, ...]]]
+    selections: Mapping[Phase, Selection]
     inputs: tuple[str | tuple[str, ...], ...]
     ambient: tuple[str, ...]
     parameters: tuple[Tensor, ...]
@@ -97,12 +98,7 @@ class Executor:
                 later |= set(value) if isinstance(value, tuple) else {value}
         read = {v for value in call.inputs.values() for v in (value if isinstance(value, tuple) else (value,))}
         return Step(
-            functions={
-                phase: cast(
-                    "Callable[..., tuple[object, ...]]", self.program.selections[phase][call.definition].module.forward
-                )
-                for phase in PHASES
-            },
+            selections={phase: self.program.selections[phase][call.definition] for phase in PHASES},
             inputs=tuple(call.inputs.values()),
             ambient=tuple(lowered.ambient),
             parameters=tensors,
@@ -160,7 +156,8 @@ class Executor:
         states: dict[str, State],
     ) -> tuple[object, ...]:
         """One call with its inputs; updates `states` and returns the outputs."""
-        results = step.functions[phase](
+        function = cast("Callable[..., tuple[object, ...]]", step.selections[phase].module.forward)
+        results = function(
             *given,
             *(ambient[name] for name in step.ambient),
             *step.operands[phase],

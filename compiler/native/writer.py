@@ -144,7 +144,7 @@ class Writer:
         return "pass->workspace"
 
     def constant(self, name: str, values: Sequence[float]) -> str:
-        full = f"{identifier(self._body.lowered.name)}_{identifier(self.path)}_{name}"
+        full = f"{identifier(self._body.lowered.name)}_{self._node.name}_{name}"
         numbers = ", ".join(float(value).hex() + "f" for value in values)
         self._body.constants.append(f"static const float {full}[{len(values)}] = {{{numbers}}};")
         return full

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.regions import Region, regions
-from ...compiler.native.source import values_read, write_program
+from ...compiler.native.source import NativeProgram, values_read, write_program
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ..execute import Executor, State, last_rows
@@ -46,6 +46,13 @@ def refusal(program: Program, binder: ParameterBinder) -> str | None:
     return None
 
 
+def _source(program: Program, dtype: str, formats: Formats) -> NativeProgram:
+    """The program as C: as it was compiled, where its matrices are neither packed nor of another type."""
+    if program.native is not None and dtype == program.target.dtype and not formats:
+        return program.native
+    return write_program(program.module, dtype, program.spec.document.path, formats)
+
+
 class NativeExecutor(Executor):
     """An Executor whose compiled calls run natively. Raises NoCompiler where nothing can be compiled.
 
@@ -61,7 +68,7 @@ class NativeExecutor(Executor):
     ) -> None:
         self.formats = formats
         self.dtype = next(one.dtype for one in binder.tensors() if one.is_floating_point())
-        self.native = write_program(program.module, _DTYPES[self.dtype], program.spec.document.path, formats)
+        self.native = _source(program, _DTYPES[self.dtype], formats)
         if not self.native.definitions:
             reason = next(iter(self.native.refused.values()))
             raise NoCompiler(f"no part of it can be compiled: {reason.reason}")

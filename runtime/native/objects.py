@@ -27,12 +27,11 @@ _INCLUDE = (f"-I{KERNELS}", f"-I{KERNELS / 'native'}")
 def shared_library(text: str, sources: Sequence[str]) -> Path:
     """The program's text and the kernels it calls, compiled and linked. Raises NoCompiler where that cannot be done."""
     chosen = compiler()
-    objects = [_kernel_object(chosen, source) for source in sources]
-    key = _key(chosen, "library", without_comments(text), *(path.name for path in objects))
+    key = _key(chosen, "library", without_comments(text), *(_kernel_name(chosen, source) for source in sources))
 
     def build(folder: Path, target: Path) -> None:
         (folder / "program.c").write_text(text, encoding="utf-8")
-        parts = [str(path) for path in objects]
+        parts = [str(_kernel_object(chosen, source)) for source in sources]
         chosen.run(["-shared", *_INCLUDE, "program.c", *parts, "-o", str(target), "-lm"], folder)
 
     return _entry(f"{key}.so", build)
@@ -44,13 +43,20 @@ def without_comments(text: str) -> str:
     return "\n".join(line.strip() for line in lines if line.strip())
 
 
-def _kernel_object(chosen: Compiler, source: str) -> Path:
-    key = _key(chosen, "kernel", source, kernel_sources_hash())
+def _kernel_name(chosen: Compiler, source: str) -> str:
+    return f"{_key(chosen, 'kernel', source)}.o"
 
+
+def _kernel_object(chosen: Compiler, source: str) -> Path:
     def build(folder: Path, target: Path) -> None:
         chosen.run(["-O3", "-c", *_INCLUDE, str(KERNELS / source), "-o", str(target)], folder)
 
-    return _entry(f"{key}.o", build)
+    return _entry(_kernel_name(chosen, source), build)
+
+
+@cache
+def _package_version() -> str:
+    return version("llmc")
 
 
 @cache
@@ -64,7 +70,7 @@ def kernel_sources_hash() -> str:
 
 
 def _key(chosen: Compiler, *parts: str) -> str:
-    everything = "\0".join((version("llmc"), chosen.version, processor(), kernel_sources_hash(), *FLAGS, *parts))
+    everything = "\0".join((_package_version(), chosen.version, processor(), kernel_sources_hash(), *FLAGS, *parts))
     return hashlib.sha256(everything.encode()).hexdigest()[:40]
 
 

@@ -26,7 +26,7 @@ def sample(model: LanguageModel, seed: int) -> list[int]:
 def test_same_seed_same_tokens(golden: Golden, model: LanguageModel) -> None:
     first = sample(model, 7)
     assert len(set(first)) > 5
-    for _ in range(9):
+    for _ in range(3):
         assert sample(model, 7) == first
     assert sample(llmc.load(golden.folder), 7) == first
     assert len({tuple(sample(model, seed)) for seed in range(5)}) == 5

@@ -24,7 +24,7 @@ from .running import RUNS, Run, named, require_golden
 from .seq2seq import SEQ2SEQ, SOURCE, START, Seq2SeqGolden, make_seq2seq
 from .test_batches import LENGTHS, SIDES, padded
 from .test_decode import CHUNKS
-from .test_greedy import DISTINCT, NEW, require_same_tokens
+from .test_greedy import NEW, require_greedy, varied, written
 
 Check = Callable[..., None]
 pytestmark = pytest.mark.parametrize("golden", SEQ2SEQ, ids=lambda family: family.name, indirect=True)
@@ -68,15 +68,15 @@ def feed(model: LanguageModel, golden: Seq2SeqGolden, sizes: Sequence[int]) -> T
 # --- the shared checks ----------------------------------------------------------------------------------------------
 
 
-@checks(test_prefill.test_folder_equals_reference, test_prefill.test_spec_and_params_equal_the_folder)
 @each_run
-def test_whole(golden: Seq2SeqGolden, model: LanguageModel, run: Run, check: Check) -> None:
-    check(golden, model, run)
+def test_whole(golden: Seq2SeqGolden, model: LanguageModel, model_by_spec: LanguageModel, run: Run) -> None:
+    test_prefill.test_folder_equals_reference(golden, model, run)
+    test_prefill.test_spec_and_params_equal_the_folder(golden, model, model_by_spec, run)
 
 
 @each_run
-def test_float64(golden: Seq2SeqGolden, run: Run) -> None:
-    test_prefill.test_float64_equals_the_float64_reference(golden, run)
+def test_float64(golden: Seq2SeqGolden, wide_model: LanguageModel, run: Run) -> None:
+    test_prefill.test_float64_equals_the_float64_reference(golden, wide_model, run)
 
 
 @checks(
@@ -117,18 +117,19 @@ def test_without_passes_and_without_kernels(
     require_golden(golden, {"logits": feed(llmc.load(golden.folder), golden, sizes)})
 
 
-@each_run
-def test_mutants_are_not_golden(golden: Seq2SeqGolden, tmp_path: Path, run: Run) -> None:
+@pytest.mark.usefixtures("through_torch")
+def test_mutants_are_not_golden(golden: Seq2SeqGolden, tmp_path: Path) -> None:
     listed = [Mutation(name="none"), *mutations(golden.family)]
     assert len(listed) > 10
     for mutation in listed:
         spec = test_mutations.mutant_spec(golden.family, mutation, tmp_path)
         mutant = llmc.load(spec, weights=golden.folder, params={**golden.family.params, **mutation.params})
-        outputs = run(mutant, golden.tokens, **golden.inputs)
-        if mutation.name == "none":
-            require_golden(golden, outputs)
-        else:
-            assert not test_mutations.is_golden(golden, outputs), mutation.name
+        for name, run in RUNS.items():
+            outputs = run(mutant, golden.tokens, **golden.inputs)
+            if mutation.name == "none":
+                require_golden(golden, outputs)
+            else:
+                assert not test_mutations.is_golden(golden, outputs), f"{mutation.name}, {name}"
 
 
 def test_scores_have_unit_size(golden: Seq2SeqGolden) -> None:
@@ -297,35 +298,18 @@ def test_what_is_given_once_is_not_given_twice(golden: Seq2SeqGolden, model: Lan
 
 # --- text -----------------------------------------------------------------------------------------------------------
 
-_FOUND: dict[str, tuple[list[list[int]], Tensor, Tensor]] = {}
-
-
-def varied_sources(golden: Seq2SeqGolden) -> tuple[list[list[int]], Tensor, Tensor]:
-    """Two prompts of the encoder whose continuation `[2, NEW]` varies, and the reference's logits there."""
-    if golden.family.name not in _FOUND:
-        sources = torch.randint(0, VOCAB, (40, 12), generator=torch.Generator().manual_seed(5))
-        answer = golden.reference.generate(  # type: ignore[operator]
-            input_ids=sources, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0, use_cache=False,
-            output_logits=True, return_dict_in_generate=True,
-        )  # fmt: skip
-        assert (answer.sequences[:, 0] == START).all()
-        new, logits = answer.sequences[:, 1:], torch.stack(answer.logits, dim=1)
-        order = sorted(range(len(new)), key=lambda row: -len(new[row].unique()))[:2]
-        assert all(len(new[row].unique()) >= DISTINCT for row in order), [len(new[row].unique()) for row in order]
-        _FOUND[golden.family.name] = [sources[row].tolist() for row in order], new[order], logits[order]
-    return _FOUND[golden.family.name]
-
-
 def test_greedy_tokens(golden: Seq2SeqGolden, model: LanguageModel) -> None:
     """The prompt goes to the encoder; prompts of unequal lengths stand in one batch."""
-    prompts, expected, logits = varied_sources(golden)
-    batch = [[3], prompts[0], [5] * 30, prompts[1]]
-    together = model.generate(batch, max_new_tokens=NEW, ignore_eos=True)
-    for index, prompt in enumerate(prompts):
-        alone = model.generate(prompt, max_new_tokens=NEW, ignore_eos=True)
-        require_same_tokens(alone.tokens, expected[index], logits[index])
-        require_same_tokens(together[2 * index + 1].tokens, expected[index], logits[index])
-        assert (alone.finish_reason, alone.prompt_tokens) == ("length", len(prompt))
+    prompts = torch.randint(0, VOCAB, (40, 12), generator=torch.Generator().manual_seed(5)).tolist()
+    texts = written(model, prompts)
+    first, second = varied(texts)
+    unequal = written(model, [[3], prompts[first], [5] * 30, prompts[second]])
+    for index, row in enumerate((first, second)):
+        alone = model.generate(prompts[row], max_new_tokens=NEW, ignore_eos=True)
+        for text in (texts[row], alone.tokens, unequal[2 * index + 1]):
+            fed = torch.tensor([[START, *text[:-1]]])
+            require_greedy(text, golden.ask(fed, encoder_tokens=torch.tensor([prompts[row]]))["logits"][0])
+        assert (alone.finish_reason, alone.prompt_tokens) == ("length", len(prompts[row]))
 
 
 def test_stops_at_an_end_token(golden: Seq2SeqGolden, model: LanguageModel) -> None:

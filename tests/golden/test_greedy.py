@@ -1,7 +1,13 @@
-"""64 greedy tokens equal transformers' own, from prompts where the text has at least 20 distinct tokens."""
+"""64 greedy tokens are transformers' own, from prompts where the text has at least 20 distinct tokens.
+
+The reference sees prompt and text at once: where each token is its choice after the ones before, the text is what it
+writes too. Its whole prefill is asked because its resumed decode may itself be wrong.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,68 +22,46 @@ from .reference import Golden
 PROMPT, NEW, DISTINCT, WANTED, TRIED = 9, 64, 20, 2, 48
 
 
-_FOUND: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+def written(model: LanguageModel, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """The greedy text after each prompt, all in one batch."""
+    found = model.generate(prompts, max_new_tokens=NEW, ignore_eos=True)
+    return [generation.tokens for generation in found]
 
 
-def varied_prompts(golden: Golden) -> tuple[Tensor, Tensor, Tensor]:
-    """`find_varied_prompts`, once a family."""
-    name = golden.family.name
-    if name not in _FOUND:
-        _FOUND[name] = find_varied_prompts(golden)
-    return _FOUND[name]
+def varied(texts: Sequence[list[int]]) -> list[int]:
+    """The first rows whose text has many tokens."""
+    rows = [row for row, text in enumerate(texts) if len(set(text)) >= DISTINCT][:WANTED]
+    assert len(rows) == WANTED, f"only {len(rows)} of {len(texts)} prompts give {DISTINCT} distinct tokens"
+    return rows
 
 
-def find_varied_prompts(golden: Golden) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts `[P, PROMPT]` whose continuation `[P, NEW]` varies, and the reference's logits there `[P, NEW, V]`."""
-    generator = torch.Generator().manual_seed(5)
-    prompts = torch.randint(0, VOCAB, (TRIED, PROMPT), generator=generator)
-    with torch.no_grad():
-        answer = golden.reference.generate(  # type: ignore[operator]
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=NEW,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-    new = answer.sequences[:, PROMPT:]
-    varied = [row for row in range(TRIED) if len(new[row].unique()) >= DISTINCT][:WANTED]
-    assert len(varied) == WANTED, f"only {len(varied)} of {TRIED} prompts give {DISTINCT} distinct tokens"
-    return prompts[varied], new[varied], torch.stack(answer.logits, dim=1)[varied]
-
-
-def require_same_tokens(ours: list[int], expected: Tensor, logits: Tensor) -> None:
-    """Up to the first place where the reference itself hardly prefers its token."""
-    assert len(ours) == NEW
-    for step, (token, wanted) in enumerate(zip(ours, expected.tolist(), strict=True)):
-        if token != wanted:
-            best = logits[step].topk(2).values
-            gap = float(best[0] - best[1])
-            assert gap <= 10 * tolerance(logits), f"token {step} is {token}, not {wanted}, by a gap of {gap:.2e}"
-            return
+def require_greedy(text: list[int], logits: Tensor) -> None:
+    """Each token is the likeliest by the reference's logits `[NEW, V]` where it stands, or hardly less likely."""
+    assert len(text) == NEW
+    lost = logits.max(dim=-1).values - logits.gather(-1, torch.tensor(text)[:, None])[:, 0]
+    for step, gap in enumerate(lost.tolist()):
+        best = int(logits[step].argmax())
+        assert gap <= 10 * tolerance(logits), f"token {step} is {text[step]}, not {best}, by a gap of {gap:.2e}"
 
 
 @each_causal
 def test_greedy_tokens(golden: Golden, model: LanguageModel) -> None:
-    prompts, expected, logits = varied_prompts(golden)
-    together = model.generate([row.tolist() for row in prompts], max_new_tokens=NEW, ignore_eos=True)
-    for index, row in enumerate(prompts):
-        alone = model.generate(row.tolist(), max_new_tokens=NEW, ignore_eos=True)
-        require_same_tokens(alone.tokens, expected[index], logits[index])
-        require_same_tokens(together[index].tokens, expected[index], logits[index])
+    """Alone, in a batch of equals, and beside a shorter and a longer prompt."""
+    prompts = torch.randint(0, VOCAB, (TRIED, PROMPT), generator=torch.Generator().manual_seed(5)).tolist()
+    texts = written(model, prompts)
+    first, second = varied(texts)
+    unequal = written(model, [[3], prompts[first], [5] * 30, prompts[second]])
+    together = torch.tensor([prompts[row] + texts[row] for row in (first, second)])
+    logits = golden.ask(together[:, :-1])["logits"][:, PROMPT - 1 :]
+    for index, row in enumerate((first, second)):
+        alone = model.generate(prompts[row], max_new_tokens=NEW, ignore_eos=True)
         assert alone.finish_reason == "length"
         assert alone.prompt_tokens == PROMPT
-
-
-@each_causal
-def test_unequal_prompts_in_one_batch(golden: Golden, model: LanguageModel) -> None:
-    prompts, expected, logits = varied_prompts(golden)
-    batch = [[3], prompts[0].tolist(), [5] * 30, prompts[1].tolist()]
-    found = model.generate(batch, max_new_tokens=NEW, ignore_eos=True)
-    require_same_tokens(found[1].tokens, expected[0], logits[0])
-    require_same_tokens(found[3].tokens, expected[1], logits[1])
+        require_greedy(texts[row], logits[index])
+        for text in (alone.tokens, unequal[2 * index + 1]):
+            if text != texts[row]:
+                whole = torch.tensor([prompts[row] + text])
+                require_greedy(text, golden.ask(whole[:, :-1])["logits"][0, PROMPT - 1 :])
 
 
 @each_causal
@@ -89,9 +73,10 @@ def test_stops_at_an_end_token(golden: Golden, model: LanguageModel) -> None:
     assert stopped.finish_reason == "stop"
 
 
-def test_require_same_tokens_sees_a_wrong_token() -> None:
+def test_require_greedy_sees_a_wrong_token() -> None:
     logits = torch.randn(NEW, VOCAB)
-    right = logits.argmax(dim=-1)
-    require_same_tokens(right.tolist(), right, logits)
-    with pytest.raises(AssertionError, match="token 7"):
-        require_same_tokens([(t + 1) % VOCAB if i == 7 else t for i, t in enumerate(right.tolist())], right, logits)
+    right = logits.argmax(dim=-1).tolist()
+    require_greedy(right, logits)
+    for wrong in (0, 7, NEW - 1):
+        with pytest.raises(AssertionError, match=f"token {wrong} is"):
+            require_greedy([(t + 1) % VOCAB if i == wrong else t for i, t in enumerate(right)], logits)

@@ -3,11 +3,13 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
-import llmc
 from llmc.runtime.model import LanguageModel
+from llmc.runtime.native.executor import NativeExecutor, refusal
 
 from .reference import Golden
 from .running import RUNS, Run, require_golden, run_modules, run_program
@@ -21,18 +23,28 @@ def test_folder_equals_reference(golden: Golden, model: LanguageModel, run: Run)
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_spec_and_params_equal_the_folder(golden: Golden, model: LanguageModel, run: Run) -> None:
-    family = golden.family
-    by_spec = llmc.load(family.spec, weights=golden.folder, params=dict(family.params))
-    ours, theirs = (run(m, golden.tokens, **golden.inputs) for m in (by_spec, model))
+def test_spec_and_params_equal_the_folder(
+    golden: Golden, model: LanguageModel, model_by_spec: LanguageModel, run: Run
+) -> None:
+    ours, theirs = (run(m, golden.tokens, **golden.inputs) for m in (model_by_spec, model))
     for name, value in ours.items():
         assert torch.equal(value, theirs[name]), name
 
 
+def test_what_was_written_in_c_compiles(golden: Golden, model: LanguageModel) -> None:
+    """Or a mistake in the text would go unseen: torch serves where the compiler fails."""
+    program = model.program
+    if refusal(program, list(model.parameters())) is not None or program.native is None:
+        pytest.skip("this program does not run as machine code")
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler on this machine")
+    assert program.native.definitions
+    assert isinstance(model.executor(), NativeExecutor)
+
+
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_float64_equals_the_float64_reference(golden: Golden, run: Run) -> None:
-    wide = llmc.load(golden.folder, dtype="float64")
-    for name, value in run(wide, golden.tokens, **golden.inputs).items():
+def test_float64_equals_the_float64_reference(golden: Golden, wide_model: LanguageModel, run: Run) -> None:
+    for name, value in run(wide_model, golden.tokens, **golden.inputs).items():
         assert value.dtype == torch.float64
         assert (value - golden.exact[name]).abs().max() < FLOAT64_TOLERANCE, name
 

@@ -22,6 +22,7 @@ from . import (
     test_decode,
     test_determinism,
     test_gradients,
+    test_greedy,
     test_mutations,
     test_nonfinite,
     test_prefill,
@@ -35,8 +36,7 @@ from .hybrid_families import HYBRIDS
 from .mutations import Mutation
 from .recurrent_families import each_recurrent
 from .reference import Golden
-from .running import RUNS, Run, named, require_golden
-from .test_greedy import DISTINCT, NEW, PROMPT, require_same_tokens
+from .running import RUNS, Run, named
 
 pytestmark = each_recurrent
 Check = Callable[..., None]
@@ -53,7 +53,6 @@ each_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
 @checks(
     test_prefill.test_folder_equals_reference,
-    test_prefill.test_spec_and_params_equal_the_folder,
     test_determinism.test_other_rows_change_no_output,
 )
 @each_run
@@ -62,8 +61,13 @@ def test_whole_prompts(golden: Golden, model: LanguageModel, run: Run, check: Ch
 
 
 @each_run
-def test_float64(golden: Golden, run: Run) -> None:
-    test_prefill.test_float64_equals_the_float64_reference(golden, run)
+def test_spec_and_params(golden: Golden, model: LanguageModel, model_by_spec: LanguageModel, run: Run) -> None:
+    test_prefill.test_spec_and_params_equal_the_folder(golden, model, model_by_spec, run)
+
+
+@each_run
+def test_float64(golden: Golden, wide_model: LanguageModel, run: Run) -> None:
+    test_prefill.test_float64_equals_the_float64_reference(golden, wide_model, run)
 
 
 def test_another_size_of_model(golden: Golden, model: LanguageModel) -> None:
@@ -73,8 +77,10 @@ def test_another_size_of_model(golden: Golden, model: LanguageModel) -> None:
 
 @checks(
     test_prefill.test_single_token,
+    test_prefill.test_what_was_written_in_c_compiles,
     test_batches.test_ragged_chunks_of_ragged_rows,
     test_determinism.test_same_seed_same_tokens,
+    test_greedy.test_greedy_tokens,
 )
 def test_of_the_loaded_model(golden: Golden, model: LanguageModel, check: Check) -> None:
     check(golden, model)
@@ -131,29 +137,6 @@ def test_folders(golden: Golden, tmp_path: Path, check: Check) -> None:
 )
 def test_faults(golden: Golden, model: LanguageModel, tmp_path: Path, check: Check) -> None:
     check(golden, model, tmp_path)
-
-
-# --- greedy: against whole prefills, because a resumed decode of the reference may itself be wrong -------------------
-
-
-def varied_prompts(golden: Golden) -> tuple[Tensor, Tensor, Tensor]:
-    """One prompt `[1, PROMPT]` whose continuation `[1, NEW]` varies, and the logits there `[1, NEW, V]`."""
-    rows = torch.randint(0, VOCAB, (24, PROMPT), generator=torch.Generator().manual_seed(5))
-    steps: list[Tensor] = []
-    for _ in range(NEW):
-        steps.append(golden.ask(rows)["logits"][:, -1])
-        rows = torch.cat([rows, steps[-1].argmax(-1, keepdim=True)], dim=1)
-    best = max(range(len(rows)), key=lambda row: len(rows[row, PROMPT:].unique()))
-    assert len(rows[best, PROMPT:].unique()) >= DISTINCT
-    return rows[best, :PROMPT], rows[best, PROMPT:], torch.stack(steps, dim=1)[best]
-
-
-def test_greedy_tokens(golden: Golden, model: LanguageModel) -> None:
-    prompt, expected, logits = varied_prompts(golden)
-    alone = model.generate(prompt, max_new_tokens=NEW, ignore_eos=True)
-    require_same_tokens(alone.tokens, expected, logits)
-    batch = model.generate([[3], prompt.tolist(), [5] * 30], max_new_tokens=NEW, ignore_eos=True)
-    require_same_tokens(batch[1].tokens, expected, logits)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -324,13 +307,13 @@ OWN: Mapping[str, Mapping[str, dict[str, object]]] = {
 
 
 @pytest.mark.usefixtures("through_torch")
-@each_run
-def test_mutants_are_not_golden(golden: Golden, tmp_path: Path, run: Run) -> None:
+def test_mutants_are_not_golden(golden: Golden, tmp_path: Path) -> None:
     for mutation in mutations(golden.family):
         folder = tmp_path / mutation.name
         folder.mkdir()
-        outputs = run(mutant_of(golden, mutation, folder), golden.tokens)
-        assert not test_mutations.is_golden(golden, outputs), mutation.name
+        mutant = mutant_of(golden, mutation, folder)
+        for name, run in RUNS.items():
+            assert not test_mutations.is_golden(golden, run(mutant, golden.tokens)), f"{mutation.name}, {name}"
 
 
 def mutant_of(golden: Golden, mutation: Mutation, folder: Path) -> LanguageModel:
@@ -338,6 +321,5 @@ def mutant_of(golden: Golden, mutation: Mutation, folder: Path) -> LanguageModel
     return llmc.load(spec, weights=golden.folder, params={**golden.family.params, **mutation.params})
 
 
-@each_run
-def test_a_spec_that_only_extends_is_golden(golden: Golden, tmp_path: Path, run: Run) -> None:
-    require_golden(golden, run(mutant_of(golden, Mutation(name="none"), tmp_path), golden.tokens))
+def test_a_spec_that_only_extends_is_golden(golden: Golden, tmp_path: Path) -> None:
+    test_mutations.test_a_spec_that_only_extends_is_golden(golden, tmp_path)

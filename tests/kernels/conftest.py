@@ -1,14 +1,27 @@
-"""One thread and one seed for every test of a kernel."""
+"""One thread, one seed and one build for every test of a kernel."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+from .native import build_in
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_build(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All workers of a run compile the kernels into one folder."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "native"
+    shared.mkdir(exist_ok=True)
+    build_in(shared)
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +37,7 @@ NEEDS = {
     "portable": "",
 }
 """Words of /proc/cpuinfo without which a path cannot run."""
-_FOLDER = tempfile.TemporaryDirectory(prefix="llmc-native-tests-")
+_FOLDERS: list[Path] = []
 
 
 @functools.cache
@@ -49,6 +49,11 @@ def _processor() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
+def build_in(folder: Path) -> None:
+    """Where libraries are built; workers that share it build each once."""
+    _FOLDERS[:] = [folder]
+
+
 @functools.cache
 def library(name: str, sources: Sequence[Path], extra: str = "") -> ctypes.CDLL:
     """The shared library of `sources` and the text `extra`, for one of INSTRUCTION_SETS; skips where it cannot run."""
@@ -58,16 +63,24 @@ def library(name: str, sources: Sequence[Path], extra: str = "") -> ctypes.CDLL:
     lacking = sorted(set(NEEDS[name].split()) - _processor())
     if lacking:
         pytest.skip(f"this processor lacks {', '.join(lacking)}")
-    folder = Path(_FOLDER.name)
+    (folder,) = _FOLDERS
     key = hashlib.sha256(repr((name, sources, extra)).encode()).hexdigest()[:16]
-    text, target = folder / f"{key}.c", folder / f"{key}.so"
+    target = folder / f"{key}.so"
+    with (folder / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _compile(compiler, name, sources, extra, target)
+    return ctypes.CDLL(str(target))
+
+
+def _compile(compiler: str, name: str, sources: Sequence[Path], extra: str, target: Path) -> None:
+    text = target.with_suffix(".c")
     text.write_text(extra, encoding="utf-8")
     flags = [*INSTRUCTION_SETS[name], "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
     places = [f"-I{KERNELS / 'native'}", *(f"-I{p}" for p in sorted({str(s.parent) for s in sources}))]
     command = [compiler, *flags, *places, *map(str, sources), str(text), "-o", str(target), "-lpthread", "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
-    return ctypes.CDLL(str(target))
 
 
 def pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:

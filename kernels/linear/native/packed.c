@@ -7,6 +7,12 @@
 #define LLMC_AHEAD_PACKED 8192 /* bytes between what is read and what is prefetched */
 #endif
 #define WIDTH (LLMC_LANES * 4) /* bytes of a line that one register takes */
+/* Four short vectors in a group would only cost the compiler 40 seconds. */
+#if defined(__AVX2__)
+#define UNROLL_PARTS _Pragma("GCC unroll 4")
+#else
+#define UNROLL_PARTS _Pragma("GCC unroll 1")
+#endif
 
 LLMC_INLINE void prefetch_line(const uint8_t *line, int part) {
     if (part == 0) __builtin_prefetch(line + LLMC_AHEAD_PACKED, 0, 2);
@@ -24,13 +30,13 @@ LLMC_INLINE void int8_group(int R, const uint8_t *at, int64_t K, const llmc_quan
     const int CHAINS = R <= 2 ? 4 / R : 1;
     int64_t blocks = (K + LLMC_BLOCK - 1) / LLMC_BLOCK;
     vf total[LLMC_PARTS][8];
-#pragma GCC unroll 4
+UNROLL_PARTS
     for (int part = 0; part < LLMC_PARTS; part++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) total[part][r] = vf_zero();
     }
     for (int64_t b = 0; b < blocks; b++) {
-#pragma GCC unroll 4
+UNROLL_PARTS
         for (int part = 0; part < LLMC_PARTS; part++) {
             vi sum[8][4];
 #pragma GCC unroll 8
@@ -56,7 +62,7 @@ LLMC_INLINE void int8_group(int R, const uint8_t *at, int64_t K, const llmc_quan
         }
     }
     const float *scale = (const float *)(const void *)(at + blocks * 512);
-#pragma GCC unroll 4
+UNROLL_PARTS
     for (int part = 0; part < LLMC_PARTS; part++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
@@ -84,14 +90,14 @@ LLMC_INLINE vi int4_block(const uint8_t *lines, int part, const int8_t *q, int32
 
 LLMC_INLINE void int4_group(int R, int step, const uint8_t *at, int64_t K, const llmc_quantised *x, float *out) {
     vf total[LLMC_PARTS][8];
-#pragma GCC unroll 4
+UNROLL_PARTS
     for (int part = 0; part < LLMC_PARTS; part++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) total[part][r] = vf_zero();
     }
     for (int64_t k = 0; k < K; k += step, at += step * 8 + 32) {
         for (int line = 0; line < step / 8; line++) prefetch_line(at + line * 64, 0);
-#pragma GCC unroll 4
+UNROLL_PARTS
         for (int part = 0; part < LLMC_PARTS; part++) {
             vf scale = vf_load_fp16(at + step * 8 + part * LLMC_LANES * 2);
 #pragma GCC unroll 4
@@ -105,7 +111,7 @@ LLMC_INLINE void int4_group(int R, int step, const uint8_t *at, int64_t K, const
             }
         }
     }
-#pragma GCC unroll 4
+UNROLL_PARTS
     for (int part = 0; part < LLMC_PARTS; part++) {
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) vf_store(out + r * LLMC_GROUP + part * LLMC_LANES, total[part][r]);
