@@ -7,32 +7,15 @@ from collections.abc import Mapping
 from llmc.compiler.ops.declaration import Value
 
 from .family import VOCAB, Family
+from .family_keys import LLAMA_KEYS, rope_kwargs
 
 _KEYS: Mapping[str, str] = {
-    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
-    "max_seq_len": "max_position_embeddings", "dense_width": "intermediate_size_mlp",
+    **LLAMA_KEYS, "dense_width": "intermediate_size_mlp",
     "num_experts": "num_local_experts", "num_experts_per_token": "num_experts_per_tok",
     "moe_step": "interleave_moe_layer_step", "nope_step": "no_rope_layer_interval", "rope_layers": "no_rope_layers",
     "chunk_size": "attention_chunk_size", "temperature_tuning": "attn_temperature_tuning",
     "temperature_scale": "attn_scale", "temperature_period": "floor_scale",
 }  # fmt: skip
-_ROPE_KEYS: Mapping[str, str] = {
-    "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
-    "rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor",
-    "rope_original_max_seq_len": "original_max_position_embeddings",
-}  # fmt: skip
-
-
-def _kwargs(params: Mapping[str, Value]) -> dict[str, object]:
-    """The keys of transformers for our params."""
-    kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
-    rope: dict[str, object] = {"rope_type": "default"}
-    for name, value in params.items():
-        if name in _ROPE_KEYS:
-            rope[_ROPE_KEYS[name]] = value
-        else:
-            kwargs[_KEYS.get(name, name)] = value
-    return {**kwargs, "rope_parameters": rope}
 
 
 def _mistakes(params: Mapping[str, Value]) -> dict[str, Mapping[str, Mapping[str, Value]]]:
@@ -80,8 +63,8 @@ def _llama4(name: str, seed: int = 0, inert: tuple[str, ...] = (), **changes: Va
         **changes,
     }  # fmt: skip
     return Family(
-        name=name, spec="llama4", config="Llama4TextConfig", model="Llama4ForCausalLM", kwargs=_kwargs(params),
-        params=params, eps="rms_norm_eps", seed=seed, inert=inert, mistakes=_mistakes(params), bias_std=0.1,
+        name=name, spec="llama4", config="Llama4TextConfig", model="Llama4ForCausalLM",
+        kwargs=rope_kwargs(params, _KEYS), params=params, eps="rms_norm_eps", seed=seed, inert=inert, mistakes=_mistakes(params), bias_std=0.1,
     )  # fmt: skip
 
 

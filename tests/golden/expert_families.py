@@ -8,35 +8,18 @@ from typing import TypeAlias
 from llmc.compiler.ops.declaration import Value
 
 from .family import VOCAB, Family
+from .family_keys import LLAMA_KEYS, rope_kwargs
 
 _SIZES: Mapping[str, Value] = {
     "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 44, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3,
     "max_seq_len": 101, "rope_theta": 337.0, "rms_norm_eps": 2e-3, "attention_dropout": 0.0,
     "tie_word_embeddings": False,
 }  # fmt: skip
-_KEYS: Mapping[str, str] = {
-    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
-    "max_seq_len": "max_position_embeddings", "num_experts_per_token": "num_experts_per_tok",
-}  # fmt: skip
-_ROPE_KEYS: Mapping[str, str] = {
-    "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
-    "rope_original_max_seq_len": "original_max_position_embeddings", "rope_beta_fast": "beta_fast",
-    "rope_beta_slow": "beta_slow", "rope_mscale": "mscale", "rope_mscale_all_dim": "mscale_all_dim",
-}  # fmt: skip
 
 
 def _kwargs(params: Mapping[str, Value], keys: Mapping[str, str]) -> dict[str, object]:
     """The keys of transformers for our params."""
-    kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
-    rope: dict[str, object] = {"rope_type": "default"}
-    for name, value in params.items():
-        if name in _ROPE_KEYS:
-            if name != "rope_theta" and params.get("rope_scaling") == "none":
-                continue
-            rope[_ROPE_KEYS[name]] = value
-        else:
-            kwargs[keys.get(name, _KEYS.get(name, name))] = value
-    return {**kwargs, "rope_parameters": rope}
+    return rope_kwargs(params, {**LLAMA_KEYS, "num_experts_per_token": "num_experts_per_tok", **keys})
 
 
 Change: TypeAlias = Mapping[str, Mapping[str, Value]]

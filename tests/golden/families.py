@@ -12,6 +12,7 @@ from .chunked_families import CHUNKED
 from .dense_families import DECODERS, DENSE_ENCODERS
 from .expert_families import EXPERTS
 from .family import VOCAB, Family
+from .family_keys import LLAMA_KEYS, rope_kwargs
 from .stream_families import STREAMS
 
 
@@ -40,31 +41,6 @@ def _gpt2(name: str, **changes: Value) -> Family:
     )  # fmt: skip
 
 
-_LLAMA_KEYS = {
-    "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "num_kv_heads": "num_key_value_heads",
-    "max_seq_len": "max_position_embeddings",
-}  # fmt: skip
-_ROPE_KEYS = {
-    "rope_theta": "rope_theta", "rope_scaling": "rope_type", "rope_factor": "factor",
-    "rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor",
-    "rope_original_max_seq_len": "original_max_position_embeddings",
-    "rope_short_factor": "short_factor", "rope_long_factor": "long_factor",
-    "partial_rotary_factor": "partial_rotary_factor",
-}  # fmt: skip
-
-
-def _like_llama(params: Mapping[str, Value]) -> dict[str, object]:
-    """The keys of transformers for params of the Llama kind."""
-    kwargs: dict[str, object] = {"bos_token_id": 1, "eos_token_id": None, "pad_token_id": None}
-    rope: dict[str, object] = {"rope_type": "default"}
-    for name, value in params.items():
-        if name in _ROPE_KEYS:
-            rope[_ROPE_KEYS[name]] = value
-        else:
-            kwargs[_LLAMA_KEYS.get(name, name)] = value
-    return {**kwargs, "rope_parameters": rope}
-
-
 def _llama(name: str, model: str = "Llama", /, **changes: Value) -> Family:
     params: dict[str, Value] = {
         "vocab_size": VOCAB, "hidden_size": 60, "intermediate_size": 76, "num_layers": 2,
@@ -73,8 +49,8 @@ def _llama(name: str, model: str = "Llama", /, **changes: Value) -> Family:
         "tie_word_embeddings": False, **changes,
     }  # fmt: skip
     return Family(
-        name=name, spec=model.lower(), config=f"{model}Config", model=f"{model}ForCausalLM", kwargs=_like_llama(params),
-        params=params, eps="rms_norm_eps", is_sharded=name in ("llama_biases", "mistral_window"),
+        name=name, spec=model.lower(), config=f"{model}Config", model=f"{model}ForCausalLM",
+        kwargs=rope_kwargs(params, LLAMA_KEYS), params=params, eps="rms_norm_eps", is_sharded=name in ("llama_biases", "mistral_window"),
     )  # fmt: skip
 
 
@@ -90,7 +66,7 @@ def _phi(name: str, **changes: Value) -> Family:
         "activation": "hidden_act", "layer_norm_eps": "layer_norm_eps", "embedding_dropout": "embd_pdrop",
         "residual_dropout": "resid_pdrop",
     }  # fmt: skip
-    kwargs = {spelled.get(key, key): value for key, value in _like_llama(params).items()}
+    kwargs = {spelled.get(key, key): value for key, value in rope_kwargs(params, LLAMA_KEYS).items()}
     kwargs["hidden_act"] = {"gelu_tanh": "gelu_new", "gelu": "gelu"}[str(params["activation"])]
     return Family(
         name=name, spec="phi", config="PhiConfig", model="PhiForCausalLM", kwargs=kwargs, params=params,
@@ -106,7 +82,9 @@ def _phi3(name: str, **changes: Value) -> Family:
         "attention_dropout": 0.0, "residual_dropout": 0.0, "tie_word_embeddings": False,
         "sliding_window": None, **changes,
     }  # fmt: skip
-    kwargs = _like_llama({key: value for key, value in params.items() if key != "rope_original_max_seq_len"})
+    kwargs = rope_kwargs(
+        {key: value for key, value in params.items() if key != "rope_original_max_seq_len"}, LLAMA_KEYS
+    )
     kwargs["resid_pdrop"] = kwargs.pop("residual_dropout")
     if "rope_original_max_seq_len" in params:
         kwargs["original_max_position_embeddings"] = params["rope_original_max_seq_len"]
@@ -157,7 +135,7 @@ def _bert(name: str, spec: str, model: str, *, tied: bool | None = None, **chang
         **changes,
     }  # fmt: skip
     spelled = {
-        **_LLAMA_KEYS, "hidden_dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob",
+        **LLAMA_KEYS, "hidden_dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob",
         "activation": "hidden_act",
     }  # fmt: skip
     kwargs = {spelled.get(key, key): value for key, value in params.items()}

@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_outputs import CausalLMOutput
+
+from .oracle_parts import GatedMlp, StackForCausalLM
 
 
 class GLAConfig(transformers.PreTrainedConfig):
@@ -56,22 +57,11 @@ class _GatedLinearAttention(nn.Module):
         return self.o_proj(normed * functional.silu(self.g_proj(x)))
 
 
-class _GatedMlp(nn.Module):
-    def __init__(self, config: GLAConfig) -> None:
-        super().__init__()
-        width, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj, self.up_proj = (nn.Linear(width, inner, bias=False) for _ in range(2))
-        self.down_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class _Layer(nn.Module):
     def __init__(self, config: GLAConfig) -> None:
         super().__init__()
         self.attn_norm, self.mlp_norm = (nn.RMSNorm(config.hidden_size, eps=config.norm_eps) for _ in range(2))
-        self.attn, self.mlp = _GatedLinearAttention(config), _GatedMlp(config)
+        self.attn, self.mlp = _GatedLinearAttention(config), GatedMlp(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.attn_norm(x))
@@ -92,22 +82,10 @@ class _Stack(nn.Module):
         return self.norm(x)
 
 
-class GLAForCausalLM(transformers.PreTrainedModel):
+class GLAForCausalLM(StackForCausalLM):
     """The whole model."""
 
     config_class = GLAConfig
     base_model_prefix = "model"
+    stack = _Stack
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.embeddings.weight"}  # noqa: RUF012
-
-    def __init__(self, config: GLAConfig) -> None:
-        super().__init__(config)
-        self.model = _Stack(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embeddings
-
-    def forward(self, input_ids: Tensor) -> CausalLMOutput:
-        """Logits `[B, T, V]`."""
-        return CausalLMOutput(logits=self.lm_head(self.model(input_ids)))

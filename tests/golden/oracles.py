@@ -10,12 +10,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.mamba.modeling_mamba import MambaMixer, MambaRMSNorm
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
 from .gated_linear_oracle import GLAConfig as GLAConfig
 from .gated_linear_oracle import GLAForCausalLM as GLAForCausalLM
+from .oracle_parts import GatedMlp, StackForCausalLM
 from .seq2seq_oracle import T5Decoding as T5Decoding
 
 
@@ -60,17 +60,6 @@ class _WindowedAttention(nn.Module):
         return self.o_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(-2))
 
 
-class _GatedMlp(nn.Module):
-    def __init__(self, config: HydraConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class _HydraLayer(nn.Module):
     def __init__(self, config: HydraConfig, index: int) -> None:
         super().__init__()
@@ -81,7 +70,7 @@ class _HydraLayer(nn.Module):
         self.norm = MambaRMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.mixer = MambaMixer(mixer, index) if index % 2 == 0 else _WindowedAttention(config)
         self.mlp_norm = MambaRMSNorm(config.hidden_size, eps=config.layer_norm_epsilon)
-        self.mlp = _GatedMlp(config)
+        self.mlp = GatedMlp(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.norm(x))
@@ -102,25 +91,13 @@ class _HydraModel(nn.Module):
         return self.norm_f(x)
 
 
-class HydraForCausalLM(transformers.PreTrainedModel):
+class HydraForCausalLM(StackForCausalLM):
     """State-space mixers of transformers and windowed attention in turn."""
 
     config_class = HydraConfig
     base_model_prefix = "backbone"
+    stack = _HydraModel
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "backbone.embeddings.weight"}  # noqa: RUF012
-
-    def __init__(self, config: HydraConfig) -> None:
-        super().__init__(config)
-        self.backbone = _HydraModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.backbone.embeddings
-
-    def forward(self, input_ids: Tensor) -> CausalLMOutput:
-        """Logits `[B, T, V]`."""
-        return CausalLMOutput(logits=self.lm_head(self.backbone(input_ids)))
 
 
 class RWKV7Config(transformers.PreTrainedConfig):
@@ -237,25 +214,13 @@ class _RecurrentModel(nn.Module):
         return self.norm(x)
 
 
-class RWKV7ForCausalLM(transformers.PreTrainedModel):
+class RWKV7ForCausalLM(StackForCausalLM):
     """RWKV-7 "Goose" (Peng et al. 2025) with the tensor names of flash-linear-attention."""
 
     config_class = RWKV7Config
     base_model_prefix = "model"
+    stack = _RecurrentModel
     _tied_weights_keys: dict[str, str] = {"lm_head.weight": "model.embeddings.weight"}  # noqa: RUF012
-
-    def __init__(self, config: RWKV7Config) -> None:
-        super().__init__(config)
-        self.model = _RecurrentModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embeddings
-
-    def forward(self, input_ids: Tensor) -> CausalLMOutput:
-        """Logits `[B, T, V]`."""
-        return CausalLMOutput(logits=self.lm_head(self.model(input_ids)))
 
 
 class ChimeraConfig(transformers.DiffLlamaConfig):

@@ -151,6 +151,10 @@ class Golden:
                 self.answers[question] = outputs_of(self.reference(tokens, **inputs), self.family.spec)
         return self.answers[question]
 
+    def rounding(self, name: str) -> float:
+        """How far the reference itself is from its float64 run, at most."""
+        return float((self.expected[name].double() - self.exact[name]).abs().max())
+
 
 def _widened(reference: transformers.PreTrainedModel) -> nn.Module:
     """A copy in float64, with the constant in it that was rounded to float32."""

@@ -91,13 +91,7 @@ def test_of_the_golden(golden: Seq2SeqGolden, check: Check) -> None:
     check(golden)
 
 
-@checks(
-    test_round_trip.test_export_equals_the_reference,
-    test_round_trip.test_export_keeps_files_and_tensors,
-    test_round_trip.test_export_keeps_the_config,
-    test_round_trip.test_a_fresh_model_can_be_exported,
-    test_round_trip.test_training_is_exported,
-)
+@checks(*test_round_trip.CHECKS)
 def test_folders(golden: Seq2SeqGolden, tmp_path: Path, check: Check) -> None:
     check(golden, tmp_path)
 
@@ -297,6 +291,7 @@ def test_what_is_given_once_is_not_given_twice(golden: Seq2SeqGolden, model: Lan
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
+
 
 def test_greedy_tokens(golden: Seq2SeqGolden, model: LanguageModel) -> None:
     """The prompt goes to the encoder; prompts of unequal lengths stand in one batch."""

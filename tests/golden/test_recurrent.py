@@ -116,27 +116,25 @@ def test_of_the_golden(golden: Golden, check: Check) -> None:
     check(golden)
 
 
-@checks(
-    test_round_trip.test_export_equals_the_reference,
-    test_round_trip.test_export_keeps_files_and_tensors,
-    test_round_trip.test_export_keeps_the_config,
-    test_round_trip.test_a_fresh_model_can_be_exported,
-    test_round_trip.test_training_is_exported,
-    test_nonfinite.test_load_refuses,
-)
+@checks(*test_round_trip.CHECKS, test_nonfinite.test_load_refuses)
 def test_folders(golden: Golden, tmp_path: Path, check: Check) -> None:
     check(golden, tmp_path)
 
 
 @checks(
     test_weight_faults.test_renamed,
-    test_weight_faults.test_dropped,
-    test_weight_faults.test_added,
-    test_weight_faults.test_lengthened,
     test_nonfinite.test_in_any_tensor,
 )
 def test_faults(golden: Golden, model: LanguageModel, tmp_path: Path, check: Check) -> None:
     check(golden, model, tmp_path)
+
+
+@checks(test_weight_faults.test_dropped, test_weight_faults.test_added, test_weight_faults.test_lengthened)
+@test_weight_faults.each_choice
+def test_faults_of_layers(
+    golden: Golden, model: LanguageModel, tmp_path: Path, check: Check, choose: test_weight_faults.Choose
+) -> None:
+    check(golden, model, tmp_path, choose)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------

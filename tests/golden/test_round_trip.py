@@ -95,3 +95,13 @@ def test_training_is_exported(golden: Golden, tmp_path: Path) -> None:
     original = tensors_of(golden.folder)
     for name, tensor in tensors_of(tmp_path).items():
         assert torch.equal(tensor, original[name] * 1.25), name
+
+
+CHECKS = (
+    test_export_equals_the_reference,
+    test_export_keeps_files_and_tensors,
+    test_export_keeps_the_config,
+    test_a_fresh_model_can_be_exported,
+    test_training_is_exported,
+)
+"""For families whose goldens are made elsewhere."""

@@ -30,8 +30,13 @@ from .comparison import rms
 from .random_weights import randomise
 from .running import named, run_chunks, run_modules, run_program
 
-ROUNDED = 1e-2
-"""Largest error ratio of a whole model that rounds: an activation near a half may fall on either side, in torch too."""
+ROUNDED = 5e-3
+"""Largest error ratio of a whole model that rounds. Where no activation falls on the other side of a half it is 3e-7;
+one that does makes 5e-4 to 6e-3 of it. Here none is near one: what is left is room for another machine."""
+MARGIN = 2e-5
+"""Of a unit: how far from a half all activations of the reference are; float32 alone moves them by up to 1.6e-5."""
+SEEDS = {False: 12, True: 8}
+"""Of the weights, by whether they are tied."""
 VOCAB, TOKENS = 97, 23
 
 
@@ -55,7 +60,7 @@ def make_reference(*, tied: bool) -> transformers.PreTrainedModel:
             model.set_submodule(
                 name, AutoBitLinear(module.in_features, module.out_features, bias=False, online_quant=True)
             )
-    randomise(model, seed=3, embedding_std=0.3, bias_std=0.3)
+    randomise(model, seed=SEEDS[tied], embedding_std=0.3, bias_std=0.3)
     return model.eval()
 
 
@@ -112,6 +117,13 @@ def test_every_linear_equals_the_reference(case: Case) -> None:
         assert set(ternary_weight(weight)[0].unique().tolist()) == {-1.0, 0.0, 1.0}, name
 
 
+def test_no_activation_is_near_a_half(case: Case) -> None:
+    for name, (x, _, _) in case.seen.items():
+        wide = x.double()
+        units = wide * (127 / wide.abs().amax(-1, keepdim=True))
+        assert ((units.frac().abs() - 0.5).abs() > MARGIN).all(), name
+
+
 def test_prefill(case: Case, model: LanguageModel) -> None:
     for run in (run_modules, run_program):
         require_close(run(model, case.tokens)["logits"], case.expected)
@@ -121,11 +133,11 @@ def test_without_the_rounding_it_would_differ(case: Case) -> None:
     """The comparison is not blind: ordinary linears, or unrounded activations, are far from the reference."""
     plain = transformers.BitNetForCausalLM.from_pretrained(case.folder, attn_implementation="eager")
     with torch.no_grad():
-        assert rms(plain(case.tokens).logits - case.expected) > 25 * ROUNDED * rms(case.expected)
+        assert rms(plain(case.tokens).logits - case.expected) > 50 * ROUNDED * rms(case.expected)
     for bits in (None, 7):
         model = llmc.load(case.folder, params={"activation_bits": bits})
         ours = run_modules(model, case.tokens)["logits"]
-        assert rms(ours - case.expected) > ROUNDED * rms(case.expected)
+        assert rms(ours - case.expected) > 3 * ROUNDED * rms(case.expected)
 
 
 @pytest.mark.parametrize("sizes", [(1,) * TOKENS, (9, 1, 1, 12), (1, 22)])
@@ -172,7 +184,7 @@ def test_gradients_pass_both_roundings(case: Case, model: LanguageModel) -> None
         expected = theirs[name].grad
         assert parameter.grad is not None, name
         assert expected is not None, name
-        assert rms(parameter.grad - expected) <= 4 * ROUNDED * rms(expected), name
+        assert rms(parameter.grad - expected) <= ROUNDED * rms(expected), name
     model.zero_grad()
     case.reference.zero_grad()
 

@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -76,11 +77,27 @@ def diagnostics_of(model: LanguageModel, tensors: Mapping[str, Tensor], folder: 
     return found.value.diagnostics
 
 
-def faults_of(golden: Golden, model: LanguageModel, folder: Path, fault: Fault) -> dict[str, dict[str, Diagnostic]]:
-    """By tensor, the diagnostics by code after a fault in it alone."""
+def every(tensors: Tensors) -> Tensors:
+    return tensors
+
+
+def of_one_layer(tensors: Tensors) -> Tensors:
+    """The last of those whose names differ in numbers only."""
+    names = {re.sub(r"\d+", "#", name): name for name in tensors}
+    return {name: tensors[name] for name in names.values()}
+
+
+Choose = Callable[[Tensors], Tensors]
+each_choice = pytest.mark.parametrize("choose", [of_one_layer, pytest.param(every, marks=pytest.mark.slow)])
+
+
+def faults_of(
+    golden: Golden, model: LanguageModel, folder: Path, fault: Fault, choose: Choose = every
+) -> dict[str, dict[str, Diagnostic]]:
+    """By tensor of those chosen, the diagnostics by code after a fault in it alone."""
     original = all_tensors(golden.folder)
     found: dict[str, dict[str, Diagnostic]] = {}
-    for name, tensor in original.items():
+    for name, tensor in choose(original).items():
         is_square = tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1]
         if is_spare(golden, name) or (fault is transpose and (tensor.dim() != 2 or is_square)):
             continue
@@ -102,22 +119,25 @@ def test_renamed(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
         assert codes["E0704"].help == f'did you mean "{name}"?'
 
 
-def test_dropped(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
-    for name, codes in faults_of(golden, model, tmp_path, drop).items():
+@each_choice
+def test_dropped(golden: Golden, model: LanguageModel, tmp_path: Path, choose: Choose) -> None:
+    for name, codes in faults_of(golden, model, tmp_path, drop, choose).items():
         assert codes.keys() == {"E0703"}, name
         assert repr(name) in codes["E0703"].message
 
 
-def test_added(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
-    for name, codes in faults_of(golden, model, tmp_path, add).items():
+@each_choice
+def test_added(golden: Golden, model: LanguageModel, tmp_path: Path, choose: Choose) -> None:
+    for name, codes in faults_of(golden, model, tmp_path, add, choose).items():
         assert codes.keys() == {"E0704"}, name
         assert repr(misspelled(name)) in codes["E0704"].message
         assert codes["E0704"].help == f'did you mean "{name}"?'
 
 
-def test_transposed(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
+@each_choice
+def test_transposed(golden: Golden, model: LanguageModel, tmp_path: Path, choose: Choose) -> None:
     original = all_tensors(golden.folder)
-    for name, codes in faults_of(golden, model, tmp_path, transpose).items():
+    for name, codes in faults_of(golden, model, tmp_path, transpose, choose).items():
         assert codes.keys() == {"E0705"}, name
         shape = list(original[name].shape)
         assert codes["E0705"].message.startswith(f"{name} is {shape[::-1]} in model.safetensors")
@@ -125,14 +145,16 @@ def test_transposed(golden: Golden, model: LanguageModel, tmp_path: Path) -> Non
         assert "transposed" in str(codes["E0705"].help)
 
 
-def test_lengthened(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
-    for name, codes in faults_of(golden, model, tmp_path, lengthen).items():
+@each_choice
+def test_lengthened(golden: Golden, model: LanguageModel, tmp_path: Path, choose: Choose) -> None:
+    for name, codes in faults_of(golden, model, tmp_path, lengthen, choose).items():
         assert codes.keys() == {"E0705"}, name
         assert codes["E0705"].message.startswith(f"{name} is ")
 
 
-def test_of_integers(golden: Golden, model: LanguageModel, tmp_path: Path) -> None:
-    for name, codes in faults_of(golden, model, tmp_path, make_integer).items():
+@each_choice
+def test_of_integers(golden: Golden, model: LanguageModel, tmp_path: Path, choose: Choose) -> None:
+    for name, codes in faults_of(golden, model, tmp_path, make_integer, choose).items():
         assert codes.keys() == {"E0706"}, name
         assert codes["E0706"].message.startswith(f"{name} is int8 in model.safetensors")
 
