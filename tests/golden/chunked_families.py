@@ -64,7 +64,8 @@ def _llama4(name: str, seed: int = 0, inert: tuple[str, ...] = (), **changes: Va
     }  # fmt: skip
     return Family(
         name=name, spec="llama4", config="Llama4TextConfig", model="Llama4ForCausalLM",
-        kwargs=rope_kwargs(params, _KEYS), params=params, eps="rms_norm_eps", seed=seed, inert=inert, mistakes=_mistakes(params), bias_std=0.1,
+        kwargs=rope_kwargs(params, _KEYS), params=params, eps="rms_norm_eps", seed=seed, inert=inert,
+        mistakes=_mistakes(params), bias_std=0.1,
     )  # fmt: skip
 
 

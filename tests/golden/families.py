@@ -50,7 +50,8 @@ def _llama(name: str, model: str = "Llama", /, **changes: Value) -> Family:
     }  # fmt: skip
     return Family(
         name=name, spec=model.lower(), config=f"{model}Config", model=f"{model}ForCausalLM",
-        kwargs=rope_kwargs(params, LLAMA_KEYS), params=params, eps="rms_norm_eps", is_sharded=name in ("llama_biases", "mistral_window"),
+        kwargs=rope_kwargs(params, LLAMA_KEYS), params=params, eps="rms_norm_eps",
+        is_sharded=name in ("llama_biases", "mistral_window"),
     )  # fmt: skip
 
 

@@ -36,8 +36,8 @@ def some_rows() -> list[Tensor]:
 def rounding_apart(golden: Golden, name: str) -> float:
     """How far two runs of ours may be apart, whose kernels sum in another order for another number of rows.
 
-    By the golden rule each is within RATIO times the reference's own rounding of the exact numbers. Measured: 2.3 times it
-    at most, 2e-5.
+    By the golden rule each is within RATIO times the reference's own rounding of the exact numbers. Measured: 2.3 times
+    it at most, 2e-5.
     """
     return min(2 * RATIO * golden.rounding(name), 0.5 * tolerance(golden.expected[name]))
 
