@@ -155,6 +155,35 @@ def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
 _attention.register_autograd(_gradients, setup_context=_keep)
 
 
+def attention_with_logsumexp(
+    *,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_position: Tensor,
+    position: Tensor,
+    head_dim: int,
+    v_head_dim: int | None = None,
+    mask: MaskKind = "causal",
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    bias: Tensor | None = None,
+    distance_bias: Tensor | None = None,
+    sink: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`reference.attend_cached`, and `[B, H, T]` float32: log2 of what each softmax sums, -inf where it sees nothing.
+
+    Gradients flow through the first alone.
+    """
+    return _attention(
+        q, keys, values, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim or head_dim,
+        mask == "causal", window or 0, chunk or 0, head_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
+    )  # fmt: skip
+
+
 def attend_cached(
     *,
     q: Tensor,
@@ -179,10 +208,24 @@ def attend_cached(
     """`reference.attend_cached`. Raises ValueError for dropout in training."""
     if training and dropout > 0.0:
         raise ValueError("the Triton kernel has no dropout")
-    return _attention(
-        q, keys, values, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim or head_dim,
-        mask == "causal", window or 0, chunk or 0, head_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
-    )[0]  # fmt: skip
+    return attention_with_logsumexp(
+        q=q,
+        keys=keys,
+        values=values,
+        key_position=key_position,
+        position=position,
+        head_dim=head_dim,
+        v_head_dim=v_head_dim,
+        mask=mask,
+        window=window,
+        chunk=chunk,
+        scale=scale,
+        softcap=softcap,
+        alibi=alibi,
+        bias=bias,
+        distance_bias=distance_bias,
+        sink=sink,
+    )[0]
 
 
 def attention(

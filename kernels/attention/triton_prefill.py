@@ -159,8 +159,8 @@ def launch_forward(
     heads = q.shape[2] // settings.head_dim
     out = q.new_empty((batch, queries, heads * settings.v_head_dim))
     lse = q.new_empty((batch, heads, queries), dtype=torch.float32)
-    if not lse.numel():
-        return out, lse
+    if not lse.numel() or not keys:
+        return out.zero_(), lse.fill_(-torch.inf)
     flags = settings.flags(bias, distance_bias)
     config = dict(FORWARD.config(settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]))))
     described = bool(config.pop("DESCRIBED", 0)) and can_describe(k) and can_describe(v)
