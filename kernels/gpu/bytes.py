@@ -49,3 +49,21 @@ def fields_of_2(b_bytes):
             "=r,=r,=r,=r,r", [b_bytes], dtype=(tl.int8, tl.int8, tl.int8, tl.int8), is_pure=True, pack=4,
         )  # fmt: skip
     return b_0, b_1, b_2, b_3
+
+
+@triton.jit
+def fields_of_4(b_bytes):
+    """uint8 block -> two int8 blocks of 0 to 15: its lower and its upper four bits."""
+    if _IS_INTERPRETED:
+        b_0, b_1 = (b_bytes & 15).to(tl.int8), ((b_bytes >> 4) & 15).to(tl.int8)
+    else:
+        b_0, b_1 = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t;
+            and.b32 $0, $2, 0x0f0f0f0f;
+            shr.u32 t, $2, 4;
+            and.b32 $1, t, 0x0f0f0f0f;
+            }""",
+            "=r,=r,r", [b_bytes], dtype=(tl.int8, tl.int8), is_pure=True, pack=4,
+        )  # fmt: skip
+    return b_0, b_1
