@@ -56,7 +56,7 @@ KERNELS: tuple[Kernel, ...] = (
         name="triton",
         op="kv_latent_append",
         implementation="cache.triton_append:kv_latent_append",
-        serves="cache.triton_append:serves",
+        serves="cache.triton_append:serves_latent",
         is_triton=True,
     ),
     Kernel(
@@ -78,6 +78,20 @@ KERNELS: tuple[Kernel, ...] = (
         op="latent_attend_cached",
         implementation="latent_attention.triton_decode:latent_attend_cached",
         serves="latent_attention.triton_decode:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton_expanded",
+        op="latent_attend_cached",
+        implementation="latent_attention.triton_expanded:latent_attend_cached",
+        serves="latent_attention.triton_expanded:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton_expanded",
+        op="latent_attention",
+        implementation="latent_attention.triton_expanded:latent_attention",
+        serves="latent_attention.triton_expanded:serves",
         is_triton=True,
     ),
     Kernel(

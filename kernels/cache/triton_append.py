@@ -37,6 +37,13 @@ def serves(request: Request) -> str | None:
     return f"a head of {too_wide} is wider than {WIDEST_HEAD}" if too_wide else None
 
 
+def serves_latent(request: Request) -> str | None:
+    """None, or why the views had better be cut at the longest row."""
+    if request.phase == "prefill":
+        return "all that the views hold is expanded for a prompt, so they are cut at the longest row"
+    return serves(request)
+
+
 def serves_rope(request: Request) -> str | None:
     """None, or why keys cannot be rotated on the way."""
     return "rotations are float32" if request.dtype == "float64" else serves(request)

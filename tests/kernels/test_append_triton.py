@@ -122,4 +122,5 @@ def test_refusals_name_their_reason() -> None:
 
     assert triton_append.serves(request("float64", key_dim=128, value_dim=128)) is None
     assert "a head of 2048 is wider" in str(triton_append.serves(request("float32", rank=2048, rope_dim=64)))
+    assert triton_append.serves_latent(request("float32", rank=512, rope_dim=64)) is None
     assert "float32" in str(triton_append.serves_rope(request("float64", key_dim=128, value_dim=128)))

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Phase, Request
-from llmc.kernels.latent_attention import reference
+from llmc.kernels.latent_attention import reference, triton_expanded
 from llmc.kernels.latent_attention.triton_decode import latent_attend_cached, serves
 from llmc.kernels.tolerance import TOLERANCE, assert_close
 
@@ -64,6 +64,40 @@ def test_values(
     assert_close("out", out, reference.latent_attend_cached(**exact), tolerance=bound)
     assert out.dtype == dtype
     assert not out[position < 0].any()
+
+
+@pytest.mark.parametrize("tokens", [1, 19])
+def test_expanded_values_and_gradients(tokens: int) -> None:
+    """A prompt that continues 21 cached latents, of which the other row has 3; and the form without a cache."""
+    make = torch.Generator().manual_seed(tokens)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make).to(DEVICE).requires_grad_()
+
+    position = (torch.tensor([[21], [3]]) + torch.arange(tokens)).to(DEVICE)
+    order = torch.arange(45, device=DEVICE)
+    dims = {"nope_head_dim": 8, "rope_head_dim": 4, "v_head_dim": 6}
+    q = {"q_nope": randn(2, tokens, 24), "q_rope": randn(2, tokens, 12), "kv_up": randn(3 * 14, 20)}
+    cached = {"latents": randn(2, 1, 45, 20), "k_ropes": randn(2, 1, 45, 4)}
+    own = {"latent": randn(2, tokens, 20), "k_rope": randn(2, tokens, 4)}
+    at = torch.where(order <= position[:, -1:], order, -1)
+
+    def wide(tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return {name: x.detach().double().requires_grad_() for name, x in tensors.items()}
+
+    for name, inputs, rest in (
+        ("latent_attend_cached", {**q, **cached}, {"key_position": at, "position": position, **dims}),
+        ("latent_attention", {**q, **own}, {"position": position - position[:, :1], **dims}),
+    ):
+        exact = wide(inputs)
+        out = getattr(triton_expanded, name)(**inputs, **rest)
+        expected = getattr(reference, name)(**exact, **rest)
+        assert_close(name, out, expected)
+        grad = torch.randn(out.shape, generator=make).to(DEVICE)
+        ours = torch.autograd.grad(out, list(inputs.values()), grad)
+        wanted = torch.autograd.grad(expected, list(exact.values()), grad.double())
+        for part, actual, value in zip(inputs, ours, wanted, strict=True):
+            assert_close(f"{name}: {part}.grad", actual, value, tolerance=4e-6)
 
 
 def test_refusals_name_their_reason() -> None:
