@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import TypeAlias
 
@@ -30,10 +31,14 @@ def infer(spec: Spec, expansion: Expansion) -> Model:
     typed: dict[str, TypedDefinition] = {}
     found: list[Diagnostic] = []
     changed: set[str] = set()
-    for call in expansion.calls:
-        inputs = _input_types(call, values)
+    used: dict[tuple[str, str], str] = {}
+    calls: list[Call] = []
+    for each in expansion.calls:
+        inputs = _input_types(each, values)
         if inputs is None:
             continue
+        call = _of_its_types(each, inputs, typed, used, by_name)
+        calls.append(call)
         definition = typed.get(call.definition)
         if definition is None:
             definition = type_definition(by_name[call.definition], inputs, found)
@@ -45,17 +50,38 @@ def infer(spec: Spec, expansion: Expansion) -> Model:
             output = definition.definition.outputs[port]
             if output in definition.types or output.node in (INPUT, AMBIENT_NODE):
                 values[name] = definition.type_of(output)
-    found += [] if found else _colliding_parameters(expansion, typed, by_name)
+    found += [] if found else _colliding_parameters(calls, typed, by_name)
     if found:
         raise gathered(found)
     return Model(
         name=spec.name,
         inputs=spec.inputs,
         definitions=typed,
-        calls=expansion.calls,
+        calls=tuple(calls),
         outputs=expansion.outputs,
         types=values,
     )
+
+
+def _of_its_types(
+    call: Call,
+    inputs: InputTypes,
+    typed: Mapping[str, TypedDefinition],
+    used: dict[tuple[str, str], str],
+    by_name: dict[str, Definition],
+) -> Call:
+    """The call itself, or of a copy of its definition where other repeats use that at other types.
+
+    used: by definition and path of the repeat, the name under which it is used there.
+    """
+    use = (call.definition, call.binding.prefix.rpartition(".")[0])
+    if use not in used:
+        known = dict.fromkeys(name for (definition, _), name in used.items() if definition == call.definition)
+        fitting = next((name for name in known if name in typed and typed[name].inputs == inputs), None)
+        fresh = (f"{call.definition}_{number}" for number in range(2, len(by_name) + 3))
+        used[use] = fitting or (next(name for name in fresh if name not in by_name) if known else call.definition)
+        by_name.setdefault(used[use], replace(by_name[call.definition], name=used[use]))
+    return replace(call, definition=used[use])
 
 
 def _input_types(call: Call, values: Mapping[str, TensorType]) -> dict[str, TensorType | tuple[TensorType, ...]] | None:
@@ -101,11 +127,11 @@ def _show(found: TensorType | tuple[TensorType, ...]) -> str:
 
 
 def _colliding_parameters(
-    expansion: Expansion, typed: Mapping[str, TypedDefinition], by_name: Mapping[str, Definition]
+    calls: Sequence[Call], typed: Mapping[str, TypedDefinition], by_name: Mapping[str, Definition]
 ) -> Iterator[Diagnostic]:
     """Parameter paths that two nodes own without sharing them, or share at different shapes."""
     owners: dict[str, tuple[Call, str, ParameterSpec]] = {}
-    for call in expansion.calls:
+    for call in calls:
         for path, specs in typed[call.definition].parameters.items():
             for spec in specs:
                 absolute = ".".join(part for part in (call.binding.absolute(path), spec.name) if part)

@@ -227,7 +227,8 @@ def _require_tied_equal(matching: Matching, checkpoint: Checkpoint) -> None:
                     Diagnostic(
                         code="E0707",
                         message=f"{name} is tied to {owner} by the spec, but the checkpoint has another tensor there",
-                        help="set tie_word_embeddings to false, or remove the tensor",
+                        help='where both are meant, load with params={"tie_word_embeddings": False}, or --set '
+                        "tie_word_embeddings=false; else remove the tensor",
                     )
                 ]
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmc.specs.diagnostics import LlmcError
+
 from .written_specs import LAYER, Specs, fields, paths
 
 
@@ -136,6 +138,46 @@ def test_two_repeats_of_one_block_share_its_definition(spec: Specs) -> None:
     assert list(model.definitions) == ["entry", "layer"]
     assert len(model.calls) == 6
     assert model.calls[3].inputs == {"x": "layers.1:out"}
+
+
+ANY_WIDTH = """
+any_width:
+  in: x
+  nodes:
+    norm: {op: rms_norm, in: x, eps: 1e-5}
+    sum: {op: add, in: [x, norm]}
+  out: sum
+"""
+
+
+def test_two_repeats_of_one_block_at_two_widths_have_one_definition_each(spec: Specs) -> None:
+    model = spec(
+        """
+narrow: {block: any_width, repeat: 2, in: embed}
+widen: {op: linear, in: narrow, features: 48}
+wide: {block: any_width, repeat: 2, in: widen}
+shrink: {op: linear, in: wide, features: 32}
+again: {block: any_width, repeat: 2, in: shrink}
+""",
+        ANY_WIDTH,
+        out="again",
+    )
+    calls = {call.binding.prefix: call.definition for call in model.calls if call.binding.prefix}
+    names = ["any_width"] * 2 + ["any_width_2"] * 2 + ["any_width"] * 2
+    assert list(calls.values()) == names
+    widths = [model.definitions[name].parameters["norm"][0].shape for name in ("any_width", "any_width_2")]
+    assert widths == [(32,), (48,)]
+
+
+def test_a_width_that_changes_within_a_repeat_is_a_mistake_at_any_of_its_widths(spec: Specs) -> None:
+    changing = """
+doubling:
+  in: x
+  nodes: {twice: {op: concat, in: [x, x]}}
+  out: twice
+"""
+    with pytest.raises(LlmcError, match=r"E0602.*layers.1 gets x as \[B, T, 64\]"):
+        spec("layers: {block: doubling, repeat: 2, in: embed}", changing)
 
 
 def test_a_tap_reads_a_value_from_before_the_repeat(spec: Specs) -> None:
