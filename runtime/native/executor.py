@@ -14,6 +14,7 @@ from torch import Tensor
 from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.regions import Region, regions
 from ...compiler.native.source import NativeProgram, values_read, write_program
+from ...compiler.pieces import refuse_pieces
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
 from ..execute import Executor, State, last_rows
@@ -21,6 +22,7 @@ from ..sampling import Drawing
 from ..storage import ParameterBinder, tensors_of
 from .abi import CallStruct, GreedyStruct, PassStruct, open_library
 from .binding import Binding
+from .pieces import in_pieces, piece_of
 from .team import Team, team, thread_count
 from .toolchain import NoCompiler
 from .values import Values, value_types
@@ -88,6 +90,7 @@ class NativeExecutor(Executor):
         )
         self.binding.bind(parameters)
         self.regions = regions(program.module, self.native)
+        self.runs_in_pieces = bool(program.states) and refuse_pieces(program.module) is None
         self._pass = PassStruct()
         self._workspace = torch.empty(0, dtype=torch.uint8)
         self._memory = torch.empty(0)
@@ -106,8 +109,18 @@ class NativeExecutor(Executor):
 
         One thread of Python at a time: others wait.
         """
+        batch, tokens = ambient["position"].shape
+        can_cut = not last_token_only or self.tail_is_tokenwise
         with self.team.lock:
-            return self._pass_over(phase, inputs, ambient, states, last_token_only)
+            if not (self.runs_in_pieces and can_cut) or tokens <= piece_of(batch):
+                return self._pass_over(phase, inputs, ambient, states, last_token_only)
+            return in_pieces(
+                lambda given, around: self._pass_over(phase, given, around, states, last_token_only),
+                inputs,
+                ambient,
+                self.types,
+                last_token_only=last_token_only,
+            )
 
     def _pass_over(
         self,
@@ -135,6 +148,11 @@ class NativeExecutor(Executor):
         if cuts_tail:
             self._run_tail(values, phase, ambient, states)
         return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that passes have needed for what lies between weights and results."""
+        return self._memory.nbytes + self._workspace.nbytes
 
     def release(self) -> None:
         """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
