@@ -1,6 +1,8 @@
-"""Rotates new keys on their way into the cache: for GPUs, where each launch and each trip through memory counts.
+"""Rotates new keys on their way into the cache, and the queries of its reader with them: for GPUs, where each launch
+and each trip through memory counts.
 
-rewrite: k1 = rope_apply(k, table); s1, … = kv_full_append(s0, k1, v)  ->  s1, … = rope_kv_full_append(s0, k, v, table)
+rewrite: k1 = rope_apply(k, table); q1 = rope_apply(q, table); s1, … = kv_full_append(s0, k1, v)
+  ->  s1, …, q1 = rope_kv_full_append(s0, k, v, table, q)
 """
 
 from __future__ import annotations
@@ -33,14 +35,17 @@ def _fuse(lowered: Lowered, append: fx.Node) -> int:
     turn = site_of(rope).fields.values
     if turn["head_dim"] != site.fields["key_dim"]:
         return 0
-    ambient = {name: operand(append, name) for name in site.op.ambient}
+    queries = _queries_turned_alike(append, rope)
+    inputs = {"k": operand(rope, "x"), "v": operand(append, "v"), "table": operand(rope, "table")}
+    if queries is not None:
+        inputs["q"] = operand(queries, "x")
     with lowered.graph.inserting_before(append):
         fused = insert_op(
             lowered.graph,
             op=FUSED[site.op.name],
             path=site.path,
             fields=Fields({**site.fields.values, "rotary_dim": turn.get("rotary_dim"), "layout": turn["layout"]}),
-            inputs={"k": operand(rope, "x"), "v": operand(append, "v"), "table": operand(rope, "table"), **ambient},
+            inputs={**inputs, **{name: operand(append, name) for name in site.op.ambient}},
             parameters={},
             span=site.span,
             state=operand(append, "state"),
@@ -51,4 +56,28 @@ def _fuse(lowered: Lowered, append: fx.Node) -> int:
         lowered.graph.erase_node(item)
     lowered.graph.erase_node(append)
     lowered.graph.erase_node(rope)
+    if queries is not None:
+        queries.replace_all_uses_with(fused["q"])
+        lowered.graph.erase_node(queries)
     return 1
+
+
+def _queries_turned_alike(append: fx.Node, rope: fx.Node) -> fx.Node | None:
+    """The rope of the queries that read these keys, if it is the keys' own in all but what it turns.
+
+    It must come before the append, so that whatever reads it comes after.
+    """
+    readers = dict.fromkeys(user for item in append.users for user in item.users if is_op(user, "attend_cached"))
+    found = dict.fromkeys(operand(reader, "q") for reader in readers)
+    before = list(append.graph.nodes)
+    before = before[: before.index(append)]
+    for queries in found:
+        if (
+            is_op(queries, "rope_apply")
+            and queries in before
+            and queries.users.keys() <= readers.keys()
+            and operand(queries, "table") is operand(rope, "table")
+            and site_of(queries).fields.values == site_of(rope).fields.values
+        ):
+            return queries
+    return None

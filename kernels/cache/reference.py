@@ -145,10 +145,17 @@ def rope_kv_full_append(
     value_dim: int,
     rotary_dim: int | None = None,
     layout: RopeLayout = "half",
+    q: Tensor | None = None,
     is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
-    """`kv_full_append` of keys that `rope_apply` turns first. table `[B, T, R]` float32."""
-    return kv_full_append(
+) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+    """`kv_full_append` of keys that `rope_apply` turns first, and q `[B, T, H*D]` turned as they are.
+
+    table `[B, T, R]` float32; without q, the last result is None.
+    """
+    turned = None
+    if q is not None:
+        turned = rope_apply(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
+    appended = kv_full_append(
         state=state,
         k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
         v=v,
@@ -159,6 +166,7 @@ def rope_kv_full_append(
         value_dim=value_dim,
         is_static=is_static,
     )
+    return *appended, turned
 
 
 def rope_kv_window_append(
@@ -175,10 +183,17 @@ def rope_kv_window_append(
     window: int,
     rotary_dim: int | None = None,
     layout: RopeLayout = "half",
+    q: Tensor | None = None,
     is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
-    """`kv_window_append` of keys that `rope_apply` turns first. table `[B, T, R]` float32."""
-    return kv_window_append(
+) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+    """`kv_window_append` of keys that `rope_apply` turns first, and q `[B, T, H*D]` turned as they are.
+
+    table `[B, T, R]` float32; without q, the last result is None.
+    """
+    turned = None
+    if q is not None:
+        turned = rope_apply(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
+    appended = kv_window_append(
         state=state,
         k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
         v=v,
@@ -190,6 +205,7 @@ def rope_kv_window_append(
         window=window,
         is_static=is_static,
     )
+    return *appended, turned
 
 
 def cross_kv_append(

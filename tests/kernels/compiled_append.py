@@ -22,17 +22,18 @@ def append(
         arguments={
             "p_k": "*bf16:16",
             "p_v": "*bf16:16",
-            "p_table": "*fp32:16" if rotary else "None",
+            **({"p_table": "*fp32:16", "p_q": "*bf16:16"} if rotary else {"p_table": "None", "p_q": "None"}),
+            "p_turned": "*bf16:16",
             **tensors,
             **({} if seen else {"p_seen_keys": "None", "p_seen_values": "None"}),
             **{f"p_{part}": "*i64:16" for part in ("position", "last", "lengths", "at")},
-            **{part: "i32" for part in ("tokens", "heads", "slots", "seen", "head_tiles")},
-            **{f"stride_{part}": "i32:16" for part in ("kb", "kt", "vb", "vt", "tb", "tt")},
+            **{part: "i32" for part in ("tokens", "heads", "slots", "seen", "head_tiles", "q_heads", "tiles")},
+            **{f"stride_{part}": "i32:16" for part in ("kb", "kt", "vb", "vt", "tb", "tt", "qb", "qt")},
             **{f"stride_{part}": "i32" for part in ("pb", "pt")},
         },
         constexprs={
             "KEY_DIM": 128, "VALUE_DIM": 128, "ROTARY": rotary, "IS_INTERLEAVED": is_interleaved, "IS_RING": is_ring,
-            "HAS_SEEN": seen, "BLOCK_H": 8, "BLOCK_K": 128, "BLOCK_V": 128, "POSITIONS": 1024,
+            "HAS_SEEN": seen, "HAS_Q": rotary > 0, "BLOCK_H": 8, "BLOCK_K": 128, "BLOCK_V": 128, "POSITIONS": 1024,
         },
     )  # fmt: skip
 

@@ -41,12 +41,14 @@ def ragged(lengths: list[int], counts: list[int], *, on_left: bool) -> Tensor:
     dims=st.sampled_from([(8, 8), (20, 12)]),
     rope=st.sampled_from([None, ("half", None), ("half", 4), ("interleaved", 6)]),
     on_left=st.booleans(),
+    has_q=st.booleans(),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
 def test_an_append_is_the_references(
     counts: list[int], lengths: tuple[int, int], window: int | None, heads: int, dims: tuple[int, int],
-    rope: tuple[str, int | None] | None, on_left: bool, dtype: torch.dtype, seed: int,
+    rope: tuple[str, int | None] | None, on_left: bool, has_q: bool, dtype: torch.dtype,
+    seed: int,
 ) -> None:  # fmt: skip
     """k and v are parts of one wider tensor, as a fused projection gives them."""
     make = torch.Generator().manual_seed(seed)
@@ -73,10 +75,15 @@ def test_an_append_is_the_references(
     exact = [x.double() for x in state]
     given = {} if table is None else {"table": table.float()}
     wide = {} if table is None else {"table": table.double()}
+    if table is not None and has_q:
+        given["q"] = randn(batch, tokens, 2 * heads * dim + 8)[..., : 2 * heads * dim]
+        wide["q"] = given["q"].double()
     expected = getattr(reference, name)(
         state=(exact[0], exact[1]), k=k.double(), v=v.double(), **call, **wide, is_static=True
     )
-    returned, keys, values, at = getattr(triton_append, name)(state=state, k=k, v=v, **call, **given)
+    returned, keys, values, at, *turned = getattr(triton_append, name)(state=state, k=k, v=v, **call, **given)
+    if "q" in given:
+        assert_close("q", turned[0], expected[4])
     assert returned is state
     assert torch.equal(at, expected[3])
     assert (keys.data_ptr() == state[0].data_ptr()) == (window is None or tokens == 1)
