@@ -115,6 +115,8 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("rope_table", "rope.triton_table"),
     _triton("linear", "linear.triton_gemv"),
     _triton("gated_linear", "linear.triton_gemv"),
+    _triton("rms_norm_linear", "linear.triton_norm_gemv"),
+    _triton("add_rms_norm_linear", "linear.triton_norm_gemv"),
     _triton("router", "moe.triton_router"),
     Kernel(
         name="triton_chunked",

@@ -8,6 +8,7 @@ from .activation import ACTIVATION
 from .add import ADD
 from .add_layer_norm import ADD_LAYER_NORM
 from .add_rms_norm import ADD_RMS_NORM
+from .add_rms_norm_linear import ADD_RMS_NORM_LINEAR
 from .attend_cached import ATTEND_CACHED
 from .attend_shared import ATTEND_SHARED
 from .attention import ATTENTION
@@ -43,6 +44,7 @@ from .reduce import REDUCE
 from .relative_bias import RELATIVE_BIAS
 from .reshape import RESHAPE
 from .rms_norm import RMS_NORM
+from .rms_norm_linear import RMS_NORM_LINEAR
 from .rope import ROPE
 from .rope_apply import ROPE_APPLY
 from .rope_kv_full_append import ROPE_KV_FULL_APPEND
@@ -121,6 +123,8 @@ OPS: tuple[Op, ...] = (
     GATED_ACTIVATION,
     GATED_ACTIVATION_PACKED,
     GATED_LINEAR,
+    RMS_NORM_LINEAR,
+    ADD_RMS_NORM_LINEAR,
     ROPE_TABLE,
     ROPE_APPLY,
     ROPE_KV_FULL_APPEND,

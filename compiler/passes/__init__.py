@@ -10,6 +10,7 @@ from .eliminate_dead import eliminate_dead
 from .eliminate_unread import eliminate_unread
 from .fuse_add_norm import fuse_add_norm
 from .fuse_gated_activation import fuse_gated_activation
+from .fuse_norm_linear import fuse_norm_linear
 from .fuse_projections import fuse_projections
 from .fuse_rope_append import fuse_rope_append
 from .hoist_once import hoist_once
@@ -30,5 +31,5 @@ PASSES: tuple[Pass, ...] = (
     eliminate_dead,
 )
 
-GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append,)
+GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append, fuse_norm_linear)
 """Those that follow where the target is a GPU."""
