@@ -13,12 +13,13 @@ from torch import fx
 
 import llmc
 from llmc.compiler.lower import lower
-from llmc.compiler.lowered import Lowered, Module, is_op, site_of
+from llmc.compiler.lowered import Lowered, Module, is_op, site_of, type_of
 from llmc.compiler.parameters import Concat
 from llmc.compiler.passes import GPU_PASSES, PASSES, Pass
 from llmc.compiler.pipeline import check
 from llmc.compiler.program import Program
 from llmc.compiler.verify import IllegalGraph, verify
+from llmc.kernels.tolerance import assert_close
 
 FIXTURES = Path(__file__).parent / "passes"
 PARAMS = {
@@ -101,6 +102,27 @@ def test_pass_is_idempotent(rewrite: Pass) -> None:
     once = dump(module)
     rewrite(module)
     assert dump(module) == once
+
+
+def test_norms_in_projections_give_the_same() -> None:
+    """Its fixture has no state, so that the graphs themselves can be run."""
+    rewrite = next(rewrite for rewrite in GPU_PASSES if rewrite.__name__ == "fuse_norm_linear")
+    module = fixture(rewrite)
+
+    def run() -> torch.Tensor:
+        torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+        (lowered,) = module.definitions.values()
+        sizes = {"B": 2, "T": 3}
+        inputs: list[torch.Tensor] = []
+        for node in lowered.placeholders.values():
+            found = type_of(node)
+            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in found.shape]
+            inputs.append(torch.randint(11, shape) if found.dtype == "int64" else torch.randn(shape).double())
+        return cast("torch.Tensor", fx.GraphModule({}, lowered.graph)(*inputs)[0])
+
+    before = run()
+    assert rewrite(module) == 2
+    assert_close("out", run(), before)
 
 
 def test_every_fixture_belongs_to_a_pass() -> None:
