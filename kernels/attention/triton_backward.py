@@ -19,7 +19,7 @@ from .triton_mask import plan_blocks, visible
 from .triton_scores import alibi_slope
 from .triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, Settings, bias_strides, power_below, reach_of
 from .triton_terms import LOG2_E, scores
-from .triton_tiles import load_rows, place, store_rows
+from .triton_tiles import load_rows, place, store_rows, unknown_zeros
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def _queries(
     p_plan += (i_batch * blocks + i_block) * 4
     begin, end = tl.load(p_plan), tl.load(p_plan + 1)
     whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
-    b_acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_D)
     b_acc = _add_keys(
         b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, whole, stop, stop, 0, p_k, p_v, p_key, p_bias,
         p_distance, s_k, s_v, s_bias_query, s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk, slope,

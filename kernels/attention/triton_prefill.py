@@ -26,7 +26,7 @@ from .triton_settings import (
     reach_of,
 )
 from .triton_terms import LOG2_E, scores
-from .triton_tiles import load_rows, place, store_rows
+from .triton_tiles import load_rows, place, store_rows, unknown_zeros
 
 
 @triton.jit
@@ -114,16 +114,16 @@ def _forward(
         p_distance += i_head * (2 * reach + 1)
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
 
-    b_acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
+    p_plan += (i_batch * blocks + i_block) * 4
+    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
+    whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
+    b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_DV)
     if HAS_SINK:
         b_max = tl.zeros((BLOCK_M,), tl.float32) + tl.load(p_sink + i_head).to(tl.float32) * LOG2_E
         b_sum = tl.full((BLOCK_M,), 1.0, tl.float32)
     else:
         b_max = tl.full((BLOCK_M,), -float("inf"), tl.float32)
         b_sum = tl.zeros((BLOCK_M,), tl.float32)
-    p_plan += (i_batch * blocks + i_block) * 4
-    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
-    whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
     b_acc, b_max, b_sum = _attend(
         b_acc, b_max, b_sum, b_q, b_query, o_query, whole, stop, stop, 0,
         p_k, p_v, k_descriptor, v_descriptor, p_key, p_bias, p_distance, s_k, s_v, s_bias_query, s_bias_key,

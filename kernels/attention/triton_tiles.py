@@ -18,6 +18,16 @@ def place(rows, blocks, at_once):
 
 
 @triton.jit
+def unknown_zeros(count, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Zeros, but each a value of its own to the compiler: sums that start from one constant are set again where their
+    loop is skipped, which lies between the start and the end of the tensor cores' work, and the assembler then makes
+    these wait at every step. count is any number that only the device knows.
+    """
+    o_row, o_column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    return ((o_row[:, None] * COLUMNS + o_column[None, :]) ^ count).to(tl.float32) * 0.0
+
+
+@triton.jit
 def load_rows(
     p_rows, descriptor, i_first, s_row, rows, size,
     DESCRIBED: tl.constexpr, ALL_ROWS: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr, EVEN: tl.constexpr,

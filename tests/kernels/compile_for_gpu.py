@@ -35,6 +35,8 @@ class Case:
     architecture: str = "sm_90"
     spills: int = 0
     """Bytes that may be spilled."""
+    may_wait: bool = False
+    """Its products on tensor cores may each wait for the one before, as `Compiled.waits` tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Compiled:
     """Bytes stored and loaded again for want of registers."""
     shared_memory: int = 0
     """Bytes of a block."""
+    waits: str = ""
+    """Why the assembler made asynchronous products (wgmma) wait for each other."""
 
 
 def compile_for_gpu(cases: Sequence[Case], cache: Path, *, timeout: float = 900.0) -> dict[str, Compiled]:
@@ -103,7 +107,13 @@ def _compiled(case: Case) -> Compiled:
     if registers is None:
         return Compiled(error=f"no registers in the assembler's log: {log.getvalue()!r}")
     spills = re.findall(r"(\d+) bytes spill", log.getvalue())
-    return Compiled(registers=int(registers[1]), spills=sum(map(int, spills)), shared_memory=made.metadata.shared)
+    waits = re.search(r"serialized due to (.*?) in the", log.getvalue())
+    return Compiled(
+        registers=int(registers[1]),
+        spills=sum(map(int, spills)),
+        shared_memory=made.metadata.shared,
+        waits=waits[1] if waits else "",
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ def complaints(cases: Sequence[Case], cache: Path) -> list[str]:
             lines.append(f"{case.name}: {made.error}")
         if made.shared_memory > limit:
             lines.append(f"{case.name}: {made.shared_memory} bytes of shared memory, {limit} allowed")
+        if made.waits and not case.may_wait:
+            lines.append(f"{case.name}: its products wait for each other, due to {made.waits}")
         if made.spills > case.spills:
             lines.append(f"{case.name}: {made.spills} bytes spilled, {case.spills} allowed")
     return lines
