@@ -240,12 +240,12 @@ def _reference_backward(
     grad: Tensor, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor | None, activation: ActivationKind
 ) -> tuple[Tensor, Tensor, Tensor]:
     start = torch.zeros_like(weight[:, 0, 0]) if bias is None else bias
-    leaves = [given.detach().float().requires_grad_() for given in (x, weight, start)]
-    with torch.enable_grad():
-        out = reference.short_conv(
-            x=leaves[0], position=position, weight=leaves[1], bias=leaves[2], activation=activation
-        )
-        grad_x, grad_weight, grad_bias = torch.autograd.grad(out, leaves, grad.float())
+    leaves = (x.float(), weight.float(), start.float())
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return reference.short_conv(x=x, position=position, weight=weight, bias=bias, activation=activation)
+
+    grad_x, grad_weight, grad_bias = torch.func.vjp(run, *leaves)[1](grad.float())
     return grad_x.to(x.dtype).contiguous(), grad_weight.contiguous(), grad_bias.contiguous()
 
 

@@ -157,7 +157,7 @@ def _launch(
     grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
     if not v.numel():
         last = grads[6].zero_() if grad_final is None else grads[6].copy_(grad_final)
-        return (*(made.zero_() for made in grads[:6]), last)
+        return *(made.zero_() for made in grads[:6]), last  # type: ignore[return-value]
     batch, tokens = position.shape
     heads, groups = v.shape[-1] // value_dim, k.shape[-1] // key_dim
     shared, chunks = heads // groups, ceil_div(tokens, CHUNK)
@@ -218,31 +218,31 @@ def _reference(
     dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
-    begin = grads[6].new_zeros(grads[6].shape) if initial is None else initial
-    given = (v, k, q, log, dt, skip, begin)
-    leaves = [None if x is None else x.detach().float().requires_grad_() for x in given]
+    begin = torch.zeros_like(grads[6]) if initial is None else initial
+    given = {"v": v, "k": k, "q": q, "log": log, "dt": dt, "skip": skip, "state": begin}
+    leaves = {name: x.float() for name, x in given.items() if x is not None}
     heads = v.shape[-1] // value_dim
-    with torch.enable_grad():
-        values, keys, queries, logs, steps, skips, state = leaves
-        amounts = values
-        if steps is not None:
-            amounts = (values.unflatten(-1, (heads, -1)) * steps.transpose(1, 2)[..., None]).flatten(-2)
-        held = (state.clone(),)
+
+    def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        held, amounts, decay = (leaves["state"].double(),), leaves["v"], None
+        if dt is not None:  # its part in the decay is in `log` already
+            amounts = (amounts.view(*position.shape, heads, -1) * leaves["dt"].transpose(1, 2)[..., None]).flatten(2)
+        if log is not None:
+            decay = leaves["log"].transpose(1, 2)
         out, _ = reference.scan(
-            v=amounts, k=keys, q=queries, position=position, decay=None if logs is None else logs.transpose(1, 2),
-            key_dim=key_dim, value_dim=value_dim, decay_per="none" if logs is None else "token_head", scale=scale,
-            state=held,
+            v=amounts, k=leaves["k"], q=leaves["q"], position=position, decay=decay, key_dim=key_dim,
+            value_dim=value_dim, decay_per="none" if log is None else "token_head", scale=scale, state=held,
         )  # fmt: skip
-        if skips is not None:
-            more = (values.unflatten(-1, (heads, -1)) * skips[:, None]).flatten(-2)
+        if skip is not None:
+            more = (leaves["v"].view(*position.shape, heads, -1) * leaves["skip"][:, None]).flatten(2)
             out = out + more.masked_fill((position < 0)[..., None], 0.0)
-        last = torch.zeros_like(held[0]) if grad_final is None else grad_final
-        wanted = [leaf for leaf in leaves if leaf is not None]
-        found = iter(torch.autograd.grad((out, held[0]), wanted, (grad.float(), last), allow_unused=True))
-    for made, leaf in zip(grads, leaves, strict=True):
-        if leaf is not None:
-            value = next(found)
-            made.zero_() if value is None else made.copy_(value)
+        return out, held[0]
+
+    last = torch.zeros_like(begin) if grad_final is None else grad_final
+    (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.double()))
+    for name, made in zip(given, grads, strict=True):
+        if name in found:
+            made.copy_(found[name])
     return grads
 
 

@@ -47,8 +47,6 @@ def serves(request: Request) -> str | None:
         return f"a channel of {key_dim} states is wider than {WIDEST}"
     if request.shapes["k"][-1] != key_dim:
         return "channels do not all share one key"
-    if request.phase == "train":
-        return "no gradients"
     return None
 
 
@@ -170,6 +168,26 @@ def _reference(
 
 
 _scan = gpu_op("scan_selective", _launch, fake=_fake, reference=_reference)
+
+
+def _keep(ctx, inputs, output) -> None:
+    *tensors, ctx.decay_per, ctx.decay_form, ctx.scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
+    from .triton_selective_backward import scan_selective_backward
+
+    given = ctx.saved_tensors
+    grad = torch.zeros_like(given[0]) if grad is None else grad
+    made = scan_selective_backward(grad, grad_final, *given, ctx.decay_per, ctx.decay_form, ctx.scale)
+    made = (*made[:3], None, *made[3:])  # of v, k, q, position, decay, dt, skip, initial
+    taken = (None if x is None or value is None else value.to(x.dtype) for x, value in zip(given, made, strict=True))
+    return *taken, None, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_keep)
 
 
 def scan(

@@ -151,6 +151,29 @@ def _backward(name: str, key_dim: int, value_dim: int, *, spills: int) -> Case:
     )  # fmt: skip
 
 
+def _selective_backward(name: str, kernel: str, *, backwards: bool = False, spills: int = 0) -> Case:
+    tensors = ("p_x", "p_y", "p_v", "p_k", "p_q", "p_dt", "p_skip", "p_grad", "p_grad_v", "p_grad_dt")
+    wide = ("p_decay", "p_left", "p_whole", "p_starts", "p_slopes", "p_kept", "p_grad_k", "p_grad_q", "p_grad_rate")
+    rows = ("tokens", "channels", "key_dim", "x_row", "y_row", "v_row", "k_row", "q_row", "dt_row", "grad_row")
+    of_walk = ("p_x", "p_y", "p_left", "p_whole", "x_row", "y_row")
+    both = ("p_position", "p_decay", "p_dt", "tokens", "segments", "channels", "key_dim", "dt_row", "scale")
+    every = {
+        **dict.fromkeys(tensors, "*bf16:16"), **_fp32(*wide, "p_grad_skip"), **dict.fromkeys(rows, "i32:16"),
+        "p_position": "*i64:16", "segments": "i32", "batch": "i32", "scale": "fp32",
+    }  # fmt: skip
+    is_walk = kernel == "_walk"
+    taken = {name: kind for name, kind in every.items() if name in both or (name in of_walk) == is_walk}
+    own = {"BACKWARDS": backwards} if is_walk else {"BACK": 8}
+    return Case(
+        name=f"scan_selective backward {name}",
+        kernel=f"scan.triton_selective_backward:{kernel}",
+        arguments=taken,
+        constexprs={"PER_STATE": True, "IS_A_LOG": True, "SEGMENT": 64, "BLOCK_N": 16, "BLOCK_H": 32, **own},
+        num_warps=1,
+        spills=spills,
+    )
+
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
@@ -167,6 +190,9 @@ CASES = (
     _states("backward", backwards=True),
     _backward("ssd", 128, 64, spills=4600),
     _backward("square", 128, 128, spills=6500),
+    _selective_backward("walk", "_walk"),
+    _selective_backward("walk back", "_walk", backwards=True),
+    _selective_backward("segment", "_segment", spills=800),
     _inside("delta", "delta", 128, per_channel=False),
     _inside("delta by channel", "delta", 128, per_channel=True),
     _inside("gla", "add", 256, per_channel=True, spills=600),

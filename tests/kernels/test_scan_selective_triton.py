@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("triton")
 
-from hypothesis import given
+from hypothesis import given, settings
 
-from llmc.kernels.scan import triton_segments
+from llmc.kernels.scan import triton_segments, triton_selective_backward
 from llmc.kernels.scan.triton_selective import scan
 
-from .scan_cases import Case, cases, compare
+from .scan_cases import Case, cases, compare, compare_gradients
 
 
 @given(
@@ -22,6 +22,25 @@ from .scan_cases import Case, cases, compare
 )  # fmt: skip
 def test_values_and_states(case: Case) -> None:
     compare(scan, case)
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(
+    cases(
+        decays=("head", "state"), tokens=(1, 9, 11), key_dims=(3, 4), value_dims=(1,), groups=1, shared=40
+    )
+)  # fmt: skip
+def test_gradients(case: Case) -> None:
+    compare_gradients(scan, case)
+
+
+def test_gradients_of_a_long_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_selective_backward, "SEGMENT", 8)
+    case = Case(
+        decay_per="state", decay_form="A_log", tokens=21, shared=3, key_dim=4, value_dim=1, has_dt=True, has_skip=True,
+        padding=0.3, strength=1.0, seed=4,
+    )  # fmt: skip
+    compare_gradients(scan, case)
 
 
 def test_a_long_row_is_cut_into_segments(monkeypatch: pytest.MonkeyPatch) -> None:
