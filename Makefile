@@ -1,5 +1,5 @@
 # One command each; every one runs in the environment that is active.
-.PHONY: check test golden slow bench schema
+.PHONY: check test golden slow bench gpu tune schema
 
 check:            ## style, types and structure
 	ruff check .
@@ -26,6 +26,13 @@ bench:            ## start-up, kernels, whole models and other engines, for BENC
 	llmc bench small --format markdown --quantize int8
 	llmc bench gpt2_small --format markdown --against hf
 	python -P -m llmc.tools.bench.peers $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(if $(ONNXRUNTIME_PYTHON),--onnxruntime-python $(ONNXRUNTIME_PYTHON))
+
+gpu:              ## on a machine with a GPU, under 8 minutes: kernels, verdicts and architectures on the chip, then the table
+	TRITON_INTERPRET=0 pytest --numprocesses=8 tests/gpu tests/golden/test_gpu_programs.py tests/runtime/test_gpu_executor.py $(wildcard tests/kernels/test_*_triton.py)
+	TRITON_INTERPRET=0 python -P -m llmc.tools.bench.gpu $(if $(OUT),--json $(OUT)/gpu.json)
+
+tune:             ## on a machine with a GPU: launch parameters of this GPU, into the user's cache
+	TRITON_INTERPRET=0 python -P -m llmc.tools.bench.tune
 
 schema:           ## write what is generated: the JSON Schema, and the op pages of specs/README.md
 	llmc schema -o specs/schema.json

@@ -29,11 +29,29 @@ class Tunable:
 
     def config(self, key: Key) -> Config:
         """What was measured for this key on this GPU, else the rule's guess."""
-        entry = f"{self.name}({written(key)})"
-        return _forced.get(self.name) or measured().get(entry) or self.rule(key)
+        if _asked is not None:
+            _asked[self.entry(key)] = (self, key)
+        return _forced.get(self.name) or measured().get(self.entry(key)) or self.rule(key)
+
+    def entry(self, key: Key) -> str:
+        """The key's name in a table: `attention_forward(dtype=bfloat16,head_dim=128)`."""
+        return f"{self.name}({written(key)})"
 
 
+Asked: TypeAlias = "dict[str, tuple[Tunable, Key]]"
 _forced: dict[str, Config] = {}
+_asked: Asked | None = None
+
+
+@contextmanager
+def recorded() -> Generator[Asked, None, None]:
+    """Gives a table that fills with every configuration that is asked for while the block runs."""
+    global _asked
+    _asked = found = dict[str, "tuple[Tunable, Key]"]()
+    try:
+        yield found
+    finally:
+        _asked = None
 
 
 @contextmanager
