@@ -15,6 +15,8 @@ MEANT = (
     "rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "group_norm", "l2_norm", "kv_full_append",
     "kv_window_append", "kv_latent_append", "rope_kv_full_append", "rope_kv_window_append", "rope_apply",
 )  # fmt: skip
+READS_THE_HOST = {("prefill", "kv_latent_append")}
+"""What a prompt expands is cut at the longest row; a decode step is never cut."""
 QUICK = ("llama3_1_8b", "deepseek_v3", "gpt_oss_20b", "zamba2", "trident_1b", "chimera", "bert_base")
 MORE = (
     "bloom", "codegen", "cohere2", "falcon", "falcon_h1", "falcon_mamba", "gemma2", "gemma3", "gemma3n", "gla", "gpt2",
@@ -32,7 +34,7 @@ def test_triton_serves_what_matters(spec: str) -> None:
         for phase, definitions in program.kernels.items()
         for choices in definitions.values()
         for choice in choices
-        if choice.op in MEANT and not _is_triton(choice.op, choice.kernel)
+        if choice.op in MEANT and (phase, choice.op) not in READS_THE_HOST and not _is_triton(choice.op, choice.kernel)
     ]
     assert left == []
 

@@ -60,9 +60,14 @@ class Sizes:
         return torch.arange(first, first + tokens, device=self.device).expand(batch, tokens).contiguous()
 
 
-def picked(op: str, phase: Phase, sizes: Sizes, operands: Mapping[str, object]) -> tuple[str, Callable[..., object]]:
-    """The name and the function of the kernel that the compiler takes for such a node on this GPU."""
-    fields = {name: value for name, value in operands.items() if not isinstance(value, (Tensor, tuple))}
+def picked(
+    op: str, phase: Phase, sizes: Sizes, operands: Mapping[str, object], **others: object
+) -> tuple[str, Callable[..., object]]:
+    """The name and the function of the kernel that the compiler takes for such a node on this GPU.
+
+    others: fields that are no operands.
+    """
+    fields = {name: value for name, value in operands.items() if not isinstance(value, (Tensor, tuple))} | others
     shapes = {name: tuple(value.shape) for name, value in operands.items() if isinstance(value, Tensor)}
     request = Request(
         op=op,

@@ -32,7 +32,7 @@ def _case(sizes: Sizes, tokens: int) -> Case:
         "x": x, "weights": weights, "experts": picks, "gate_up_proj": up, "down_proj": down, "packing": "halves",
     }  # fmt: skip
     phase = "decode" if tokens == 1 else "prefill"
-    name, function = picked("experts", phase, sizes, operands)
+    name, function = picked("experts", phase, sizes, operands, num_experts=experts)
     active = int((picks.flatten().bincount(minlength=len(up)) > 0).sum())
     per_expert = up[0].nbytes + down[0].nbytes
     is_long = tokens > 8
@@ -67,7 +67,7 @@ def _grouped(sizes: Sizes, x: Tensor, weights: Tensor, picks: Tensor, up: Tensor
 def _router(sizes: Sizes, experts: int, width: int, chosen: int) -> Case:
     x, weight = sizes.randn(1, 1, width), sizes.randn(experts, width)
     operands: dict[str, object] = {"x": x, "weight": weight, "top_k": chosen, "normalise": True}
-    name, function = picked("router", "decode", sizes, operands)
+    name, function = picked("router", "decode", sizes, operands, num_experts=experts)
 
     def rival() -> Tensor:
         values, _ = functional.linear(x, weight).float().softmax(-1).topk(chosen)
