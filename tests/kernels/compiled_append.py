@@ -13,9 +13,11 @@ def append(
     is_ring: bool = False,
     seen: bool = False,
     cache: str = "bf16",
+    is_one: bool = False,
 ) -> Case:
     """One launch with 8 heads of 128."""
-    tensors = {f"p_{name}": f"*{cache}:16" for name in ("keys", "values", "seen_keys", "seen_values")}
+    tensors = {f"p_{part}": f"*{cache}:16" for part in ("keys", "values", "seen_keys", "seen_values")}
+    sizes = ("tokens", "heads", "slots", "seen", "head_tiles", "q_heads", "tiles")
     return Case(
         name=f"kv_append {name}",
         kernel="cache.triton_append:append_kernel",
@@ -27,7 +29,7 @@ def append(
             **tensors,
             **({} if seen else {"p_seen_keys": "None", "p_seen_values": "None"}),
             **{f"p_{part}": "*i64:16" for part in ("position", "last", "lengths", "at")},
-            **{part: "i32" for part in ("tokens", "heads", "slots", "seen", "head_tiles", "q_heads", "tiles")},
+            **{part: "i32:1" if is_one else "i32" for part in sizes},
             **{f"stride_{part}": "i32:16" for part in ("kb", "kt", "vb", "vt", "tb", "tt", "qb", "qt")},
             **{f"stride_{part}": "i32" for part in ("pb", "pt")},
         },
@@ -39,6 +41,8 @@ def append(
 
 
 CASES = (
+    append("one token of one head", rotary=128, is_one=True),
+    append("one token of one head, ring", is_ring=True, is_one=True),
     append("rotated", rotary=128),
     append("plain, ring", is_ring=True),
     append("interleaved, ring, several tokens", rotary=64, is_interleaved=True, is_ring=True, seen=True),

@@ -26,8 +26,9 @@ def share(
     is_whole: bool = False,
     spills: int = 0,
     num_stages: int = 3,
+    ones: tuple[str, ...] = ("tokens",),
 ) -> Case:
-    """One launch of `share_kernel`; `flags` of FLAGS are on, `present` of OPTIONAL are given."""
+    """One launch of `share_kernel`; `flags` of FLAGS are on, `present` of OPTIONAL are given, `ones` are 1."""
     width = max(16, 1 << (head_dim - 1).bit_length())
     return Case(
         name=f"attend_decode {name}",
@@ -41,7 +42,7 @@ def share(
             **{part: "*i64:16" if part == "p_lengths" else "*fp32:16" for part in present},
             "p_out": f"*{dtype}:16" if is_whole else "*fp32:16",
             "p_lse": "None" if is_whole else "*fp32:16",
-            **{part: "i32" for part in SIZES},
+            **{part: "i32:1" if part in ones else "i32" for part in SIZES},
             "slots": "i32:16",
             "scale": "fp32",
             "softcap": "fp32",
@@ -71,7 +72,9 @@ CASES = (
     share("64, windowed, sink", head_dim=64, block=128, flags=("WINDOW", "SINK"), present=("p_sink",)),
     share("256, softcap", head_dim=256, block=32, flags=("SOFTCAP",)),
     share("96, chunks, whole", head_dim=96, flags=("CHUNK",), is_whole=True),
-    share("128, 16 tokens", rows=64),
+    share("128, 16 tokens", rows=64, ones=()),
+    share("128, all ones", flags=("WINDOW", "CHUNK", "ALIBI"), is_whole=True, ones=SIZES),
+    share("128, pages, all ones", page=16, block=16, present=("p_lengths",), is_whole=True, ones=SIZES),
     share("128, alibi, bias", flags=("ALIBI", "BIAS"), present=("p_bias",)),
     share("64, distance", head_dim=64, block=128, flags=("DISTANCE",), present=("p_distance",), is_causal=False),
     share("128, float8", cache="fp8e4nv", block=128, flags=("SCALES",), present=("p_key_scale", "p_value_scale")),
