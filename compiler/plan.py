@@ -44,8 +44,18 @@ class Plan:
     dtype: str
 
 
-def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int, dtype: str = "float32") -> Plan:
-    """Add up every call. `ties` maps a parameter path to the path that owns its tensor."""
+def plan(
+    model: Model,
+    ties: Mapping[str, str],
+    *,
+    batch: int = 1,
+    context: int,
+    dtype: str = "float32",
+    cache_dtype: str | None = None,
+) -> Plan:
+    """Add up every call. `ties` maps a parameter path to the path that owns its tensor; cache_dtype: of keys and
+    values, where it differs."""
+    cached = ITEMSIZE[cache_dtype or dtype]
     itemsize = ITEMSIZE[dtype]
     owned = {path: spec for path, spec in parameters(model).items() if path not in ties}
     idle = off_stream(model, ties)
@@ -56,8 +66,9 @@ def plan(model: Model, ties: Mapping[str, str], *, batch: int = 1, context: int,
     for sizes in (decode, prefill):
         sizes.update({symbol: context for symbol in extra if symbol not in sizes})
     states = tuple(
-        StatePlan(path=path, spec=spec, bytes=state_bytes(spec, batch, context, itemsize))
+        StatePlan(path=path, spec=spec, bytes=state_bytes(spec, batch, context, cached if is_short else itemsize))
         for path, spec in model_states(model)
+        for is_short in [spec.kind in STATES and STATES[spec.kind].may_be_shorter]
     )
     return Plan(
         parameters=sum(counted.values()),

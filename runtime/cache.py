@@ -48,15 +48,24 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
         snapshots: int = 0,
+        kv_dtype: torch.dtype | None = None,
     ) -> None:
+        """dtype: the model's; kv_dtype: of keys and values where the kernels take another."""
         self.specs = dict(specs)
         self.batch_size, self.max_seq_len = batch_size, max_seq_len
         self.dtype = dtype
+        self.kv_dtype = kv_dtype or dtype
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)  # [B]
         self.kept: dict[str, Tensor] = {}
         """What the first call computed of the inputs that are given once, and the ambient tensors of their axes."""
         self.states: dict[str, State] = {
-            path: STATES[spec.kind].allocate(spec.sizes, batch_size, max_seq_len, dtype, device)
+            path: STATES[spec.kind].allocate(
+                spec.sizes,
+                batch_size,
+                max_seq_len,
+                self.kv_dtype if STATES[spec.kind].may_be_shorter else dtype,
+                device,
+            )
             for path, spec in specs.items()
             if STATES[spec.kind].axis == "stream"
         }

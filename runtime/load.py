@@ -32,6 +32,7 @@ from .tree import find
 from .weights import checkpoint_dtype, match_checkpoint, read_parameters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+CACHE_DTYPES = ("float32", "bfloat16", "float16")
 MANIFEST = "manifest.json"
 
 
@@ -44,19 +45,22 @@ def load(
     dtype: str | None = None,
     quantize: str | None = None,
     seed: int = 0,
+    cache_dtype: str | None = None,
 ) -> LanguageModel:
     """A model that runs.
 
     target: a spec (path or packaged name), a folder that `llmc build` wrote, or a Hugging Face folder, whose
     config.json picks the spec and which then gives the weights too. weights: a folder with safetensors; without one,
     parameters are filled afresh from `seed`. dtype: `float32`, `bfloat16`, `float16` or `float64`; None takes the
-    checkpoint's. Raises LlmcError with what is wrong in spec, config, weights or tokenizer, and E0950 where memory will
+    checkpoint's. cache_dtype: of cached keys and values, where it is to differ. Raises LlmcError with what is wrong in spec, config, weights or tokenizer, and E0950 where memory will
     not do.
     """
     if quantize is not None and quantize not in QUANTIZE:
         raise fail("E0855", f"there is no quantize {quantize!r}", help="one of: " + ", ".join(QUANTIZE))
     if dtype is not None and dtype not in DTYPES:
         raise fail("E0855", f"there is no dtype {dtype!r}", help="one of: " + ", ".join(DTYPES))
+    if cache_dtype is not None and cache_dtype not in CACHE_DTYPES:
+        raise fail("E0855", f"there is no cache_dtype {cache_dtype!r}", help="one of: " + ", ".join(CACHE_DTYPES))
     require_device(device)
     found = _locate(target, weights, params or {})
     folder = found.weights
@@ -80,6 +84,8 @@ def load(
                 checkpoint.forget_pages()
     if quantize is not None and loaded.quantize is None:
         loaded.pack(quantize)
+    if cache_dtype is not None:
+        loaded.keep_keys_as(DTYPES[cache_dtype])
     return loaded.eval()
 
 

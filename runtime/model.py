@@ -47,6 +47,7 @@ class LanguageModel(nn.Module):
         self.retie()
         self._executor: tuple[Signature, Executor] | None = None
         self.quantize: Quantize | None = None
+        self.cache_dtype: torch.dtype | None = None
         self._packed: NativeExecutor | None = None
         self._fixed: tuple[torch.device, torch.dtype] | None = None
 
@@ -201,6 +202,18 @@ class LanguageModel(nn.Module):
                 help="shorten the input, or set max_seq_len where the architecture allows it",
             )
 
+    def keep_keys_as(self, dtype: torch.dtype) -> None:
+        """Let caches hold keys and values in `dtype`; what attention computes stays float32. Raises E0855 where torch
+        runs a part of the model, which needs them in the model's own."""
+        executor = self.executor()
+        if dtype != self.dtype and not (isinstance(executor, NativeExecutor) and executor.takes_other_caches):
+            raise fail(
+                "E0855",
+                f"{self.program.spec.name} keeps its states as {str(self.dtype).removeprefix('torch.')} here",
+                help="another cache_dtype needs keys and values, and machine code for all of the model",
+            )
+        self.cache_dtype = dtype
+
     # --- the fused view ------------------------------------------------------------------------------------------
 
     def pack(self, quantize: Quantize, packed: Mapping[str, Tensor] = MappingProxyType({})) -> None:
@@ -284,6 +297,7 @@ class LanguageModel(nn.Module):
             dtype=self.dtype,
             device=self.device,
             snapshots=snapshots,
+            kv_dtype=self.cache_dtype,
         )
 
     @contextmanager

@@ -112,6 +112,11 @@ def dtype_option(function: F) -> F:
     return click.option("--dtype", type=choices, help="Default: the checkpoint's, else float32.")(function)
 
 
+def cache_dtype_option(function: F) -> F:
+    choices = click.Choice(["float32", "bfloat16", "float16"])
+    return click.option("--cache-dtype", type=choices, help="Of cached keys and values; default: --dtype.")(function)
+
+
 def spec_argument(name: str = "spec", *, is_required: bool = True, nargs: int = 1) -> Callable[[F], F]:
     return click.argument(name, required=is_required, nargs=nargs, shell_complete=complete_spec)
 

@@ -72,7 +72,7 @@ def _new_rows(k: Place, v: Place) -> dict[str, object]:
 
 def _cache(state: StateBuffers) -> dict[str, object]:
     keys, values = state.pointers
-    return {"keys": keys, "values": values, "slots": state.slots, "cache_type": "LLMC_MODEL_TYPE"}
+    return {"keys": keys, "values": values, "slots": state.slots, "cache_type": "(int)pass->cache_type"}
 
 
 def _write(node: NativeNode, values: dict[str, object], functions: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ typedef struct {
     const int64_t *position;      /* [batch, tokens], -1 padding */
     const int64_t *lengths;       /* [batch], tokens held before this pass */
     void *const *inputs;          /* inputs and outputs of the model */
+    int64_t cache_type;           /* of cached keys and values: a type of numbers.h */
     void *workspace;              /* what the threads share within a matrix product */
 } llmc_pass;
 

@@ -20,4 +20,5 @@ KV_FULL = StateKind(
     rollback="truncate",
     prefix_share="page",
     append="cache:kv_full_append",
+    may_be_shorter=True,
 )

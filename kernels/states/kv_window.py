@@ -39,5 +39,6 @@ KV_WINDOW = StateKind(
     rollback="truncate",
     prefix_share="last_window",
     append="cache:kv_window_append",
+    may_be_shorter=True,
     refuse_rollback=_refuse_rollback,
 )

@@ -51,6 +51,8 @@ class StateKind:
     """What two requests with one prefix may share: `page`, `last_window`, `checkpoint`, `static`, `follow` or `no`."""
     append: str
     """The reference that adds a call's tokens, `cache:<function>`."""
+    may_be_shorter: bool = False
+    """Whether kernels in C read and write its buffers in another dtype than the model's."""
     axis: Literal["stream", "once"] = "stream"
     """Whose tokens `capacity` counts: those of the stream, or those that the first call gives once (an encoder's), so
     that their number is not known before it: allocated for 0, the state is replaced by what that call computes."""

@@ -21,6 +21,7 @@ class PassStruct(ctypes.Structure):
         ("position", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
         ("inputs", ctypes.c_void_p),
+        ("cache_type", ctypes.c_int64),
         ("workspace", ctypes.c_void_p),
     )
 

@@ -17,11 +17,13 @@ from ...compiler.native.source import NativeProgram, values_read, write_program
 from ...compiler.pieces import refuse_pieces
 from ...compiler.program import Program, native_is_on
 from ...kernels.kernel import Phase
+from ...kernels.states import STATES
 from ..execute import Executor, State, last_rows
 from ..sampling import Drawing
 from ..storage import ParameterBinder, tensors_of
 from .abi import CallStruct, GreedyStruct, PassStruct, open_library
 from .binding import Binding
+from .packing import SOURCES
 from .pieces import in_pieces, piece_of
 from .team import Team, team, thread_count
 from .toolchain import NoCompiler
@@ -89,6 +91,7 @@ class NativeExecutor(Executor):
             packed=dict(packed),
         )
         self.binding.bind(parameters)
+        self.cached = [path for path, spec in program.states.items() if STATES[spec.kind].may_be_shorter]
         self.regions = regions(program.module, self.native)
         self.runs_in_pieces = bool(program.states) and refuse_pieces(program.module) is None
         self._pass = PassStruct()
@@ -137,7 +140,7 @@ class NativeExecutor(Executor):
         pointers = (ctypes.c_void_p * len(values.outside))(*(x.data_ptr() for x in values.outside.values()))  # type: ignore[attr-defined]
         self.binding.point_at([step.states for step in self.steps], states)
         lengths = ambient["lengths"].contiguous()
-        self._begin(values, position, lengths, pointers)
+        self._begin(values, position, lengths, pointers, states)
         tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
         for part in self.regions:
             if isinstance(part, int):
@@ -148,6 +151,11 @@ class NativeExecutor(Executor):
         if cuts_tail:
             self._run_tail(values, phase, ambient, states)
         return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+
+    @property
+    def takes_other_caches(self) -> bool:
+        """Whether keys and values may be kept in another dtype than the model's: all that reads them is in C."""
+        return bool(self.cached) and all(isinstance(part, Region) for part in self.regions)
 
     @property
     def workspace_bytes(self) -> int:
@@ -210,7 +218,7 @@ class NativeExecutor(Executor):
         stops = torch.tensor([*ends, -1])
         pointers = (ctypes.c_void_p * 2)(fed.data_ptr(), logits.data_ptr())
         self.binding.point_at([step.states for step in self.steps], states)
-        self._begin(values, position, held, pointers)
+        self._begin(values, position, held, pointers, states)
         greedy = GreedyStruct(
             fed.data_ptr(),
             position.data_ptr(),
@@ -233,7 +241,12 @@ class NativeExecutor(Executor):
         return [[token for token in row if token >= 0] for row in rows]
 
     def _begin(
-        self, values: Values, position: Tensor, lengths: Tensor, pointers: ctypes.Array[ctypes.c_void_p]
+        self,
+        values: Values,
+        position: Tensor,
+        lengths: Tensor,
+        pointers: ctypes.Array[ctypes.c_void_p],
+        states: Mapping[str, State],
     ) -> None:
         """Fill in what a pass is run with; the caller keeps the tensors alive."""
         passed = self._pass
@@ -242,6 +255,8 @@ class NativeExecutor(Executor):
         passed.locals = passed.values + 4 * values.rows * self.native.values_floats
         passed.position, passed.lengths = position.data_ptr(), lengths.data_ptr()
         passed.inputs = ctypes.addressof(pointers)
+        cached = next((states[path][0].dtype for path in self.cached if path in states), self.dtype)
+        passed.cache_type = SOURCES[cached]
         passed.workspace = self._matrix_workspace(values.rows)
 
     def _values(self, inputs: Mapping[str, Tensor], batch: int, tokens: int, cuts_tail: bool) -> Values:

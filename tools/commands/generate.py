@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from ...specs.diagnostics import printable
-from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ..options import (
+    HumanInt,
+    as_params,
+    cache_dtype_option,
+    device_option,
+    dtype_option,
+    json_option,
+    set_option,
+    spec_argument,
+)
 from ..terminal import bytes_text, log, write_json
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ DEFAULT_PROMPT = "In the beginning"
 @click.option("--logprobs", type=HumanInt(0), help="Print each token's log probability and the k likeliest.")
 @device_option
 @dtype_option
+@cache_dtype_option
 @set_option
 @json_option
 def command(
@@ -63,6 +73,7 @@ def command(
     logprobs: int | None,
     device: str,
     dtype: str | None,
+    cache_dtype: str | None,
     settings: tuple[tuple[str, Value], ...],
     as_json: bool,
 ) -> None:
@@ -74,7 +85,7 @@ def command(
         raise click.UsageError("--random and --weights exclude each other")
     text = _prompt(prompt)
     chosen = _target(target, weights, is_random)
-    model = _load(chosen, weights, is_random, as_params(settings), device, dtype, seed)
+    model = _load(chosen, weights, is_random, as_params(settings), device, dtype, cache_dtype, seed)
     options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -151,6 +162,7 @@ def _load(
     params: object,
     device: str,
     dtype: str | None,
+    cache_dtype: str | None,
     seed: int,
 ) -> LanguageModel:
     from ...runtime.device import require_device
@@ -167,9 +179,11 @@ def _load(
     started = time.perf_counter()
     chosen = dtype or (_built_dtype(found.folder) if found.is_built and found.folder is not None else None)
     if is_random:
-        model = load(found.spec, params=found.params, device=device, dtype=chosen, seed=seed)
+        model = load(found.spec, params=found.params, device=device, dtype=chosen, cache_dtype=cache_dtype, seed=seed)
     else:
-        model = load(target, weights=weights, params=given, device=device, dtype=chosen, seed=seed)
+        model = load(
+            target, weights=weights, params=given, device=device, dtype=chosen, cache_dtype=cache_dtype, seed=seed
+        )
     log(f"loaded in {time.perf_counter() - started:.1f} s")
     return model
 

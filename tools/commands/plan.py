@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..options import HumanInt, as_params, device_option, dtype_option, json_option, set_option, spec_argument
+from ..options import (
+    HumanInt,
+    as_params,
+    cache_dtype_option,
+    device_option,
+    dtype_option,
+    json_option,
+    set_option,
+    spec_argument,
+)
 from ..targets import locate
 from ..terminal import big, bytes_text, count, table, write_json
 
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--ctx", type=HumanInt(), help="Tokens of context; default: the spec's longest.")
 @device_option
 @dtype_option
+@cache_dtype_option
 @click.option(
     "--bandwidth", type=click.FloatRange(min=0, min_open=True), metavar="GB/S", help="Assume it; default: measured."
 )
@@ -37,6 +47,7 @@ def command(
     ctx: int | None,
     device: str,
     dtype: str | None,
+    cache_dtype: str | None,
     bandwidth: float | None,
     tflops: float | None,
     settings: tuple[tuple[str, Value], ...],
@@ -60,7 +71,7 @@ def command(
         )
     context = ctx or (limit if isinstance(limit, int) else 2048)
     ties = weight_map(resolved, model).ties
-    sizes = plan(model, ties, batch=batch, context=context, dtype=dtype or "float32")
+    sizes = plan(model, ties, batch=batch, context=context, dtype=dtype or "float32", cache_dtype=cache_dtype)
     machine = _machine(device, sizes.dtype, bandwidth, tflops)
     from ..roofline import predict
 
