@@ -153,6 +153,13 @@ KERNELS: tuple[Kernel, ...] = (
         serves="conv.triton_short_conv:serves",
         is_triton=True,
     ),
+    Kernel(
+        name="triton",
+        op="token_shift",
+        implementation="shift.triton_token_shift:token_shift",
+        serves="shift.triton_token_shift:serves",
+        is_triton=True,
+    ),
     Kernel(name="chunked", op="scan", implementation="scan.chunked:scan", serves="scan.chunked:serves"),
     Kernel(name="torch", op="rms_norm", implementation="norm.fused:rms_norm", serves="norm.fused:serves_rms_norm"),
     Kernel(
