@@ -52,8 +52,8 @@ def load(
     target: a spec (path or packaged name), a folder that `llmc build` wrote, or a Hugging Face folder, whose
     config.json picks the spec and which then gives the weights too. weights: a folder with safetensors; without one,
     parameters are filled afresh from `seed`. dtype: `float32`, `bfloat16`, `float16` or `float64`; None takes the
-    checkpoint's. cache_dtype: of cached keys and values, where it is to differ. Raises LlmcError with what is wrong in spec, config, weights or tokenizer, and E0950 where memory will
-    not do.
+    checkpoint's. cache_dtype: of cached keys and values, where it is to differ. Raises LlmcError with what is wrong in
+    spec, config, weights or tokenizer, and E0950 where memory will not do.
     """
     if quantize is not None and quantize not in QUANTIZE:
         raise fail("E0855", f"there is no quantize {quantize!r}", help="one of: " + ", ".join(QUANTIZE))
