@@ -44,6 +44,7 @@ CASES = (
                     constexprs={"HAS_BIAS": False, "G": group, "BLOCK_M": block_m, "BLOCK_N": block_n, "GROUP": 8},
                     num_warps=warps,
                     num_stages=stages,
+                    may_wait=group == 128 and block_m == 128,
                 )
                 for block_m, block_n, warps, stages in ((128, 128, 8, 4 if group == 32 else 2), (16, 64, 4, 4))
             ),
