@@ -1,7 +1,7 @@
 """Whole numbers of 8 bits, their sum and a factor for each token in Triton: of the token, its RMS norm, or a sum's.
 
 One launch writes what `ternary.reference.quantised_activation` gives of what `norm.reference.rms_norm` gives, with the
-same roundings: products and sums are not contracted. It writes half the bytes that the norm alone would.
+same roundings: no product is part of a multiply-add. It writes half the bytes that the norm alone would.
 """
 
 # pyright: basic
@@ -28,7 +28,8 @@ def quantise_rows(b_x, LARGEST: tl.constexpr):
     """Block `[N, F]` float32 -> whole numbers to LARGEST as int8, and the factor of each row `[N]`."""
     b_largest = tl.maximum(tl.max(tl.abs(b_x), 1), SMALLEST)
     b_factor = tl.div_rn(1.0, b_largest) * LARGEST  # torch's number / tensor is a reciprocal first
-    b_whole = (b_x * b_factor[:, None] + _HALFWAY) - _HALFWAY
+    b_product = (b_x.to(tl.float64) * b_factor[:, None].to(tl.float64)).to(tl.float32)  # no part of a multiply-add
+    b_whole = (b_product + _HALFWAY) - _HALFWAY
     return b_whole.to(tl.int8), b_factor
 
 
@@ -78,7 +79,7 @@ def _launch(
             flat, flat_delta, weight, whole, factor, count, total, rows, width, padded, flat.stride(0),
             flat_delta.stride(0), eps, offset, HAS_NORM=has_norm, HAS_DELTA=delta is not None,
             HAS_WEIGHT=weight is not None, HAS_OFFSET=offset != 0.0, LARGEST=2 ** (bits - 1) - 1, ROWS=held,
-            BLOCK=block, num_warps=warps, enable_fp_fusion=False,
+            BLOCK=block, num_warps=warps,
         )  # fmt: skip
     return whole, factor, count, total
 

@@ -1,7 +1,7 @@
 """The table of RoPE in Triton: every law of frequencies in one launch, nothing read on the host.
 
 Powers, cosines and sines are taken in float64 and rounded, frequencies and angles are float32 as in the reference: what
-differs is the last bit of a power. It runs once a call, not once a layer.
+differs are last bits of powers and ramps. It runs once a call, not once a layer.
 """
 
 # pyright: basic
@@ -200,7 +200,7 @@ def _launch(position: Tensor, rotary_dim: int, options: str) -> Tensor:
         batch, tokens = position.shape
         law = law_of(rotary_dim=rotary_dim, **json.loads(options))
         launchable(_fill)[(batch, ceil_div(tokens, TOKENS))](
-            position.contiguous(), table, tokens, **constexprs(law, rotary_dim), num_warps=4, enable_fp_fusion=False
+            position.contiguous(), table, tokens, **constexprs(law, rotary_dim), num_warps=4
         )
     return table
 

@@ -47,9 +47,10 @@ def _penalise(
         is_used = (repetition != 1.0) | (presence != 0.0) | (frequency != 0.0)
         b_seen = tl.load(p_seen + i_row * size + o_x, mask=o_x < tl.where(is_used, size, 0), other=0)
         b_repeated = tl.where(b_x < 0.0, b_x * repetition, tl.div_rn(b_x, tl.zeros_like(b_x) + repetition))
-        b_generated = tl.maximum(b_seen - 1, 0).to(tl.float32)
+        b_generated = tl.maximum(b_seen - 1, 0)
+        b_often = (b_generated.to(tl.float64) * frequency.to(tl.float64)).to(tl.float32)  # no part of a multiply-add
         b_x = tl.where(b_seen > 0, b_repeated, b_x)
-        b_x = b_x - frequency * b_generated - tl.where(b_generated > 0.0, presence, 0.0)
+        b_x = b_x - b_often - tl.where(b_generated > 0, presence, 0.0)
     tl.store(p_scores + i_row * size + o_x, b_x, mask=m_x)
     largest = tl.max(tl.where(b_x == b_x, b_x, float("inf")), 0)
     tl.store(p_largest + i_row * chunks + i_chunk, largest)
@@ -259,7 +260,7 @@ def _launch(
     likeliest = torch.empty((batch, chunks), dtype=torch.int32, device=logits.device)
     launchable(_penalise)[(batch, chunks)](
         logits, seen, repetition, presence, frequency, scores, largest, likeliest, size, logits.stride(0), chunks,
-        HAS_SEEN=seen is not None, BLOCK=chunk, num_warps=max(1, chunk // 512), enable_fp_fusion=False,
+        HAS_SEEN=seen is not None, BLOCK=chunk, num_warps=max(1, chunk // 512),
     )  # fmt: skip
     launchable(_pick)[(batch,)](
         scores, scores[1], ids, largest, likeliest, temperature, top_k, top_p, min_p, seed, step, seen, tokens, size,
