@@ -10,11 +10,13 @@ from functools import cached_property
 from torch import fx
 
 from ..kernels.kernel import Phase
+from ..specs.diagnostics import fail
 from .forced import KEY as FORCED
 from .forced import force_kernels
 from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
+from .native.formats import Formats
 from .native.source import NativeProgram, write_program
 from .ops.declaration import StateSpec
 from .passes import GPU_PASSES, PASSES, Pass
@@ -52,6 +54,18 @@ class Program:
             phase: {name: self._choices(name, selection) for name, selection in selections.items()}
             for phase, selections in self.selections.items()
         }
+
+    def packed(self, formats: Formats) -> Program:
+        """The same for a GPU on packed weights. Raises E0861 where a matrix has no kernel for its format."""
+        selections: dict[Phase, Mapping[str, Selection]] = {
+            name: select(self.module, name, self.target, formats) for name in PHASES
+        }
+        for phase_name, by_definition in selections.items():
+            for definition, wanted in formats.items():
+                for placeholder in wanted.keys() - by_definition[definition].prepared.keys():
+                    reason = f"{placeholder} of {definition} has no {wanted[placeholder]} kernel in {phase_name}"
+                    raise fail("E0861", f"{self.spec.name} cannot be packed: {reason}", help="load it without quantize")
+        return replace(self, selections=selections)
 
     def _choices(self, definition: str, selection: Selection) -> tuple[Choice, ...]:
         """Machine code runs the whole of a definition, or nothing of it."""

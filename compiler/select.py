@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from torch import fx
 
@@ -13,6 +14,7 @@ from ..kernels.kernel import Kernel, Phase, Request, resolve
 from ..kernels.registry import kernels_for, resolve_reference
 from .forced import forced_kernel
 from .lowered import Lowered, Module, Site, site_of, type_of
+from .native.formats import UNPACKED, Formats
 from .ops.declaration import TensorType
 
 
@@ -52,13 +54,18 @@ class Selection:
         return fx.GraphModule({}, self.graph, class_name=self.name)
 
 
-def select(module: Module, phase: Phase, target: Target) -> Mapping[str, Selection]:
-    """A copy of every definition's graph that calls the chosen kernels."""
-    return {name: select_definition(lowered, phase, target) for name, lowered in module.definitions.items()}
+def select(module: Module, phase: Phase, target: Target, formats: Formats = UNPACKED) -> Mapping[str, Selection]:
+    """A copy of every definition's graph that calls the chosen kernels; `formats` are those of packed weights."""
+    return {
+        name: select_definition(lowered, phase, target, formats.get(name, {}))
+        for name, lowered in module.definitions.items()
+    }
 
 
-def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selection:
-    """Ask the kernels of each op, the preferred one first."""
+def select_definition(
+    lowered: Lowered, phase: Phase, target: Target, formats: Mapping[str, str] = MappingProxyType({})
+) -> Selection:
+    """Ask the kernels of each op, the preferred one first; `formats` are those of packed weights, by placeholder."""
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
     choices: list[Choice] = []
@@ -71,7 +78,7 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
         site = site_of(node)
         serving, refused = choose(
             site,
-            request_of(node, site, phase, target),
+            request_of(node, site, phase, target, formats.get(str(node.kwargs.get("weight")), "")),
             use_kernels=target.use_kernels,
             forced=forced_kernel(node),
             own=_own_parameters(node, lowered),
@@ -84,7 +91,7 @@ def select_definition(lowered: Lowered, phase: Phase, target: Target) -> Selecti
     return Selection(name=f"{lowered.name}_{phase}", graph=graph, choices=tuple(choices), prepared=prepared)
 
 
-def request_of(node: fx.Node, site: Site, phase: Phase, target: Target) -> Request:
+def request_of(node: fx.Node, site: Site, phase: Phase, target: Target, format: str = "") -> Request:
     """What a kernel needs to know of a node: the `T` of a decode step is 1."""
     shapes = {name: value for name, found in node.kwargs.items() for value in _shapes(found, phase)}
     return Request(
@@ -94,6 +101,7 @@ def request_of(node: fx.Node, site: Site, phase: Phase, target: Target) -> Reque
         dtype=target.dtype,
         device=target.device,
         phase=phase,
+        format=format,
     )
 
 
@@ -125,9 +133,10 @@ def choose(
 
     `forced` comes first where it serves in this phase. `own`: the arguments that a kernel may have prepared.
     """
+    candidates = [kernel for kernel in kernels_for(site.op.name) if kernel.format == request.format]
     serving: list[Kernel] = []
     refused: list[tuple[str, str]] = []
-    for kernel in sorted(kernels_for(site.op.name), key=lambda kernel: kernel.name != forced):
+    for kernel in sorted(candidates, key=lambda kernel: kernel.name != forced):
         if not use_kernels:
             reason = "kernels are switched off"
         elif forced == "reference":

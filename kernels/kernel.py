@@ -27,6 +27,8 @@ class Request:
     device: str
     """`cpu`, `cuda`, or with the architecture `cuda:sm_90`."""
     phase: Phase
+    format: str = ""
+    """How the weight is to be packed: `int8`, `int4`, `int4_128`, `ternary`; empty: it is not."""
 
 
 @cache
@@ -50,6 +52,8 @@ class Kernel:
     prepares: Mapping[str, str] = field(default_factory=dict[str, str])
     """By argument, the function that makes of a parameter what the kernel reads in its place: packed weights. It is
     applied once, when the program is bound. The model keeps its parameter."""
+    format: str = ""
+    """The format of weights that it is asked for: a node whose weight has none asks kernels that have none."""
     plain: str = ""
     """Where there are such arguments: the same in torch, for a GPU that the kernel does not compile for."""
 

@@ -12,6 +12,22 @@ def _triton(op: str, module: str) -> Kernel:
     return Kernel(name="triton", op=op, implementation=f"{module}:{op}", serves=f"{module}:serves", is_triton=True)
 
 
+def _packed(op: str, format: str) -> Kernel:
+    """The kernel of a linear layer, gated or not, for one format of packed weights."""
+    function = f"linear.triton_packed:{format}{'_gated' if op == 'gated_linear' else ''}"
+    module = "ternary.triton_pack:pack" if format == "ternary" else f"linear.triton_pack:pack_{format}"
+    return Kernel(
+        name=f"triton_{format}",
+        op=op,
+        format=format,
+        implementation=function,
+        serves="linear.triton_packed:serves",
+        is_triton=True,
+        prepares={"weight": module},
+        plain=f"{function}_torch",
+    )
+
+
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
         name="triton_prefill",
@@ -190,6 +206,7 @@ KERNELS: tuple[Kernel, ...] = (
         prepares={"weight": "ternary.triton_pack:pack"},
         plain="ternary.triton_pack:ternary_linear",
     ),
+    *(_packed(op, format) for op in ("linear", "gated_linear") for format in ("int8", "int4", "int4_128", "ternary")),
 )
 
 

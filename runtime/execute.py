@@ -29,7 +29,6 @@ class Step:
     selections: Mapping[Phase, Selection]
     inputs: tuple[str | tuple[str, ...], ...]
     ambient: tuple[str, ...]
-    parameters: tuple[Tensor, ...]
     operands: Mapping[Phase, tuple[Tensor, ...]]
     """The parameters as the kernels of a phase read them."""
     states: tuple[str, ...]
@@ -55,6 +54,9 @@ class Executor:
         """What the calls after the first read of what is computed at the first."""
         last = program.module.definitions[program.module.calls[-1].definition]
         self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
+
+    def release(self) -> None:
+        """Let go of the tensors that packed ones stand for."""
 
     @property
     def can_decode(self) -> bool:
@@ -101,7 +103,6 @@ class Executor:
             selections={phase: self.program.selections[phase][call.definition] for phase in PHASES},
             inputs=tuple(call.inputs.values()),
             ambient=tuple(lowered.ambient),
-            parameters=tensors,
             operands=prepared.operands(call.definition, tensors),
             states=tuple(f"{prefix}.{path}" if prefix else path for path, _ in lowered.states.values()),
             scalars=tuple(scalar_operands(lowered, call).values()),

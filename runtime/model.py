@@ -48,7 +48,7 @@ class LanguageModel(nn.Module):
         self._executor: tuple[Signature, Executor] | None = None
         self.quantize: Quantize | None = None
         self.cache_dtype: torch.dtype | None = None
-        self._packed: NativeExecutor | None = None
+        self._packed: Executor | None = None
         self._fixed: tuple[torch.device, torch.dtype] | None = None
 
     def _tie(self, path: str, owner: str) -> None:
@@ -254,9 +254,10 @@ class LanguageModel(nn.Module):
             )
 
     def packed_executor(self) -> NativeExecutor:
-        """What runs a packed model, and holds its matrices."""
-        if self._packed is None:
-            raise fail("E0861", f"{self.program.spec.name} is not packed", help="load it with quantize")
+        """What runs a model that is packed for a CPU, and holds its matrices. Raises E0861 where there is none."""
+        if not isinstance(self._packed, NativeExecutor):
+            what = "is not packed" if self._packed is None else "is packed for a GPU, and such matrices are not written"
+            raise fail("E0861", f"{self.program.spec.name} {what}", help="load it with quantize, on a CPU")
         return self._packed
 
     def executor(self) -> Executor:

@@ -286,7 +286,8 @@ GENERATION: Mapping[str, Code] = {
     ),
     "E0861": _code(
         "the model cannot be packed",
-        "Packed weights need kernels in C: a CPU, a C compiler, and a model whose matrices C multiplies.",
+        "Packed weights need kernels that read them: on a CPU a C compiler and a model whose matrices C multiplies. "
+        "On a GPU they are packed at loading, and not written to a folder.",
         wrong="llmc build bert --quantize int8 --device cuda",
         right="llmc build llama2_7b --quantize int8 --weights DIR",
     ),

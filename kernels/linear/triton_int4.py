@@ -43,7 +43,7 @@ def _vector(
         b_low = tl.load(p_x + o_low, mask=m_group[:, None] & (o_low < width), other=0.0).to(tl.float32)
         b_high = tl.load(p_x + o_high, mask=m_high, other=0.0).to(tl.float32)
         b_bytes = tl.load(p_rows + start * G, mask=m_scale[:, :, None], other=0)
-        b_0, b_1 = fields_of_4(b_bytes)
+        b_0, b_1 = fields_of_4(b_bytes)  # pyright: ignore[reportGeneralTypeIssues]
         b_part = tl.sum(b_0.to(tl.float32) * b_low[None, :, :], 2) - 8.0 * tl.sum(b_low, 1)[None, :]
         b_sums += b_part * tl.load(p_scales + start, mask=m_scale, other=0.0).to(tl.float32)
         b_part = tl.sum(b_1.to(tl.float32) * b_high[None, :, :], 2) - 8.0 * tl.sum(b_high, 1)[None, :]
@@ -75,7 +75,7 @@ def _matrix(
         m_high = (start + size + o_k < width)[:, None] & m_m[None, :]
         b_high = tl.load(p_tokens + start + size, mask=m_high, other=0.0)
         b_bytes = tl.load(p_rows + start, mask=m_n[:, None], other=0)
-        b_0, b_1 = fields_of_4(b_bytes)
+        b_0, b_1 = fields_of_4(b_bytes)  # pyright: ignore[reportGeneralTypeIssues]
         b_scale = tl.load(p_scales + i_group, mask=m_n, other=0.0).to(tl.float32)[:, None]
         b_0 = (b_0.to(tl.float32) * b_scale - 8.0 * b_scale).to(b_low.dtype)
         b_sum = tl.dot(b_0, b_low, b_sum, input_precision="ieee")

@@ -122,7 +122,7 @@ class GpuExecutor(Executor):
         found = self._recorded.get(key)
         if found is not None:
             return found
-        device = next((tensor.device for step in self.steps for tensor in step.parameters), torch.device("cpu"))
+        device = next((one.device for step in self.steps for one in step.operands["decode"]), torch.device("cpu"))
         vocabulary = self._types[self.program.module.outputs["logits"]].shape[-1]
         assert isinstance(vocabulary, int)
         step = DecodeStep(self._pass, DrawSettings(rows, vocabulary, device, counts=counts), states, rows)

@@ -15,7 +15,7 @@ from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.regions import Region, regions
 from ...compiler.native.source import NativeProgram, values_read, write_program
 from ...compiler.pieces import refuse_pieces
-from ...compiler.program import Program, native_is_on
+from ...compiler.program import PHASES, Program, native_is_on
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
 from ..execute import Executor, State, last_rows
@@ -79,7 +79,7 @@ class NativeExecutor(Executor):
         self.library = open_library(self.native)
         parameters = binder.bind(self.native.takes_parts)
         super().__init__(program, [tuple(tensors_of(bound)) for bound in parameters])
-        self.weight_bytes = sum(parameter.nbytes for step in self.steps for parameter in step.parameters)
+        self.weight_bytes = sum(parameter.nbytes for step in self.steps for parameter in step.operands["decode"])
         self.inputs = [port.name for port in program.model.inputs]
         self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
@@ -166,7 +166,7 @@ class NativeExecutor(Executor):
         """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
         for index, step in enumerate(self.steps):
             if self.program.module.calls[index].definition in self.native.definitions:
-                self.steps[index] = replace(step, parameters=())
+                self.steps[index] = replace(step, operands=dict.fromkeys(PHASES, ()))
 
     @property
     def team(self) -> Team:

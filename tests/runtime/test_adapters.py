@@ -69,14 +69,14 @@ def test_lora_trains_and_the_fused_view_follows(model: LanguageModel) -> None:
 def test_full_training_is_followed_without_a_copy(model: LanguageModel) -> None:
     tokens = torch.arange(20).reshape(2, 10)
     before = fused_logits(model, tokens)
-    fused = model.executor().steps[1].parameters
+    fused = model.executor().steps[1].operands["decode"]
     losses = train(model, list(model.parameters()), tokens, 3, lr=0.005)
     assert losses[-1] < losses[0]
     with torch.no_grad():
         expected = cast("Tensor", model(tokens))
     assert (expected - before).abs().max() > 1e-2
     assert torch.allclose(fused_logits(model, tokens), expected, atol=1e-4)
-    again = model.executor().steps[1].parameters
+    again = model.executor().steps[1].operands["decode"]
     assert [t.data_ptr() for t in fused] == [t.data_ptr() for t in again], "the fused storage is the parameters' own"
 
 
@@ -85,7 +85,7 @@ def test_both_views_share_one_copy(model: LanguageModel) -> None:
     storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
     wanted = sum(p.numel() * p.element_size() for p in model.parameters())
     assert sum(storages.values()) == wanted
-    bound = {t.untyped_storage().data_ptr() for step in model.executor().steps for t in step.parameters}
+    bound = {t.untyped_storage().data_ptr() for step in model.executor().steps for t in step.operands["decode"]}
     assert bound <= storages.keys()
 
 
