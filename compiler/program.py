@@ -20,6 +20,7 @@ from .native.formats import Formats
 from .native.source import NativeProgram, write_program
 from .ops.declaration import StateSpec
 from .passes import GPU_PASSES, PASSES, Pass
+from .passes.fuse_norm_linear import fuse_norm_linear
 from .phases import PhaseObserver, phase
 from .plan import Plan, model_states, plan
 from .select import Choice, Selection, Target, request_of, select
@@ -54,6 +55,14 @@ class Program:
             phase: {name: self._choices(name, selection) for name, selection in selections.items()}
             for phase, selections in self.selections.items()
         }
+
+    def packable(self) -> Program:
+        """The same with each matrix in a linear layer of its own, where kernels of packed weights find it."""
+        if not self.target.device.startswith("cuda") or not self.rewrites.get(fuse_norm_linear.__name__):
+            return self
+        passes = [one for one in (*PASSES, *GPU_PASSES) if one is not fuse_norm_linear]
+        target = self.target
+        return compile_model(self.spec, self.model, device=target.device, dtype=target.dtype, passes=passes)
 
     def packed(self, formats: Formats) -> Program:
         """The same for a GPU on packed weights. Raises E0861 where a matrix has no kernel for its format."""

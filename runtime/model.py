@@ -222,11 +222,12 @@ class LanguageModel(nn.Module):
         packed: those that were packed before. Raises E0860 for rules of the spec that disagree, E0861 where there is no
         code for packed matrices.
         """
-        formats = choose_formats(self.program.module, quantize, rules_of(self.program.spec))
+        program = self.program.packable()
+        formats = choose_formats(program.module, quantize, rules_of(program.spec))
         with torch.inference_mode(False):
             self._fixed = (self.device, self.dtype)
-            binder = ParameterBinder(self, self.program)
-            self._packed = make_packed_executor(self.program, binder, formats, packed)
+            binder = ParameterBinder(self, program)
+            self._packed = make_packed_executor(program, binder, formats, packed)
         self.quantize = quantize
         self._packed.release()
         for path, parameter in list(super().named_parameters()):

@@ -61,8 +61,9 @@ graph:
   out: {logits: lm_head}
   nodes:
     embed_tokens: {op: embedding, in: tokens, rows: 11, features: 20}
-    gate_proj: {op: linear, in: embed_tokens, features: 40}
-    up_proj: {op: linear, in: embed_tokens, features: 40}
+    norm: {op: rms_norm, in: embed_tokens, eps: 1.0e-6}
+    gate_proj: {op: linear, in: norm, features: 40}
+    up_proj: {op: linear, in: norm, features: 40}
     act: {op: activation, in: gate_proj, kind: silu}
     gated: {op: mul, in: [act, up_proj]}
     down_proj: {op: linear, in: gated, features: 20}
@@ -119,7 +120,9 @@ def test_matrices_of_a_gpu_are_packed(
     model = llmc.load(gated, device=DEVICE, seed=1)
     tokens, position = (torch.tensor([[3, 1, 4, 1, 5]], device=DEVICE), torch.arange(5, device=DEVICE)[None])
     ambient = {"position": position, "lengths": torch.zeros(1, dtype=torch.int64, device=DEVICE)}
-    program = compile_model(model.program.spec, model.program.model, device="cuda:sm_90")
+    fused = compile_model(model.program.spec, model.program.model, device="cuda:sm_90")
+    program = fused.packable()
+    assert any(one.op == "rms_norm_linear" for choices in fused.kernels["decode"].values() for one in choices)
     formats = choose_formats(program.module, quantize)
     packed = program.packed(formats)
     chosen = {one.op: one.kernel for choices in packed.kernels["decode"].values() for one in choices}
