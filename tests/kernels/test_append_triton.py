@@ -32,11 +32,9 @@ def ragged(lengths: list[int], counts: list[int], *, on_left: bool) -> Tensor:
 
 
 @given(
-    counts=st.one_of(
-        st.just([1]), st.just([1, 1]), st.lists(st.sampled_from([0, 1, 3, 8, 17]), min_size=2, max_size=2)
-    ),
+    counts=st.one_of(st.just([1]), st.just([1, 1]), st.lists(st.sampled_from([0, 1, 3, 9]), min_size=2, max_size=2)),
     lengths=st.tuples(*(st.sampled_from([0, 1, 4, 11, 20]),) * 2),
-    window=st.sampled_from([None, None, 1, 6, 16]),
+    window=st.sampled_from([None, None, 1, 6]),
     heads=st.sampled_from([1, 3]),
     dims=st.sampled_from([(8, 8), (20, 12)]),
     rope=st.sampled_from([None, ("half", None), ("half", 4), ("interleaved", 6)]),
