@@ -33,7 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(user_cache, "SETTLED_SECONDS", 0.0)
     llmc.load("llama", params=PARAMS).save(tmp_path / "model")
     (tmp_path / "cache" / "llmc").mkdir(parents=True)
-    (tmp_path / "cache" / "llmc" / "objects").symlink_to(user_cache.cache_folder() / "objects")
+    compiled = user_cache.cache_folder() / "objects"
+    compiled.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (tmp_path / "cache" / "llmc" / "objects").symlink_to(compiled)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "model"
 
