@@ -34,11 +34,16 @@ def ambient_name(name: str, axis: str) -> str:
     return name if axis == STREAM else f"{name}{_OF}{axis}"
 
 
+def ambient_parts(name: str) -> tuple[str, str]:
+    """The ambient tensor and the axis that `ambient_name` made a name of."""
+    kind, _, axis = name.partition(_OF)
+    return kind, axis or STREAM
+
+
 def ambient_type(name: str) -> TensorType:
     """The type of an ambient tensor by the name that `ambient_name` gave it."""
-    kind, _, axis = name.partition(_OF)
-    declared = AMBIENT[kind]
-    return TensorType(shape=tuple(axis or STREAM if dim == STREAM else dim for dim in declared.shape), dtype="int64")
+    kind, axis = ambient_parts(name)
+    return TensorType(shape=tuple(axis if dim == STREAM else dim for dim in AMBIENT[kind].shape), dtype="int64")
 
 
 def is_of_stream(name: str) -> bool:

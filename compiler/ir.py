@@ -93,6 +93,10 @@ class Binding:
     caches: Mapping[str, str] = field(default_factory=dict[str, str])
     """Node path -> absolute path of the node whose state it reads."""
 
+    def own(self, path: str) -> str:
+        """The path of a state of this instance, which no other one shares."""
+        return f"{self.prefix}.{path}" if self.prefix else path
+
     def absolute(self, path: str) -> str:
         """The checkpoint path of a node of this instance."""
         if path in self.shared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -76,12 +77,14 @@ class Executor:
         steps: int,
         ends: Sequence[int],
         drawing: Drawing | None = None,
+        *,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> list[list[int]]:
         """Up to `steps` tokens after `tokens`, one list a row: the likeliest, or as `drawing` says. Needs `can_decode`.
 
         tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
-        the states hold. A row ends with a token of `ends`. Where logits are not finite its list stops before it: the
-        caller's next step will find the same.
+        the states hold; kept: what the request holds of its inputs that are given once. A row ends with a token of
+        `ends`. Where logits are not finite its list stops before it: the caller's next step will find the same.
         """
         raise NotImplementedError
 
@@ -93,7 +96,6 @@ class Executor:
         module = self.program.module
         call = module.calls[index]
         lowered = module.definitions[call.definition]
-        prefix = call.binding.prefix
         later: set[str] = set(module.outputs.values())
         for following in module.calls[index + 1 :]:
             for value in following.inputs.values():
@@ -104,7 +106,7 @@ class Executor:
             inputs=tuple(call.inputs.values()),
             ambient=tuple(lowered.ambient),
             operands=prepared.operands(call.definition, tensors),
-            states=tuple(f"{prefix}.{path}" if prefix else path for path, _ in lowered.states.values()),
+            states=tuple(call.binding.own(path) for path, _ in lowered.states.values()),
             scalars=tuple(scalar_operands(lowered, call).values()),
             outputs=tuple(call.outputs.values()),
             is_once=call.rate == "once",

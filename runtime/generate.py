@@ -285,7 +285,13 @@ class _Run:
             before = time.perf_counter()
             with torch.inference_mode():
                 drawn = executor.decode(
-                    last, cache.row_lengths(), cache.states, min(steps, left), self.ends, self._drawing()
+                    last,
+                    cache.row_lengths(),
+                    cache.states,
+                    min(steps, left),
+                    self.ends,
+                    self._drawing(),
+                    kept=cache.kept,
                 )
             cache.advance(torch.tensor([len(tokens) for tokens in drawn], device=cache.lengths.device))
             for row, tokens in enumerate(drawn[: len(self.rows)]):

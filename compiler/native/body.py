@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch import fx
 
-from ...kernels.native.node import CacheView, CType, Place, Rows
+from ...kernels.native.node import CacheView, CType, Place, Rows, StateBuffers
 from ..lowered import Lowered
 from .buffers import Buffer
+from .sharing import Borrowed, Part, buffer_count
 
 Known: TypeAlias = "Place | CacheView"
 
@@ -41,10 +42,16 @@ class Step:
 
 @dataclass(slots=True)
 class Body:
-    """The definition and what there is of it in C. `formats` are those of its packed parameters."""
+    """The definition, and what there is of it in C. `formats` are those of its packed parameters."""
 
     lowered: Lowered
     formats: Mapping[str, str]
+    axis: str
+    """Whose tokens its rows are; empty where it has none."""
+    lent: Mapping[str, Part]
+    """Its outputs that are parts of a cache of its own."""
+    borrowed: Sequence[Borrowed]
+    """The caches that it reads of other calls."""
     steps: list[Step] = field(default_factory=list[Step])
     buffers: dict[str, Buffer] = field(default_factory=dict[str, Buffer])
     ctypes: dict[str, CType] = field(default_factory=dict[str, CType])
@@ -80,6 +87,26 @@ class Body:
         for name in names:
             if name in self.buffers:
                 self.buffers[name].last = max(self.buffers[name].last, len(self.steps) - 1)
+
+    def state(self, name: str) -> StateBuffers:
+        """The buffers of a state of its own. One that is lent gets its new rows from the last call that reads it."""
+        is_lent = any(part.state == name for part in self.lent.values())
+        return self._state(list(self.lowered.states).index(name), "0" if is_lent else "1")
+
+    def borrowed_state(self, number: int) -> StateBuffers:
+        """The buffers of a state that another call keeps."""
+        return self._state(len(self.lowered.states) + number, f"call->stores[{number}]")
+
+    def _state(self, number: int, stores: str) -> StateBuffers:
+        specs = [*(spec for _, spec in self.lowered.states.values()), *(cache.spec for cache in self.borrowed)]
+        first, count = sum(map(buffer_count, specs[:number])), buffer_count(specs[number])
+        return StateBuffers(
+            pointers=tuple(f"call->states[{first + i}]" for i in range(count)),
+            slots=f"call->slots[{first}]",
+            kind=specs[number].kind,
+            sizes=specs[number].sizes,
+            stores=stores,
+        )
 
     def parameter(self, operand: Operand) -> str:
         """The C expression of a parameter's address."""

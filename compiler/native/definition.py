@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -12,6 +12,7 @@ from torch import fx
 
 from ...kernels.native.node import CacheView, NotNative, Place
 from ...kernels.native.registry import native_kernel
+from ..axes import ambient_name, ambient_parts
 from ..forced import forced_kernel
 from ..lowered import Lowered, site_of, type_of
 from ..ops.declaration import TensorType
@@ -19,7 +20,8 @@ from ..places import Places
 from .body import Body, Operand
 from .buffers import place
 from .function import Port, function_text
-from .layout import ctype_of, rows_of
+from .layout import ctype_of, rows_of, token_axis
+from .sharing import Borrowed, Part, part_rows
 from .writer import Writer
 
 _ALWAYS_IMPLIED = ("state", "position", "lengths", "training", "dropout")
@@ -32,6 +34,8 @@ class NativeDefinition:
 
     name: str
     text: str
+    axis: str
+    """Whose tokens its rows are; empty where it has none."""
     values: tuple[str, ...]
     parameters: tuple[Operand, ...]
     floats: int
@@ -42,26 +46,38 @@ class NativeDefinition:
     sources: tuple[str, ...]
 
 
-def write_definition(lowered: Lowered, dtype: str, places: Places, formats: Mapping[str, str]) -> NativeDefinition:
+def write_definition(
+    lowered: Lowered,
+    dtype: str,
+    places: Places,
+    *,
+    formats: Mapping[str, str],
+    lent: Mapping[str, Part],
+    borrowed: Sequence[Borrowed],
+) -> NativeDefinition:
     """The C function of a definition. Raises NotNative where a node of it has no code.
 
-    dtype: of weights that are not packed; places: how comments name the spec's lines; formats: of packed parameters.
+    dtype: of weights that are not packed; places: how comments name the spec's lines; formats: of packed parameters;
+    lent and borrowed: the caches that it shares with other calls.
     """
-    body, placeholders = Body(lowered, formats), lowered.placeholders
-    for index, name in enumerate(lowered.inputs):
-        body.known[placeholders[name]] = _caller_place(type_of(placeholders[name]), f"v{index}")
+    body = Body(lowered, formats, _axis(lowered, borrowed), lent, borrowed)
+    ports = _know_inputs(body)
     for name in lowered.ambient:
-        body.known[placeholders[name]] = _ambient_place(type_of(placeholders[name]), name)
+        node = lowered.placeholders[name]
+        rows, shape = rows_of(type_of(node))
+        pointer = f"pass->{ambient_parts(name)[0]}"
+        body.known[node] = Place(pointer=pointer, shape=shape, stride=1, rows=rows, ctype="int64_t")
     for node in lowered.graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem:
             _write_node(body, node, dtype, places)
     renamed = _bind_outputs(body)
-    ports = _ports(lowered)
+    ports += _output_ports(body)
     return NativeDefinition(
         name=lowered.name,
         floats=place(buffer for name, buffer in body.buffers.items() if name not in renamed),
         text=function_text(body, ports, renamed),
-        values=tuple(port.name for port in ports),
+        axis=body.axis,
+        values=(*lowered.inputs, *lowered.outputs),
         parameters=tuple(body.parameters),
         widest=body.widest,
         headers=tuple(body.headers),
@@ -69,15 +85,36 @@ def write_definition(lowered: Lowered, dtype: str, places: Places, formats: Mapp
     )
 
 
+def _axis(lowered: Lowered, borrowed: Sequence[Borrowed]) -> str:
+    """The axis that all values of a definition lie on."""
+    caches = {port for cache in borrowed for port in cache.ports.values()}
+    found = {token_axis(type_of(lowered.placeholders[name])) for name in lowered.inputs if name not in caches}
+    found |= {ambient_parts(name)[1] for name in lowered.ambient}
+    found.discard("")
+    if len(found) > 1:
+        raise NotNative(f"its tokens are of several axes: {', '.join(sorted(found))}")
+    return next(iter(found), "")
+
+
+def _know_inputs(body: Body) -> list[Port | None]:
+    """What each input is in C; gives those that lie in memory."""
+    lowered, placeholders = body.lowered, body.lowered.placeholders
+    rows: dict[str, TensorType | None] = {name: type_of(placeholders[name]) for name in lowered.inputs}
+    for cache in body.borrowed:
+        rows |= {port: part_rows(cache.spec, name) for name, port in cache.ports.items()}
+    found = {name: _caller_place(row, f"v{index}") for index, (name, row) in enumerate(rows.items()) if row is not None}
+    body.known |= {placeholders[name]: place for name, place in found.items()}
+    for number, cache in enumerate(body.borrowed):
+        new = [found[cache.ports[name]] for name in ("keys", "values") if cache.ports[name] in found]
+        view = CacheView(state=body.borrowed_state(number), new=tuple(new))
+        body.known |= {placeholders[port]: view for port in cache.ports.values()}
+    return [Port(name=n, ctype=found[n].ctype, is_input=True) if n in found else None for n in lowered.inputs]
+
+
 def _caller_place(found: TensorType, pointer: str) -> Place:
     """A value that the caller hands in."""
     rows, shape = rows_of(found)
     return Place(pointer=pointer, shape=shape, stride=prod(shape), rows=rows, ctype=ctype_of(found), buffer=pointer)
-
-
-def _ambient_place(found: TensorType, name: str) -> Place:
-    rows, shape = rows_of(found)
-    return Place(pointer=f"pass->{name}", shape=shape, stride=1, rows=rows, ctype="int64_t")
 
 
 def _write_node(body: Body, node: fx.Node, dtype: str, places: Places) -> None:
@@ -95,12 +132,13 @@ def _write_node(body: Body, node: fx.Node, dtype: str, places: Places) -> None:
         kernel.emit(writer)
     except NotNative as error:
         raise NotNative(error.reason, error.path or site.path) from error
-    _require_all_read(node, writer.asked | {*kernel.implied, *_ALWAYS_IMPLIED})
+    _require_all_read(body, node, writer.asked | {*kernel.implied, *_ALWAYS_IMPLIED})
     body.headers |= dict.fromkeys(kernel.headers)
     body.sources |= dict.fromkeys(kernel.sources)
     names = list(site.types)
     if len(names) == 1:
-        body.known[node] = writer.outputs[names[0]]
+        if names[0] in writer.outputs:
+            body.known[node] = writer.outputs[names[0]]
         return
     for user in node.users:
         name = names[cast("int", user.args[1])]
@@ -113,7 +151,7 @@ def commented(text: str) -> str:
     return ascii(text)[1:-1].replace("*/", "*_/")
 
 
-def _require_all_read(node: fx.Node, known: set[str]) -> None:
+def _require_all_read(body: Body, node: fx.Node, known: set[str]) -> None:
     """Raises NotNative for an operand that the emitter left out: its code would compute something else."""
     path = site_of(node).path
     unread = sorted(set(node.kwargs) - known)
@@ -121,7 +159,7 @@ def _require_all_read(node: fx.Node, known: set[str]) -> None:
         raise NotNative(f"the kernel in C knows nothing of {', '.join(unread)}", path)
     for name in ("position", "lengths"):
         operand = node.kwargs.get(name)
-        if isinstance(operand, fx.Node) and operand.target != name:
+        if isinstance(operand, fx.Node) and operand.target != ambient_name(name, body.axis):
             raise NotNative(f"{name} is {operand.target}, not that of the tokens", path)
 
 
@@ -129,12 +167,9 @@ def _bind_outputs(body: Body) -> dict[str, str]:
     """Let the buffers that become outputs be the caller's memory, and copy what is not a buffer of its own."""
     lowered, renamed = body.lowered, dict[str, str]()
     for index, name in enumerate(lowered.outputs):
-        node, target = lowered.results[index], f"v{len(lowered.inputs) + index}"
-        if node.op == "placeholder" and str(node.target) in lowered.parameters:
-            raise NotNative("an output is a parameter")
-        known = body.known.get(node)
-        if known is None or isinstance(known, CacheView):
-            raise NotNative("an output is not a value in C")
+        known, target = _output(body, name), f"v{len(lowered.inputs) + index}"
+        if known is None:
+            continue
         is_own = known.pointer == known.buffer and known.buffer in body.buffers and known.buffer not in renamed
         if is_own and known.is_dense:
             renamed[known.buffer] = target
@@ -145,12 +180,20 @@ def _bind_outputs(body: Body) -> dict[str, str]:
     return renamed
 
 
-def _ports(lowered: Lowered) -> list[Port]:
-    """The inputs and then the outputs, as the function declares them."""
-    results = lowered.results[: len(lowered.outputs)]
-    inputs = [(name, lowered.placeholders[name], True) for name in lowered.inputs]
-    outputs = [(name, node, False) for name, node in zip(lowered.outputs, results, strict=True)]
-    return [
-        Port(name=name, ctype=ctype_of(type_of(node)), is_input=is_input)
-        for name, node, is_input in (*inputs, *outputs)
-    ]
+def _output(body: Body, name: str) -> Place | None:
+    """Where an output lies. Of a cache that is lent, the new rows, and nothing for positions."""
+    node = body.lowered.results[body.lowered.outputs.index(name)]
+    if node.op == "placeholder" and str(node.target) in body.lowered.parameters:
+        raise NotNative("an output is a parameter")
+    known = body.known.get(node)
+    if isinstance(known, CacheView) and name in body.lent:
+        part = body.lent[name].name
+        return None if part == "key_position" or not known.new else known.new[part == "values"]
+    if known is None or isinstance(known, CacheView):
+        raise NotNative("an output is not a value in C")
+    return known
+
+
+def _output_ports(body: Body) -> list[Port | None]:
+    places = [(name, _output(body, name)) for name in body.lowered.outputs]
+    return [None if at is None else Port(name=name, ctype=at.ctype, is_input=False) for name, at in places]

@@ -24,8 +24,12 @@ def function_name(definition: str) -> str:
     return f"call_{identifier(definition)}"
 
 
-def function_text(body: Body, ports: Sequence[Port], renamed: Mapping[str, str]) -> str:
-    """The function. `renamed` are the buffers that are memory of the caller, by the name of the port's variable."""
+def function_text(body: Body, ports: Sequence[Port | None], renamed: Mapping[str, str]) -> str:
+    """The function.
+
+    ports: its values, None for those without memory; renamed: the buffers that are memory of the caller, by the name of
+    the port's variable.
+    """
     name = function_name(body.lowered.name)
     return "\n".join(
         [
@@ -33,7 +37,7 @@ def function_text(body: Body, ports: Sequence[Port], renamed: Mapping[str, str])
             *([""] if body.constants else []),
             f"static void {name}(llmc_thread *t, const llmc_pass *pass, const llmc_call *call) {{",
             "    const int64_t rows = pass->rows;",
-            *(_port(index, port) for index, port in enumerate(ports)),
+            *(_port(index, port) for index, port in enumerate(ports) if port is not None),
             *(_buffer(body, name, renamed) for name in body.buffers),
             "    (void)rows;",
             *(line for step in body.steps for line in _step(step)),

@@ -9,10 +9,16 @@ from ...kernels.native.node import CType, NotNative, Rows
 from ..ops.declaration import TensorType
 
 
+def token_axis(found: TensorType) -> str:
+    """Whose tokens the rows of a value are: the symbol of its second dimension; empty where it has none."""
+    second = found.shape[1] if len(found.shape) > 1 else None
+    return second if isinstance(second, str) else ""
+
+
 def rows_of(found: TensorType) -> tuple[Rows, tuple[int, ...]]:
     """How many rows a type has, and the axes of one. Raises NotNative where it has no rows."""
     shape = found.shape
-    if shape[:2] == ("B", "T") and all(isinstance(dim, int) for dim in shape[2:]):
+    if shape[:1] == ("B",) and token_axis(found) and all(isinstance(dim, int) for dim in shape[2:]):
         return "tokens", cast("tuple[int, ...]", shape[2:])
     if shape[:1] == ("B",) and all(isinstance(dim, int) for dim in shape[1:]):
         return "batch", cast("tuple[int, ...]", shape[1:])

@@ -1,20 +1,24 @@
-"""Which calls run as one native call: maximal runs of those that were compiled."""
+"""Which calls run as one native call: maximal runs of those that were compiled, over the same tokens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from ..axes import STREAM
 from ..lowered import Module
+from .slots import pass_axis
 from .source import NativeProgram
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Consecutive calls that one native call runs."""
+    """Consecutive calls that one native call runs: all of one rate, over the tokens of one axis."""
 
     first: int
     count: int
+    axis: str = STREAM
+    is_once: bool = False
 
 
 Part: TypeAlias = "Region | int"
@@ -25,11 +29,13 @@ def regions(module: Module, native: NativeProgram) -> tuple[Part, ...]:
     """The parts of a pass, in order."""
     found: list[Part] = []
     for index, call in enumerate(module.calls):
-        last = found[-1] if found else None
         if call.definition not in native.definitions:
             found.append(index)
-        elif isinstance(last, Region):
-            found[-1] = Region(last.first, last.count + 1)
+            continue
+        last, axis = found[-1] if found else None, pass_axis(call, native.definitions[call.definition])
+        one = Region(index, 1, axis, call.rate == "once")
+        if isinstance(last, Region) and (last.axis, last.is_once) == (one.axis, one.is_once):
+            found[-1] = replace(last, count=last.count + 1)
         else:
-            found.append(Region(index, 1))
+            found.append(one)
     return tuple(found)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...kernels.native.node import NotNative
-from ..ir import Call
 from ..lowered import Module
 from ..places import Places
 from .body import AS_THEY_ARE
-from .buffers import Buffer, place, rounded
+from .buffers import rounded
 from .definition import NativeDefinition, write_definition
 from .formats import UNPACKED, Formats
 from .function import function_name
-from .layout import ctype_of, floats_of, rows_of
+from .sharing import Sharing, sharing
+from .slots import Slot, place_values
 
-_ALWAYS = ("native/team.c", "native/program.c")
 _MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
 
 
@@ -29,8 +28,12 @@ class NativeProgram:
     definitions: Mapping[str, NativeDefinition]
     refused: Mapping[str, NotNative]
     """The definitions that torch runs, with the reason."""
-    slots: Mapping[str, int]
-    """For every value between calls, floats a row before it; the model's inputs and outputs are not among them."""
+    slots: Mapping[str, Slot]
+    """Where the values lie that calls of one axis hand to each other."""
+    outside: tuple[str, ...]
+    """The other values that calls read and write, in the order in which the code counts them: the model's inputs, what
+    is kept between passes or lies between axes, and the model's outputs."""
+    sharing: Sharing
     values_floats: int
     locals_floats: int
     widest: int
@@ -54,22 +57,35 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
     document: the spec, whose folder the comments are relative to; formats: of packed parameters, by definition and
     placeholder.
     """
-    places = Places(document)
+    places, caches = Places(document), sharing(module)
     definitions: dict[str, NativeDefinition] = {}
     refused: dict[str, NotNative] = {}
     for name, lowered in module.definitions.items():
         try:
             if dtype not in _MODEL_TYPES:
                 raise NotNative(f"there are no kernels in C for {dtype}")
-            definitions[name] = write_definition(lowered, dtype, places, formats.get(name, {}))
+            if name in caches.uneven:
+                raise NotNative("its calls read caches of different kinds")
+            definitions[name] = write_definition(
+                lowered,
+                dtype,
+                places,
+                formats=formats.get(name, {}),
+                lent=caches.lent.get(name, {}),
+                borrowed=caches.borrowed.get(name, ()),
+            )
         except NotNative as reason:
             refused[name] = reason
-    slots, values_floats = _slots(module, definitions)
+    refused |= _refuse_together(definitions, caches)
+    slots, values_floats, crossing = place_values(module, definitions, caches)
+    inputs = [port.name for port in module.model.inputs]
     return NativeProgram(
         text=_text(definitions, dtype),
         definitions=definitions,
         refused=refused,
         slots=slots,
+        outside=(*inputs, *crossing, *module.outputs.values()),
+        sharing=caches,
         values_floats=values_floats,
         locals_floats=max((rounded(d.floats) for d in definitions.values()), default=0),
         widest=max((d.widest for d in definitions.values()), default=0),
@@ -81,31 +97,17 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
     )
 
 
-def values_read(call: Call) -> list[str]:
-    """Every program value that a call reads."""
-    return [v for value in call.inputs.values() for v in (value if isinstance(value, tuple) else (value,))]
-
-
-def _slots(module: Module, definitions: Mapping[str, NativeDefinition]) -> tuple[dict[str, int], int]:
-    """A place for every value that a compiled call reads or writes."""
-    outputs = set(module.outputs.values())
-    buffers: dict[str, Buffer] = {}
-    for at, call in enumerate(module.calls):
-        lowered = module.definitions[call.definition]
-        for port, name in call.outputs.items():
-            if name in outputs:
-                continue
-            found = lowered.results[lowered.outputs.index(port)].meta["type"]
-            try:
-                floats = floats_of(rows_of(found)[1], ctype_of(found))
-            except NotNative:
-                continue
-            buffers[name] = Buffer(name=name, floats=floats, first=at, last=at)
-        for name in values_read(call):
-            if name in buffers:
-                buffers[name].last = at
-    total = place(buffers.values())
-    return {name: buffer.offset for name, buffer in buffers.items()}, total
+def _refuse_together(definitions: dict[str, NativeDefinition], caches: Sharing) -> dict[str, NotNative]:
+    """Take out the definitions that share a cache with one that torch runs."""
+    refused: dict[str, NotNative] = {}
+    while True:
+        split = [group for group in caches.together if 0 < len(group & definitions.keys()) < len(group)]
+        if not split:
+            return refused
+        for name in split[0] & definitions.keys():
+            other = next(iter(split[0] - definitions.keys()))
+            refused[name] = NotNative(f"it shares a cache with {other}, which torch runs")
+            del definitions[name]
 
 
 def _text(definitions: Mapping[str, NativeDefinition], dtype: str) -> str:

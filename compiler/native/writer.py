@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import cast
 
@@ -11,7 +12,6 @@ from torch import fx
 
 from ...kernels.native.node import CacheView, NotNative, Place, Rows, StateBuffers, Weight, literal
 from ...kernels.registry import resolve_reference
-from ...kernels.states import STATES
 from ..lowered import Site, identifier
 from ..parameters import Concat
 from .body import Body, Known, Operand, buffers_of
@@ -52,10 +52,14 @@ class Writer:
         return [self._place(operand) for operand in cast("Sequence[fx.Node]", self._node.kwargs[name])]
 
     def view(self, name: str) -> CacheView:
-        known = self._known(self._operand(name))
+        operand = self._operand(name)
+        known = self._known(operand)
         if not isinstance(known, CacheView):
             raise NotNative(f"{name} is not a cache", self.path)
-        return known
+        readers = [node for node in self._body.lowered.graph.nodes if node in operand.users and node.op != "output"]
+        if readers[-1] is self._node:
+            return known
+        return replace(known, state=replace(known.state, stores="0"))
 
     def weight(
         self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
@@ -92,14 +96,9 @@ class Writer:
 
     def state(self) -> StateBuffers:
         name = str(self._operand("state").target)
-        index = 0
-        for other, (_, spec) in self._body.lowered.states.items():
-            count = len(STATES[spec.kind].slots(spec.sizes, 1))
-            if other == name:
-                pointers = tuple(f"call->states[{index + i}]" for i in range(count))
-                return StateBuffers(pointers=pointers, slots=f"call->slots[{index}]", kind=spec.kind)
-            index += count
-        raise NotNative(f"{name} is not a state", self.path)
+        if name not in self._body.lowered.states:
+            raise NotNative(f"{name} is not a state", self.path)
+        return self._body.state(name)
 
     def _operand(self, name: str) -> fx.Node:
         self.asked.add(name)

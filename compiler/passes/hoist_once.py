@@ -33,6 +33,7 @@ def hoist_once(module: Module) -> int:
         if moved:
             _move(module, lowered, moved)
             count += sum("site" in node.meta for node in moved)
+    module.calls.sort(key=lambda call: call.rate != "once")  # what runs for each token comes in one piece
     return count
 
 

@@ -33,6 +33,18 @@ void llmc_append(llmc_thread *t, const llmc_attention *a) {
     }
 }
 
+void llmc_keep(llmc_thread *t, const llmc_attention *a) {
+    LLMC_FOR(t, chunk, a->batch * a->kv_heads) {
+        int64_t b = chunk / a->kv_heads, head = chunk % a->kv_heads;
+        for (int64_t i = 0; i < a->tokens; i++) {
+            int64_t row = b * a->tokens + i, slot = chunk * a->slots + i;
+            llmc_narrow(key_at(a, slot), 1, a->k + row * a->k_stride + head * a->key_dim, a->key_dim, a->cache_type);
+            llmc_narrow(value_at(a, slot), 1, a->v + row * a->v_stride + head * a->value_dim, a->value_dim, a->cache_type);
+            if (head == 0) a->key_position[b * a->slots + i] = a->position[row];
+        }
+    }
+}
+
 typedef struct {
     const float *q[MAX_QUERIES]; /* of one token and head each */
     float *out[MAX_QUERIES];
@@ -109,6 +121,10 @@ static void fold(const llmc_attention *a, queries *qs, const float *keys, int64_
             float score = dot(qs->q[n], keys + i * key_stride, a->key_dim) * a->scale;
             if (a->softcap != 0) score = a->softcap * tanhf(score / a->softcap);
             if (a->slopes) score -= a->slopes[qs->head[n]] * (float)(at > where[i] ? at - where[i] : where[i] - at);
+            if (a->distance_bias) {
+                int64_t distance = where[i] - at < -a->reach ? -a->reach : where[i] - at > a->reach ? a->reach : where[i] - at;
+                score += a->distance_bias[qs->head[n] * (2 * a->reach + 1) + a->reach + distance];
+            }
             scores[found] = score;
             seen[found++] = i;
             if (!(score <= largest)) largest = score;
@@ -129,11 +145,12 @@ static void fold_cache(llmc_thread *t, const llmc_attention *a, queries *qs, int
     int64_t begin = held - a->slots > 0 && a->is_ring ? held - a->slots : 0;
     if (begin < first) begin = first;
     int64_t end = held < last ? held : last;
+    if (a->key_position) begin = 0, end = a->slots;
     for (int64_t p = begin; p < end;) {
         int64_t slot = a->is_ring ? p % a->slots : p;
         int64_t count = end - p < KEYS ? end - p : KEYS;
         if (slot + count > a->slots) count = a->slots - slot;
-        for (int i = 0; i < count; i++) where[i] = p + i;
+        for (int i = 0; i < count; i++) where[i] = a->key_position ? a->key_position[b * a->slots + p + i] : p + i;
         const float *keys = key_at(a, base + slot), *values = value_at(a, base + slot);
         if (a->cache_type != LLMC_FLOAT32) {
             llmc_widen(wide_keys, keys, 1, count * a->key_dim, a->cache_type);

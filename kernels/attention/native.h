@@ -18,6 +18,7 @@ typedef struct {
     int cache_type;
     int64_t slots;
     int is_ring; /* position p lies in slot p % slots; otherwise in slot p */
+    int64_t *key_position; /* [batch, slots] of keys that lie in any order, all of them held, -1 padding; or NULL */
     /* the call's own keys [batch * tokens, kv_heads * key_dim] and values, with their floats a row */
     const float *k, *v;
     int64_t k_stride, v_stride;
@@ -28,11 +29,16 @@ typedef struct {
     int64_t chunk;  /* length of the runs that see only themselves; 0: none */
     float scale, softcap; /* softcap 0: none */
     const float *slopes;  /* [heads] ALiBi, or NULL */
+    const float *distance_bias; /* [heads, 2 * reach + 1] by key - query, farther ones as the farthest; or NULL */
+    int64_t reach;
     const float *sink;    /* [heads] one more logit whose value is zero, or NULL */
 } llmc_attention;
 
 /* Stores the call's keys and values in the cache. In a ring only the last `slots` tokens of a row. */
 void llmc_append(llmc_thread *t, const llmc_attention *a);
+
+/* Stores the call's keys, values and positions in the order of its tokens: token i in slot i. */
+void llmc_keep(llmc_thread *t, const llmc_attention *a);
 
 void llmc_attend(llmc_thread *t, const llmc_attention *a);
 

@@ -1,16 +1,60 @@
-"""Attention in C: appends rows to a cache and attends over it."""
+"""Attention in C: keeps keys and values, and attends over them."""
 
 from __future__ import annotations
 
 from typing import cast
 
+import torch
+
 from ..native.node import CacheView, NativeNode, NotNative, Place, StateBuffers
 from .reference import alibi_slopes
+from .reference import relative_bias as bias_table
+
+ATTEND, APPEND = "llmc_attend(t, &a);", "llmc_append(t, &a);"
 
 
 def append(node: NativeNode) -> None:
     """`kv_full_append` and `kv_window_append`: a view; the attention that reads it stores the new rows."""
-    view = CacheView(state=node.state(), new=(node.input("k"), node.input("v")))
+    _view(node, CacheView(state=node.state(), new=(node.input("k"), node.input("v"))))
+
+
+def cross_kv_append(node: NativeNode) -> None:
+    """`cache.reference.cross_kv_append`, into buffers of the right size."""
+    k, v, state = node.input("k"), node.input("v"), node.state()
+    values: dict[str, object] = {
+        "batch": "pass->batch",
+        "tokens": "pass->tokens",
+        "kv_heads": node.field("heads"),
+        "key_dim": node.field("key_dim"),
+        "value_dim": node.field("value_dim"),
+        "position": "pass->position",
+        **_new_rows(k, v),
+        **_cache(state),
+    }
+    _write(node, values, "llmc_keep(t, &a);")
+
+
+def cross_kv_read(node: NativeNode) -> None:
+    """`cache.reference.cross_kv_read`: a view without new rows."""
+    _view(node, CacheView(state=node.state(), new=()))
+
+
+def relative_bias(node: NativeNode) -> None:
+    """`reference.relative_bias`: each distance's bucket is a constant."""
+    weight, y = node.input("weight"), node.output()
+    buckets, heads = weight.shape
+    reach, is_bidirectional = cast("int", node.field("max_distance")), cast("bool", node.field("bidirectional"))
+    numbers = torch.arange(float(buckets))[:, None]
+    table = bias_table(weight=numbers, max_distance=reach, bidirectional=is_bidirectional)[0]
+    bucket = node.constant("bucket", cast("list[float]", table.tolist()))  # pyright: ignore[reportUnknownMemberType]
+    node.row(
+        f"for (int h = 0; h < {heads}; h++) for (int i = 0; i < {len(table)}; i++)\n"
+        f"  {y.pointer}[h * {len(table)} + i] = {weight.pointer}[(int){bucket}[i] * {heads} + h];",
+        rows="one",
+    )
+
+
+def _view(node: NativeNode, view: CacheView) -> None:
     for port in ("keys", "values", "key_position"):
         node.alias(port, view)
 
@@ -26,44 +70,59 @@ def attention(node: NativeNode) -> None:
 
 
 def _attend(node: NativeNode, view: CacheView | None) -> None:
+    """Where this call alone reads a full cache, it stores first and then reads all in one place; else it reads what was
+    held, then its own rows, and stores them last if at all."""
+    if view is None:
+        k, v = node.input("k"), node.input("v")
+        heads = k.width // cast("int", node.field("head_dim"))
+        _write(node, {**_rule(node), "kv_heads": heads, **_new_rows(k, v), "reads_new": 1}, ATTEND)
+        return
+    state = view.state
+    values = {**_rule(node), "kv_heads": state.sizes["heads"], **_cache(state)}
+    if not view.new:
+        _write(node, values, ATTEND)
+        return
+    values |= _new_rows(*view.new)
+    if state.kind == "kv_full" and state.stores == "1":
+        _write(node, values, f"{APPEND}\n{ATTEND}")
+    else:
+        values |= {"is_ring": int(state.kind == "kv_window"), "reads_new": 1}
+        _write(node, values, f"{ATTEND}\nif ({state.stores}) {APPEND}")
+
+
+def _rule(node: NativeNode) -> dict[str, object]:
+    """The queries, the result, and what a query sees of which key."""
     if node.has("bias"):
         raise NotNative("a bias on the scores is not written in C yet")
     q, out = node.input("q"), node.output()
     key_dim = cast("int", node.field("head_dim"))
-    value_dim = cast("int | None", node.field("v_head_dim")) or key_dim
-    k, v = view.new if view is not None else (node.input("k"), node.input("v"))
-    kv_heads = k.width // key_dim
-    scale = "(float)" + node.number("scale") if node.field("scale") is not None else f"(float){key_dim**-0.5!r}"
-    values = {
+    heads = q.width // key_dim
+    values: dict[str, object] = {
         "q": q.pointer,
         "q_stride": q.stride,
         "out": out.pointer,
         "batch": "pass->batch",
         "tokens": "pass->tokens",
-        "heads": q.width // key_dim,
-        "kv_heads": kv_heads,
+        "heads": heads,
         "key_dim": key_dim,
-        "value_dim": value_dim,
+        "value_dim": node.field("v_head_dim") or key_dim,
         "position": "pass->position",
         "lengths": "pass->lengths",
-        **_new_rows(k, v),
         "is_causal": int(node.field("mask") == "causal"),
         "window": node.field("window") or 0,
         "chunk": node.field("chunk") or 0,
-        "scale": scale,
-        "softcap": "0" if node.field("softcap") is None else "(float)" + node.number("softcap"),
+        "scale": f"(float){key_dim**-0.5!r}" if node.field("scale") is None else f"(float){node.number('scale')}",
+        "softcap": "0" if node.field("softcap") is None else f"(float){node.number('softcap')}",
     }
     if node.field("alibi"):
-        slopes = cast("list[float]", alibi_slopes(heads=q.width // key_dim).tolist())  # pyright: ignore[reportUnknownMemberType]
+        slopes = cast("list[float]", alibi_slopes(heads=heads).tolist())  # pyright: ignore[reportUnknownMemberType]
         values["slopes"] = node.constant("slopes", slopes)
+    if node.has("distance_bias"):
+        bias = node.input("distance_bias")
+        values |= {"distance_bias": bias.pointer, "reach": bias.shape[1] // 2}
     if node.has("sink"):
         values["sink"] = node.input("sink").pointer
-    if view is None:
-        _write(node, {**values, "reads_new": 1}, ("llmc_attend",))
-        return
-    is_ring = view.state.kind == "kv_window"
-    cached = {**values, **_cache(view.state), "is_ring": int(is_ring), "reads_new": int(is_ring)}
-    _write(node, cached, ("llmc_attend", "llmc_append") if is_ring else ("llmc_append", "llmc_attend"))
+    return values
 
 
 def _new_rows(k: Place, v: Place) -> dict[str, object]:
@@ -71,11 +130,15 @@ def _new_rows(k: Place, v: Place) -> dict[str, object]:
 
 
 def _cache(state: StateBuffers) -> dict[str, object]:
-    keys, values = state.pointers
-    return {"keys": keys, "values": values, "slots": state.slots, "cache_type": "(int)pass->cache_type"}
+    """Of a state in C. What is given once is kept in the model's type, other keys in what the request wants."""
+    names = ("keys", "values", "key_position")
+    return {
+        **dict(zip(names, state.pointers, strict=False)),
+        "slots": state.slots,
+        "cache_type": "LLMC_MODEL_TYPE" if state.kind == "cross_kv" else "(int)pass->cache_type",
+    }
 
 
-def _write(node: NativeNode, values: dict[str, object], functions: tuple[str, ...]) -> None:
+def _write(node: NativeNode, values: dict[str, object], calls: str) -> None:
     fields = ",\n  ".join(f".{name} = {value}" for name, value in values.items())
-    calls = "\n".join(f"{function}(t, &a);" for function in functions)
     node.region(f"{{ llmc_attention a = {{\n  {fields}}};\n{calls} }}")

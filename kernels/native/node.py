@@ -78,11 +78,16 @@ class StateBuffers:
     pointers: tuple[str, ...]
     slots: str
     kind: str
+    sizes: Mapping[str, int]
+    stores: str = "1"
+    """The C condition under which this node stores the call's new rows. A cache that others read after it is left as it
+    was until the last of them, because in a ring new rows take the place of old ones that those still see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheView:
-    """Keys and values that an append gives to the attention after it: the state, and the call's own new rows."""
+    """Keys and values that an append gives to the attention after it: the state, and the call's own new rows (none
+    where no call adds any)."""
 
     state: StateBuffers
     new: tuple[Place, ...]

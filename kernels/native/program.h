@@ -10,7 +10,7 @@ typedef struct {
     float *locals;                /* what lives within a call */
     const int64_t *position;      /* [batch, tokens], -1 padding */
     const int64_t *lengths;       /* [batch], tokens held before this pass */
-    void *const *inputs;          /* inputs and outputs of the model */
+    void *const *inputs;          /* of the model, what passes hand to each other, and outputs */
     int64_t cache_type;           /* of cached keys and values: a type of numbers.h */
     void *workspace;              /* what the threads share within a matrix product */
 } llmc_pass;
@@ -19,9 +19,10 @@ typedef struct {
     int64_t function;               /* which segment of the program */
     const int64_t *values;          /* of each input and output: floats a row before it in `values`; -1-i: input i */
     const void *const *parameters;
-    void *const *states;            /* the buffers of each state, one after the other */
+    void *const *states;            /* the buffers of each state, then of those that other calls keep */
     const int64_t *slots;           /* of each buffer: the size of its token axis */
     const double *scalars;
+    const int64_t *stores;          /* of each state of another call: whether this one is the last to read it */
 } llmc_call;
 
 typedef void llmc_segment(llmc_thread *, const llmc_pass *, const llmc_call *);

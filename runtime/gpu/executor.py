@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -93,8 +94,10 @@ class GpuExecutor(Executor):
         steps: int,
         ends: Sequence[int],
         drawing: Drawing | None = None,
+        *,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> list[list[int]]:
-        """As `Executor.decode`. The host waits once, at the end.
+        """As `Executor.decode`; nothing is `kept`. The host waits once, at the end.
 
         The graph belongs to the states' buffers: a cache that is used again finds it.
         """

@@ -36,6 +36,7 @@ class CallStruct(ctypes.Structure):
         ("states", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
         ("scalars", ctypes.c_void_p),
+        ("stores", ctypes.c_void_p),
     )
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ...compiler.ir import Call
 from ...compiler.native.body import AS_THEY_ARE, Operand
+from ...compiler.native.sharing import buffer_count
 from ...compiler.native.source import NativeProgram
-from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program
-from ...kernels.states import STATES
 from ...specs.diagnostics import fail
 from ..execute import State
 from ..storage import Bound
@@ -30,10 +29,10 @@ class Binding:
     program: Program
     native: NativeProgram
     library: ctypes.CDLL
-    outside: Sequence[str]
-    """The model's inputs and then its outputs: values that do not lie in the program's memory."""
     packed: dict[str, Tensor]
     calls: ctypes.Array[CallStruct] = field(init=False)
+    _paths: list[tuple[str, ...]] = field(init=False)
+    """By call, the states that it reads."""
     _states: list[tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_int64]]] = field(init=False)
     _kept: list[object] = field(init=False)
     """Everything that the tables point into."""
@@ -43,16 +42,29 @@ class Binding:
     def bind(self, parameters: Sequence[tuple[Bound, ...]]) -> None:
         """Fill the tables; `parameters` are those of each call. Raises E0753 where packed ones are not as expected."""
         calls = self.program.module.calls
-        self.calls, self._states, self._kept, self._made = (CallStruct * len(calls))(), [], [], {}
-        for entry, call, tensors in zip(self.calls, calls, parameters, strict=True):
+        self.calls, self._paths, self._states = (CallStruct * len(calls))(), [], []
+        self._kept, self._made = [], {}
+        for index, (call, tensors) in enumerate(zip(calls, parameters, strict=True)):
             lowered = self.program.module.definitions[call.definition]
-            count = sum(_buffer_count(spec) for _, spec in lowered.states.values())
-            pointers, slots = (ctypes.c_void_p * max(1, count))(), (ctypes.c_int64 * max(1, count))()
-            self._states.append((pointers, slots))
-            entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
+            self._bind_states(index, call)
             if call.definition in self.native.definitions:
-                self._bind_call(entry, call, dict(zip(lowered.parameters, tensors, strict=True)))
+                self._bind_call(self.calls[index], call, dict(zip(lowered.parameters, tensors, strict=True)))
         self._made.clear()
+
+    def _bind_states(self, index: int, call: Call) -> None:
+        """Room for the addresses of a call's own states and then of those that it borrows; what it stores of these."""
+        borrowed, sharing = self.native.sharing.borrowed.get(call.definition, ()), self.native.sharing
+        own = self.program.module.definitions[call.definition].states.values()
+        count = sum(map(buffer_count, [*(spec for _, spec in own), *(cache.spec for cache in borrowed)]))
+        pointers, slots = (ctypes.c_void_p * max(1, count))(), (ctypes.c_int64 * max(1, count))()
+        stores = [int(sharing.last[path] == index) for path in sharing.states.get(index, ())]
+        stored = (ctypes.c_int64 * max(1, len(stores)))(*stores)
+        self._paths.append((*(call.binding.own(path) for path, _ in own), *sharing.states.get(index, ())))
+        self._states.append((pointers, slots))
+        self._kept.append(stored)
+        entry = self.calls[index]
+        entry.states, entry.slots = ctypes.addressof(pointers), ctypes.addressof(slots)
+        entry.stores = ctypes.addressof(stored)
 
     def _bind_call(self, entry: CallStruct, call: Call, named: Mapping[str, Bound]) -> None:
         definition = self.native.definitions[call.definition]
@@ -105,13 +117,15 @@ class Binding:
     def _place(self, name: object) -> int:
         """Where a value between calls lies: floats a row, or -1-i for one that lies outside."""
         assert isinstance(name, str)
-        return -1 - self.outside.index(name) if name in self.outside else self.native.slots[name]
+        if name in self.native.outside:
+            return -1 - self.native.outside.index(name)
+        return self.native.slots[name].floats if name in self.native.slots else 0  # positions of a cache lie nowhere
 
-    def point_at(self, paths: Sequence[Sequence[str]], states: Mapping[str, State]) -> None:
-        """Let the table of each call name the buffers of these states; `paths` are the states of each call."""
-        for own, (pointers, slots) in zip(paths, self._states, strict=True):
+    def point_at(self, states: Mapping[str, State]) -> None:
+        """Let the table of each call name the buffers of these states."""
+        for paths, (pointers, slots) in zip(self._paths, self._states, strict=True):
             index = 0
-            for path in own:
+            for path in paths:
                 for buffer in states[path]:
                     pointers[index], slots[index] = buffer.data_ptr(), buffer.shape[2] if buffer.dim() > 2 else 0
                     index += 1
@@ -120,7 +134,3 @@ class Binding:
 def operand_name(call: Call, placeholder: str) -> str:
     """What a parameter of one call is called: `model.layers.3:mlp_down_proj_weight`."""
     return f"{call.binding.prefix}:{placeholder}"
-
-
-def _buffer_count(spec: StateSpec) -> int:
-    return len(STATES[spec.kind].slots(spec.sizes, 1))

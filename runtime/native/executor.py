@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
@@ -11,18 +11,22 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ...compiler.axes import STREAM, ambient_name, is_of_stream
 from ...compiler.native.formats import UNPACKED, Formats
-from ...compiler.native.regions import Region, regions
-from ...compiler.native.source import NativeProgram, values_read, write_program
+from ...compiler.native.regions import Part, Region, regions
+from ...compiler.native.slots import values_read
+from ...compiler.native.source import NativeProgram, write_program
 from ...compiler.pieces import refuse_pieces
 from ...compiler.program import PHASES, Program, native_is_on
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
 from ..execute import Executor, State, last_rows
+from ..named_inputs import axes
 from ..sampling import Drawing
 from ..storage import ParameterBinder, tensors_of
-from .abi import CallStruct, GreedyStruct, PassStruct, open_library
+from .abi import CallStruct, GreedyStruct, open_library
 from .binding import Binding
+from .frame import Frame, Memory, make_frame
 from .packing import SOURCES
 from .pieces import in_pieces, piece_of
 from .team import Team, team, thread_count
@@ -45,8 +49,6 @@ def refusal(program: Program, binder: ParameterBinder) -> str | None:
     kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
     if len(kinds) != 1 or next(iter(kinds)) not in _DTYPES:
         return f"there are no kernels for {', '.join(sorted(str(kind) for kind in kinds))}"
-    if any(call.rate != "stream" for call in program.module.calls):
-        return "calls that run once a request stay with torch"
     return None
 
 
@@ -80,23 +82,13 @@ class NativeExecutor(Executor):
         parameters = binder.bind(self.native.takes_parts)
         super().__init__(program, [tuple(tensors_of(bound)) for bound in parameters])
         self.weight_bytes = sum(parameter.nbytes for step in self.steps for parameter in step.operands["decode"])
-        self.inputs = [port.name for port in program.model.inputs]
-        self.outputs = list(program.module.outputs.values())
         self.types = value_types(program.module)
-        self.binding = Binding(
-            program=program,
-            native=self.native,
-            library=self.library,
-            outside=(*self.inputs, *self.outputs),
-            packed=dict(packed),
-        )
+        self.binding = Binding(program=program, native=self.native, library=self.library, packed=dict(packed))
         self.binding.bind(parameters)
         self.cached = [path for path, spec in program.states.items() if STATES[spec.kind].may_be_shorter]
         self.regions = regions(program.module, self.native)
         self.runs_in_pieces = bool(program.states) and refuse_pieces(program.module) is None
-        self._pass = PassStruct()
-        self._workspace = torch.empty(0, dtype=torch.uint8)
-        self._memory = torch.empty(0)
+        self.memory = Memory(self.native, self.library)
 
     def run(
         self,
@@ -108,17 +100,14 @@ class NativeExecutor(Executor):
         kept: dict[str, Tensor] | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """As `Executor.run`; states are written in place. `kept` stays empty: nothing here is given once.
-
-        One thread of Python at a time: others wait.
-        """
+        """As `Executor.run`; states are written in place. One thread of Python at a time: others wait."""
         batch, tokens = ambient["position"].shape
         can_cut = not last_token_only or self.tail_is_tokenwise
         with self.team.lock:
             if not (self.runs_in_pieces and can_cut) or tokens <= piece_of(batch):
-                return self._pass_over(phase, inputs, ambient, states, last_token_only)
+                return self._pass_over(phase, inputs, ambient, states, kept, last_token_only)
             return in_pieces(
-                lambda given, around: self._pass_over(phase, given, around, states, last_token_only),
+                lambda given, around: self._pass_over(phase, given, around, states, kept, last_token_only),
                 inputs,
                 ambient,
                 self.types,
@@ -131,26 +120,33 @@ class NativeExecutor(Executor):
         inputs: Mapping[str, Tensor],
         ambient: Mapping[str, Tensor],
         states: dict[str, State],
+        kept: dict[str, Tensor] | None,
         last_token_only: bool,
     ) -> dict[str, Tensor]:
-        position = ambient["position"].contiguous()
-        batch, tokens = position.shape
-        cuts_tail = last_token_only and tokens > 1 and self.tail_is_tokenwise
-        values = self._values(inputs, batch, tokens, cuts_tail)
-        pointers = (ctypes.c_void_p * len(values.outside))(*(x.data_ptr() for x in values.outside.values()))  # type: ignore[attr-defined]
-        self.binding.point_at([step.states for step in self.steps], states)
-        lengths = ambient["lengths"].contiguous()
-        self._begin(values, position, lengths, pointers, states)
+        is_later = bool(kept)
+        ambient, given = {**ambient, **(kept or {})}, {**inputs, **(kept or {})}
+        cuts_tail = last_token_only and ambient["position"].shape[1] > 1 and self.tail_is_tokenwise
+        parts = [part for part in self.regions if not (is_later and self._is_once(part))]
+        unreached = self.program.module.calls[-1].outputs.values() if cuts_tail else ()
+        frame = self._frame(parts, ambient, given, states, without=unreached)
+        if not is_later:
+            self._make_room(states, frame.values.sizes)
         tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
-        for part in self.regions:
-            if isinstance(part, int):
-                if part < tail:
-                    self._run_in_torch(part, phase, values, ambient, states)
-            else:
-                self._run(part.first, min(part.first + part.count, tail) - part.first)
+        was_once: bool | None = None
+        for part in parts:
+            if self._is_once(part) is not was_once:  # what runs once may put other buffers in the place of a state
+                was_once = self._is_once(part)
+                self.binding.point_at(states)
+            if isinstance(part, Region):
+                self._run(frame, part.axis, part.first, min(part.first + part.count, tail) - part.first)
+            elif part < tail:
+                self._run_in_torch(part, "prefill" if was_once else phase, frame.values, ambient, states)
+        if kept is not None and not is_later:
+            kept |= {name: cast("Tensor", frame.values.outside[name]) for name in self.kept}
+            kept |= {name: tensor for name, tensor in ambient.items() if not is_of_stream(name)}
         if cuts_tail:
-            self._run_tail(values, phase, ambient, states)
-        return {name: self._result(values, value) for name, value in self.program.module.outputs.items()}
+            frame = self._run_tail(frame, phase, ambient, states)
+        return {name: cast("Tensor", frame.values.read(value)) for name, value in self._results.items()}
 
     @property
     def takes_other_caches(self) -> bool:
@@ -160,7 +156,7 @@ class NativeExecutor(Executor):
     @property
     def workspace_bytes(self) -> int:
         """Bytes that passes have needed for what lies between weights and results."""
-        return self._memory.nbytes + self._workspace.nbytes
+        return self.memory.bytes
 
     def release(self) -> None:
         """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
@@ -175,13 +171,28 @@ class NativeExecutor(Executor):
 
     @property
     def can_decode(self) -> bool:
-        """Whether greedy decoding may run without Python: all calls are one region, from tokens to logits alone."""
+        """Whether greedy decoding may run without Python: all that runs for each token is one region, from tokens to
+        logits alone."""
+        logits = self.types[next(iter(self._results.values()))]
         return (
-            self.regions == (Region(0, len(self.steps)),)
-            and len(self.inputs) == 1
-            and list(self.program.module.outputs) == ["logits"]
-            and self.types[self.outputs[0]].shape[:2] == ("B", "T")
+            [type(part) for part in self._stream] == [Region]
+            and [port.rate for port in self.program.model.inputs].count("stream") == 1
+            and list(self._results) == ["logits"]
+            and logits.shape[:2] == ("B", "T")
         )
+
+    @property
+    def _stream(self) -> list[Part]:
+        """What runs for each token."""
+        return [part for part in self.regions if not self._is_once(part)]
+
+    @property
+    def _results(self) -> Mapping[str, str]:
+        """The program's value of each output."""
+        return self.program.module.outputs
+
+    def _is_once(self, part: Part) -> bool:
+        return part.is_once if isinstance(part, Region) else self.steps[part].is_once
 
     def decode(
         self,
@@ -191,34 +202,37 @@ class NativeExecutor(Executor):
         steps: int,
         ends: Sequence[int],
         drawing: Drawing | None = None,
+        *,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> list[list[int]]:
         """Up to `steps` of the likeliest tokens after `tokens`, one list a row; there is no other `drawing`.
 
         tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
-        the states hold. A row ends with a token of `ends`. Where logits are not finite the lists stop before it: the
-        caller's next step will find the same. Needs `can_decode`. One thread of Python at a time: others wait.
+        the states hold; kept: what the request holds of its inputs that are given once. A row ends with a token of
+        `ends`. Where logits are not finite the lists stop before it: the caller's next step will find the same. Needs
+        `can_decode`. One thread of Python at a time: others wait.
         """
         with self.team.lock:
-            return self._decode(tokens, lengths, states, steps, ends)
+            return self._decode(tokens, lengths, states, kept, steps, ends)
 
     def _decode(
         self,
         tokens: Sequence[int],
         lengths: Sequence[int],
         states: Mapping[str, State],
+        kept: Mapping[str, Tensor],
         steps: int,
         ends: Sequence[int],
     ) -> list[list[int]]:
-        batch = len(tokens)
-        values = self._values({self.inputs[0]: torch.tensor(tokens)[:, None].clamp(min=0)}, batch, 1, False)
-        fed, logits = (cast("Tensor", value) for value in values.outside.values())
-        position = torch.tensor([-1 if token < 0 else 0 for token in tokens])
+        fed = torch.tensor(tokens)[:, None].clamp(min=0)
+        position = torch.tensor([[-1 if token < 0 else 0] for token in tokens])
         held = torch.tensor(lengths)
-        chosen = torch.full((steps, batch), -1)
+        chosen = torch.full((steps, len(tokens)), -1)
         stops = torch.tensor([*ends, -1])
-        pointers = (ctypes.c_void_p * 2)(fed.data_ptr(), logits.data_ptr())
-        self.binding.point_at([step.states for step in self.steps], states)
-        self._begin(values, position, held, pointers, states)
+        ambient = {"position": position, "lengths": held}
+        frame = self._frame(self._stream, ambient, {**kept, self.program.model.inputs[0].name: fed}, states)
+        logits = cast("Tensor", frame.values.outside[self._results["logits"]])
+        self.binding.point_at(states)
         greedy = GreedyStruct(
             fed.data_ptr(),
             position.data_ptr(),
@@ -229,74 +243,71 @@ class NativeExecutor(Executor):
             len(ends),
             chosen.data_ptr(),
         )
+        region = cast("Region", self._stream[0])
         done = self.library.llmc_decode(
             self.team.pointer,
-            ctypes.addressof(self._pass),
-            ctypes.addressof(self.binding.calls),
-            len(self.steps),
+            ctypes.addressof(frame.passes[region.axis]),
+            self._calls_from(region.first),
+            region.count,
             steps,
             ctypes.addressof(greedy),
         )
         rows = cast("list[list[int]]", chosen[:done].T.tolist())  # pyright: ignore[reportUnknownMemberType]
         return [[token for token in row if token >= 0] for row in rows]
 
-    def _begin(
+    def _frame(
         self,
-        values: Values,
-        position: Tensor,
-        lengths: Tensor,
-        pointers: ctypes.Array[ctypes.c_void_p],
+        parts: Sequence[Part],
+        ambient: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
         states: Mapping[str, State],
-    ) -> None:
-        """Fill in what a pass is run with; the caller keeps the tensors alive."""
-        passed = self._pass
-        passed.batch, passed.tokens, passed.rows = values.sizes["B"], values.sizes["T"], values.rows
-        passed.values = values.memory.data_ptr()
-        passed.locals = passed.values + 4 * values.rows * self.native.values_floats
-        passed.position, passed.lengths = position.data_ptr(), lengths.data_ptr()
-        passed.inputs = ctypes.addressof(pointers)
+        *,
+        without: Collection[str] = (),
+        memory: Memory | None = None,
+    ) -> Frame:
+        """A pass over some parts of the program.
+
+        given: the model's inputs, and what is kept; without: outputs that it does not reach.
+        """
+        batch, tokens = ambient["position"].shape
+        sizes = {"B": batch, STREAM: tokens}
+        for axis in axes(self.program.model):
+            position = ambient.get(ambient_name("position", axis.name))
+            sizes |= {} if position is None else {axis.name: position.shape[1]}
         cached = next((states[path][0].dtype for path in self.cached if path in states), self.dtype)
-        passed.cache_type = SOURCES[cached]
-        passed.workspace = self._matrix_workspace(values.rows)
-
-    def _values(self, inputs: Mapping[str, Tensor], batch: int, tokens: int, cuts_tail: bool) -> Values:
-        """Memory for a pass; the model's inputs and outputs lie outside it, in the order that the code counts them."""
-        rows = batch * tokens
-        floats = rows * (self.native.values_floats + self.native.locals_floats) + 16
-        if self._memory.numel() < floats:
-            with torch.inference_mode(False):
-                self._memory = torch.empty(floats)
-        values = Values(
-            types=self.types,
-            slots=self.native.slots,
-            memory=self._memory,
-            sizes={"B": batch, "T": tokens},
-            rows=rows,
-            dtype=self.dtype,
+        return make_frame(
+            self.native,
+            self.types,
+            self.dtype,
+            memory or self.memory,
+            without=without,
+            axes=dict.fromkeys((STREAM, *(part.axis for part in parts if isinstance(part, Region)))),
+            sizes=sizes,
+            cache_type=SOURCES[cached],
+            ambient=ambient,
+            given={name: x.float() if x.is_floating_point() else x for name, x in given.items()},
         )
-        values.outside.update({name: inputs[name].contiguous() for name in self.inputs})
-        result_sizes = {"B": batch, "T": 1 if cuts_tail else tokens}
-        for name in self.outputs:
-            shape = [dim if isinstance(dim, int) else result_sizes[dim] for dim in self.types[name].shape]
-            dtype = torch.int64 if self.types[name].dtype == "int64" else torch.float32
-            values.outside[name] = torch.empty(shape, dtype=dtype)
-        return values
 
-    def _matrix_workspace(self, rows: int) -> int:
-        if not self.native.widest:
-            return 0
-        size = self.library.llmc_linear_workspace(rows, self.native.widest) + 64
-        if self._workspace.numel() < size:
-            self._workspace = torch.empty(size, dtype=torch.uint8)
-        return -(-self._workspace.data_ptr() // 64) * 64
+    def _make_room(self, states: dict[str, State], sizes: Mapping[str, int]) -> None:
+        """Buffers for the states whose size is known only now, of the tokens that are given once."""
+        for index, (step, call) in enumerate(zip(self.steps, self.program.module.calls, strict=True)):
+            definition = self.native.definitions.get(call.definition)
+            if definition is None or not step.is_once:
+                continue
+            for path, spec in self.program.module.definitions[call.definition].states.values():
+                kind = STATES[spec.kind]
+                if kind.axis == "once":
+                    room = kind.allocate(spec.sizes, sizes["B"], sizes[definition.axis], self.dtype, "cpu")
+                    states[self.program.module.calls[index].binding.own(path)] = room
 
-    def _result(self, values: Values, name: str) -> Tensor:
-        return cast("Tensor", values.read(name))
+    def _calls_from(self, first: int) -> int:
+        """The address of a call and those after it."""
+        return ctypes.addressof(self.binding.calls) + first * ctypes.sizeof(CallStruct)
 
-    def _run(self, first: int, count: int) -> None:
+    def _run(self, frame: Frame, axis: str, first: int, count: int) -> None:
         if count > 0:
-            address = ctypes.addressof(self.binding.calls) + first * ctypes.sizeof(CallStruct)
-            self.library.llmc_run(self.team.pointer, ctypes.addressof(self._pass), address, count)
+            passed = ctypes.addressof(frame.passes[axis])
+            self.library.llmc_run(self.team.pointer, passed, self._calls_from(first), count)
 
     def _run_in_torch(
         self, index: int, phase: Phase, values: Values, ambient: Mapping[str, Tensor], states: dict[str, State]
@@ -310,36 +321,29 @@ class NativeExecutor(Executor):
         for name, value in zip(step.outputs, results, strict=True):
             values.write(name, value)
 
-    def _run_tail(self, values: Values, phase: Phase, ambient: Mapping[str, Tensor], states: dict[str, State]) -> None:
+    def _run_tail(self, frame: Frame, phase: Phase, ambient: Mapping[str, Tensor], states: dict[str, State]) -> Frame:
         """The last call on each row's last token alone: what it reads is gathered into memory of its own."""
-        call = self.program.module.calls[-1]
+        index, call = len(self.steps) - 1, self.program.module.calls[-1]
         rows, last = last_rows(ambient["position"])
-        batch = len(rows)
-        spare = torch.empty(batch * (self.native.values_floats + self.native.locals_floats) + 16)
-        cut = Values(
-            types=self.types,
-            slots=self.native.slots,
-            memory=spare,
-            sizes={"B": batch, "T": 1},
-            rows=batch,
-            dtype=self.dtype,
-        )
-        cut.outside.update({name: values.outside[name] for name in self.outputs})
-        for name in values_read(call):
-            whole = values.outside[name] if name in values.outside else values.view(name)
-            is_tokens = isinstance(whole, Tensor) and self.types[name].shape[:2] == ("B", "T")
-            cut.write(name, whole[rows, last][:, None] if is_tokens else whole)  # type: ignore[index]
-        position = ambient["position"][rows, last][:, None].contiguous()
-        if call.definition not in self.native.definitions:
-            self._run_in_torch(len(self.steps) - 1, phase, cut, {**ambient, "position": position}, states)
-            return
-        self._pass.tokens, self._pass.rows = 1, batch
-        self._pass.values = spare.data_ptr()
-        self._pass.locals = self._pass.values + 4 * batch * self.native.values_floats
-        self._pass.position = position.data_ptr()
-        pointers = [values.outside[name] for name in self.inputs]
-        kept = [cut.outside.get(name, value) for name, value in zip(self.inputs, pointers, strict=True)]
-        every = [*kept, *(values.outside[name] for name in self.outputs)]
-        table = (ctypes.c_void_p * len(every))(*(x.data_ptr() for x in every))  # type: ignore[attr-defined]
-        self._pass.inputs = ctypes.addressof(table)
-        self._run(len(self.steps) - 1, 1)
+        ambient = {**ambient, "position": ambient["position"][rows, last][:, None]}
+
+        def cut(name: str) -> Tensor:
+            whole = frame.values.outside[name] if name in frame.values.outside else frame.values.view(name)
+            assert isinstance(whole, Tensor)
+            return whole[rows, last][:, None] if self.types[name].shape[:2] == ("B", STREAM) else whole
+
+        read = {name: cut(name) for name in values_read(call)}
+        spare = Memory(self.native, self.library)
+        given = {name: value for name, value in read.items() if name in self.native.outside}
+        tail = self._frame(self.regions[-1:], ambient, given, states, memory=spare)
+        for name, value in read.items():
+            if name not in self.native.outside:
+                tail.values.write(name, value)
+        for name in self._results.values():
+            if name not in call.outputs.values():
+                tail.values.outside[name] = frame.values.outside[name]
+        if call.definition in self.native.definitions:
+            self._run(tail, STREAM, index, 1)
+        else:
+            self._run_in_torch(index, phase, tail.values, ambient, states)
+        return tail

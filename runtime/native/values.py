@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...compiler.lowered import Module
+from ...compiler.native.slots import Slot
 from ...compiler.ops.declaration import TensorType
 
 
@@ -23,22 +24,23 @@ def value_types(module: Module) -> dict[str, TensorType]:
     return found
 
 
-def row_floats(found: TensorType) -> int:
-    """Floats that one row of a value takes in memory."""
-    lead = 2 if found.shape[:2] == ("B", "T") else 1
-    return prod(int(dim) for dim in found.shape[lead:]) * (2 if found.dtype == "int64" else 1)
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """The memory of a pass over the tokens of one axis, and how many rows they make."""
+
+    memory: Tensor
+    rows: int
 
 
 @dataclass(slots=True, kw_only=True)
 class Values:
-    """The values of one pass. `memory` is the arena, `rows` its rows; `outside` holds inputs and outputs of the model
-    and whatever cannot lie in the arena."""
+    """The values of one pass. Those with a slot lie in the arena of its axis; `outside` holds inputs and outputs of the
+    model and all the others. `sizes` are those of the symbols in types."""
 
     types: Mapping[str, TensorType]
-    slots: Mapping[str, int]
-    memory: Tensor
+    slots: Mapping[str, Slot]
+    arenas: Mapping[str, Arena]
     sizes: Mapping[str, int]
-    rows: int
     dtype: torch.dtype
     outside: dict[str, object] = field(default_factory=dict[str, object])
 
@@ -49,10 +51,11 @@ class Values:
     def view(self, name: str) -> Tensor:
         """A value of the arena, in place: float32, or int64."""
         found, shape = self.types[name], self.shape(name)
-        start = self.slots[name] * self.rows
+        arena = self.arenas[self.slots[name].axis]
+        start = self.slots[name].floats * arena.rows
         if found.dtype == "int64":
-            return self.memory[start : start + 2 * prod(shape)].view(torch.int64).view(shape)
-        return self.memory[start : start + prod(shape)].view(shape)
+            return arena.memory[start : start + 2 * prod(shape)].view(torch.int64).view(shape)
+        return arena.memory[start : start + prod(shape)].view(shape)
 
     def read(self, name: str) -> object:
         """A value as torch's kernels take it, floats in the model's dtype."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import llmc
 from llmc.compiler.native.buffers import ALIGNMENT, Buffer, place, rounded
 from llmc.compiler.native.definition import commented
-from llmc.compiler.native.regions import Region, regions
+from llmc.compiler.native.regions import regions
 from llmc.compiler.native.source import write_program
 from llmc.compiler.ops.declaration import Value
 from llmc.compiler.program import Program
@@ -59,13 +59,6 @@ def test_the_text_does_not_grow_with_depth() -> None:
     assert few.native.text == many.native.text
     assert few.native.locals_floats == many.native.locals_floats
     assert few.native.values_floats == many.native.values_floats
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "phi", "gemma2", "mixtral", "mamba", "mamba2", "jamba"])
-def test_a_token_is_one_native_call(name: str) -> None:
-    program = built(name, {})
-    assert program.native is not None
-    assert regions(program.module, program.native) == (Region(0, len(program.module.calls)),)
 
 
 def test_what_stays_with_torch_is_named() -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 import llmc
 from llmc.compiler.plan import plan
+from llmc.compiler.program import native_is_on
 from llmc.runtime.model import LanguageModel
+from llmc.runtime.native.executor import NativeExecutor
 from llmc.specs.diagnostics import LlmcError
 
 from . import test_gradients, test_mutations, test_prefill, test_reference, test_round_trip
@@ -197,6 +199,12 @@ def test_an_axis_longer_than_the_other(golden: Seq2SeqGolden, model: LanguageMod
 
 
 # --- what is given once ---------------------------------------------------------------------------------------------
+
+
+def test_it_is_machine_code(model: LanguageModel) -> None:
+    if not native_is_on():
+        pytest.skip("machine code is switched off")
+    assert isinstance(model.executor(), NativeExecutor)
 
 
 def test_the_encoder_is_not_run_again(golden: Seq2SeqGolden) -> None:

@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from llmc.compiler.program import native_is_on
 from llmc.runtime.model import LanguageModel
+from llmc.runtime.native.executor import NativeExecutor
 
 from .comparison import tolerance
 from .families import VOCAB, each_causal
@@ -71,6 +73,13 @@ def test_stops_at_an_end_token(golden: Golden, model: LanguageModel) -> None:
     stopped = model.generate([3, 1, 4], max_new_tokens=NEW, stop_ids=[end], ignore_eos=True)
     assert stopped.tokens == tokens[: tokens.index(end) + 1]
     assert stopped.finish_reason == "stop"
+
+
+@each_causal
+def test_it_is_machine_code(model: LanguageModel) -> None:
+    if not native_is_on():
+        pytest.skip("machine code is switched off")
+    assert isinstance(model.executor(), NativeExecutor)
 
 
 def test_require_greedy_sees_a_wrong_token() -> None:

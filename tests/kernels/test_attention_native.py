@@ -1,4 +1,4 @@
-"""Attention in C against its reference in float64, over generated shapes: caches, rings, own rows, every rule."""
+"""Attention in C against its reference in float64, over generated shapes: wherever keys lie, every rule."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportArgumentType=false
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmc.kernels.attention.reference import alibi_slopes, attend_cached
-from llmc.kernels.cache.reference import kv_full_append, kv_window_append
+from llmc.kernels.cache.reference import cross_kv_append, kv_full_append, kv_window_append
 
 from .native_region import Output, address, run_region
 
@@ -40,12 +40,15 @@ class Attention(ctypes.Structure):
         ("cache_type", ctypes.c_int),
         ("slots", ctypes.c_int64),
         ("is_ring", ctypes.c_int),
+        ("key_position", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in ("k", "v")),
         *((name, ctypes.c_int64) for name in ("k_stride", "v_stride")),
         *((name, ctypes.c_int) for name in ("reads_new", "is_causal")),
         *((name, ctypes.c_int64) for name in ("window", "chunk")),
         *((name, ctypes.c_float) for name in ("scale", "softcap")),
-        *((name, ctypes.c_void_p) for name in ("slopes", "sink")),
+        *((name, ctypes.c_void_p) for name in ("slopes", "distance_bias")),
+        ("reach", ctypes.c_int64),
+        ("sink", ctypes.c_void_p),
     )
 
 
@@ -61,12 +64,16 @@ class Case:
     value_dim: int
     held: tuple[int, ...]
     padding: tuple[int, ...]
-    place: Literal["full", "ring", "own"]
+    place: Literal["full", "ring", "own", "kept"]
+    """Where the keys lie: in a cache that the new ones join, among the call's own rows, or kept in the order in which
+    they came."""
     dtype: torch.dtype
     window: int | None
     chunk: int | None
     softcap: float | None
     alibi: bool
+    reach: int | None
+    """Of a bias by distance."""
     sink: bool
     causal: bool
     seed: int
@@ -75,7 +82,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     batch, tokens = draw(st.integers(1, 3)), draw(st.sampled_from([0, 1, 1, 2, 5, 17, 33, 70]))
-    place = draw(st.sampled_from(["full", "ring", "own"]))
+    place = draw(st.sampled_from(["full", "ring", "own", "kept"]))
     window = draw(st.integers(1, 40)) if place == "ring" else draw(st.none() | st.integers(1, 40))
     return Case(
         batch=batch,
@@ -92,6 +99,7 @@ def cases(draw: st.DrawFn) -> Case:
         chunk=draw(st.none() | st.integers(1, 30)),
         softcap=draw(st.none() | st.just(3.0)),
         alibi=draw(st.booleans()),
+        reach=draw(st.none() | st.sampled_from([1, 7, 300])),
         sink=draw(st.booleans()),
         causal=place == "ring" or draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
@@ -112,7 +120,14 @@ def positions(case: Case) -> Tensor:
 
 
 def reference(
-    case: Case, q: Tensor, k: Tensor, v: Tensor, state: tuple[Tensor, Tensor], position: Tensor, sink: Tensor | None
+    case: Case,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: tuple[Tensor, Tensor, Tensor],
+    position: Tensor,
+    sink: Tensor | None,
+    distance_bias: Tensor | None,
 ) -> Tensor:
     """What the definition gives in float64; it stores the new rows in `state`."""
     if case.tokens == 0:
@@ -122,11 +137,13 @@ def reference(
     if case.place == "own":
         keys = given["k"].unflatten(-1, (case.kv_heads, -1)).transpose(1, 2)
         values, at = given["v"].unflatten(-1, (case.kv_heads, -1)).transpose(1, 2), position
+    elif case.place == "kept":
+        keys, values, at = state
     elif case.place == "full":
-        _, keys, values, at = kv_full_append(state=state, **given, **sizes)
+        _, keys, values, at = kv_full_append(state=state[:2], **given, **sizes)
     else:
         assert case.window is not None
-        _, keys, values, at = kv_window_append(state=state, **given, **sizes, window=case.window)
+        _, keys, values, at = kv_window_append(state=state[:2], **given, **sizes, window=case.window)
     return attend_cached(
         q=q.double(),
         keys=keys,
@@ -141,6 +158,7 @@ def reference(
         scale=case.key_dim**-0.5,
         softcap=case.softcap,
         alibi=case.alibi,
+        distance_bias=None if distance_bias is None else distance_bias.double(),
         sink=None if sink is None else sink.double(),
     )
 
@@ -158,8 +176,10 @@ def test_attention(isa: str, case: Case) -> None:
     keys = random(case, case.batch, case.kv_heads, capacity, case.key_dim).to(case.dtype)
     values = random(case, case.batch, case.kv_heads, capacity, case.value_dim).to(case.dtype)
     sink = random(case, heads) if case.sink else None
-    state = (keys.double(), values.double())
-    expected = reference(case, q, k, v, state, position, sink)
+    bias = None if case.reach is None else random(case, heads, 2 * case.reach + 1)
+    key_position = torch.where(random(case, case.batch, capacity) < 0, -1, torch.arange(capacity))
+    state = (keys.double(), values.double(), key_position)
+    expected = reference(case, q, k, v, state, position, sink, bias)
 
     out, slopes = Output(case.batch, case.tokens, heads * case.value_dim), alibi_slopes(heads=heads)
     cached = case.place != "own"
@@ -180,20 +200,23 @@ def test_attention(isa: str, case: Case) -> None:
         cache_type=TYPES[case.dtype],
         slots=capacity,
         is_ring=int(case.place == "ring"),
+        key_position=address(key_position) if case.place == "kept" else None,
         k=address(k),
         v=address(v),
         k_stride=k.shape[-1],
         v_stride=v.shape[-1],
-        reads_new=int(case.place != "full"),
+        reads_new=int(case.place in ("ring", "own")),
         is_causal=int(case.causal),
         window=case.window or 0,
         chunk=case.chunk or 0,
         scale=case.key_dim**-0.5,
         softcap=case.softcap or 0.0,
         slopes=address(slopes) if case.alibi else None,
+        distance_bias=address(bias),
+        reach=case.reach or 0,
         sink=address(sink),
     )
-    order = {"full": APPEND_FIRST, "ring": ATTEND_FIRST, "own": ONLY}[case.place]
+    order = {"full": APPEND_FIRST, "ring": ATTEND_FIRST, "own": ONLY, "kept": ONLY}[case.place]
     run_region(isa, "attention", "both", argument, before=order, scratch_bytes=1 << 20)
     got = out.check().double()
     shown = (position >= 0)[..., None].expand_as(got)
@@ -202,3 +225,39 @@ def test_attention(isa: str, case: Case) -> None:
     if cached:
         assert torch.equal(keys.double(), state[0])
         assert torch.equal(values.double(), state[1])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@given(case=cases())
+def test_keep(isa: str, case: Case) -> None:
+    """What is given once lies in the order of its tokens, padding too."""
+    position = positions(case)
+    k, v = (random(case, case.batch, case.tokens, case.kv_heads * size) for size in (case.key_dim, case.value_dim))
+    shapes = [(case.batch, case.kv_heads, case.tokens, size) for size in (case.key_dim, case.value_dim)]
+    keys, values = (torch.full(shape, torch.nan, dtype=case.dtype) for shape in shapes)
+    at = torch.zeros_like(position)
+    argument = Attention(
+        batch=case.batch,
+        tokens=case.tokens,
+        kv_heads=case.kv_heads,
+        key_dim=case.key_dim,
+        value_dim=case.value_dim,
+        position=address(position),
+        keys=address(keys),
+        values=address(values),
+        cache_type=TYPES[case.dtype],
+        slots=case.tokens,
+        key_position=address(at),
+        k=address(k),
+        v=address(v),
+        k_stride=k.shape[-1],
+        v_stride=v.shape[-1],
+    )
+    run_region(isa, "attention", "llmc_keep", argument, scratch_bytes=1 << 20)
+    given = {"k": k, "v": v, "position": position, "heads": case.kv_heads}
+    if case.tokens == 0:
+        return
+    kept = cross_kv_append(state=(keys, values, at), **given, key_dim=case.key_dim, value_dim=case.value_dim)
+    assert torch.equal(keys, kept[0].to(case.dtype))
+    assert torch.equal(values, kept[1].to(case.dtype))
+    assert torch.equal(at, position)

@@ -55,10 +55,15 @@ KINDS = {
 
 
 @pytest.fixture(params=KINDS.values(), ids=list(KINDS))
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> LanguageModel:
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     writes, reads = request.param
-    file = tmp_path / "shared.yaml"
-    file.write_text(SPEC.replace("WRITES", writes).replace("READS", reads))
+    made = tmp_path / "shared.yaml"
+    made.write_text(SPEC.replace("WRITES", writes).replace("READS", reads))
+    return made
+
+
+@pytest.fixture
+def model(file: Path) -> LanguageModel:
     return llmc.load(file, seed=3, dtype="float64")
 
 
@@ -74,6 +79,15 @@ def test_pieces_equal_the_whole(model: LanguageModel, sizes: list[int]) -> None:
     cache = model.new_cache(2, TOKENS)
     found = torch.cat([model(piece, cache=cache) for piece in tokens.split(sizes, dim=1)], dim=1)
     assert (found - whole(model, tokens)).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("sizes", [[TOKENS], [1] * TOKENS, [5, 18], [9, 1, 13]], ids=str)
+def test_machine_code_equals_the_whole(file: Path, sizes: list[int]) -> None:
+    """A long piece writes over what its first tokens still see in a ring, for every reader of it."""
+    model, tokens = llmc.load(file, seed=3), torch.arange(2 * TOKENS).view(2, TOKENS) % VOCAB
+    cache = model.new_cache(2, TOKENS)
+    found = torch.cat([model(piece, cache=cache) for piece in tokens.split(sizes, dim=1)], dim=1)
+    assert (found - whole(model, tokens)).abs().max() < 2e-5
 
 
 def test_only_producers_have_state(model: LanguageModel) -> None:

@@ -76,7 +76,9 @@ class LlmcEngine:
         started = time.perf_counter()
         if isinstance(executor, NativeExecutor) and executor.can_decode:
             with torch.inference_mode():
-                found = executor.decode(last, self._cache.row_lengths(), self._cache.states, self._tokens, ())
+                found = executor.decode(
+                    last, self._cache.row_lengths(), self._cache.states, self._tokens, (), kept=self._cache.kept
+                )
             taken = time.perf_counter() - started
             if any(len(row) != self._tokens for row in found):
                 raise fail("E0856", f"{self.model.program.spec.name} gives logits that are not finite")
