@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu.activations import tanh
-from ..gpu.op import gpu_op, launchable
+from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from . import reference
 from .reference import Reduction
@@ -123,16 +123,13 @@ def _reference(
     hidden: Tensor, weight: Tensor, target: Tensor, ignore_index: int, softcap: float, label_smoothing: float,
     z_loss: float, is_mean: bool, has_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    with torch.set_grad_enabled(has_gradient):
-        leaves = [given.detach().requires_grad_(has_gradient) for given in (hidden, weight)]
-        loss = reference.linear_cross_entropy(
-            hidden=leaves[0], weight=leaves[1], target=target, ignore_index=ignore_index, softcap=softcap or None,
-            label_smoothing=label_smoothing, z_loss=z_loss, reduction="mean" if is_mean else "sum",
-        )  # fmt: skip
-        if not has_gradient:
-            return loss, hidden.new_empty((0, hidden.shape[1])), weight.new_empty(0)
-        grad_hidden, grad_weight = torch.autograd.grad(loss, leaves)
-    return loss.detach(), grad_hidden.contiguous(), grad_weight.contiguous()
+    if has_gradient:
+        raise NotImplementedError("on a CPU the public function calls the reference, whose gradient is torch's")
+    loss = reference.linear_cross_entropy(
+        hidden=hidden, weight=weight, target=target, ignore_index=ignore_index, softcap=softcap or None,
+        label_smoothing=label_smoothing, z_loss=z_loss, reduction="mean" if is_mean else "sum",
+    )  # fmt: skip
+    return loss, hidden.new_empty((0, hidden.shape[1])), weight.new_empty(0)
 
 
 _loss = gpu_op("linear_cross_entropy", _launch, fake=_fake, reference=_reference)
@@ -165,6 +162,11 @@ def linear_cross_entropy(
 
     Where no gradient is asked for, none is made. Sums over tokens of the weight's gradient are float32.
     """
+    if hidden.device.type == "cpu" and not is_interpreted():
+        return reference.linear_cross_entropy(
+            hidden=hidden, weight=weight, target=target, ignore_index=ignore_index, softcap=softcap,
+            label_smoothing=label_smoothing, z_loss=z_loss, reduction=reduction,
+        )  # fmt: skip
     has_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     return _loss(
         hidden.reshape(-1, hidden.shape[-1]), weight, target.flatten(), ignore_index, softcap or 0.0, label_smoothing,

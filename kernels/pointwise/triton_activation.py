@@ -3,13 +3,12 @@
 # pyright: basic
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..gpu.activations import activate, slope, tanh
-from ..gpu.op import gpu_op, launchable
+from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div
 from ..kernel import Request
 from . import reference
@@ -132,12 +131,7 @@ def _fake_backward(
 def _reference_backward(
     grad: Tensor, x: Tensor, up: Tensor | None, kind: str, is_packed: bool, cap: float
 ) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        other = None if up is None else up.detach().requires_grad_()
-        out = _reference(leaf, other, kind, is_packed, cap)
-        found = torch.autograd.grad(out, [leaf] if other is None else [leaf, other], grad)
-    return found[0].contiguous(), x.new_empty(0) if other is None else found[1].contiguous()
+    raise NotImplementedError("on a CPU the public functions call the reference, whose gradient is torch's")
 
 
 _activate_backward = gpu_op("activate_backward", _launch_backward, fake=_fake_backward, reference=_reference_backward)
@@ -158,21 +152,27 @@ def _gradients(ctx, grad: Tensor):
 _activate.register_autograd(_gradients, setup_context=_keep)
 
 
+def _activated(x: Tensor, up: Tensor | None, kind: str, is_packed: bool, cap: float) -> Tensor:
+    """The operator on a GPU, the reference itself on a CPU."""
+    is_here = x.device.type == "cpu" and not is_interpreted()
+    return (_reference if is_here else _activate)(x, up, kind, is_packed, cap)
+
+
 def activation(*, x: Tensor, kind: ActivationKind) -> Tensor:
     """Arguments and result are those of the reference."""
-    return x if kind == "identity" else _activate(x, None, kind, False, 1.0)
+    return x if kind == "identity" else _activated(x, None, kind, False, 1.0)
 
 
 def gated_activation(*, gate: Tensor, up: Tensor, kind: ActivationKind) -> Tensor:
     """Arguments and result are those of the reference."""
-    return _activate(gate, up, kind, False, 1.0)
+    return _activated(gate, up, kind, False, 1.0)
 
 
 def gated_activation_packed(*, x: Tensor, kind: ActivationKind) -> Tensor:
     """Arguments and result are those of the reference."""
-    return _activate(x, None, kind, True, 1.0)
+    return _activated(x, None, kind, True, 1.0)
 
 
 def softcap(*, x: Tensor, cap: float) -> Tensor:
     """Arguments and result are those of the reference."""
-    return _activate(x, None, "softcap", False, cap)
+    return _activated(x, None, "softcap", False, cap)
