@@ -73,7 +73,7 @@ def test_a_cache_that_went_bad_stops(golden: Golden, monkeypatch: pytest.MonkeyP
         calls.append(1)
         if len(calls) == 2:
             for state in cache.states.values():
-                state[1][:, :, 4, 0] = float("inf")
+                state[1].fill_(float("inf"))
 
     monkeypatch.setattr(Cache, "advance", poison)
     with pytest.raises(LlmcError, match="E0856"):
