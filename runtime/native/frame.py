@@ -74,9 +74,9 @@ def make_frame(
 ) -> Frame:
     """A pass over the tokens of some axes.
 
-    sizes: of `B` and of every axis; cache_type: of cached keys, as `numbers.h` counts; ambient: positions and lengths by
-    name; given: values that lie outside the program's memory and exist already. Room is made for the others whose size
-    is known, `without` some.
+    sizes: of `B` and of every axis; cache_type: of cached keys, as `numbers.h` counts; ambient: positions and lengths;
+    given: values that lie outside the program's memory and exist already. Room is made for the others whose size is
+    known, `without` some.
     """
     batch = sizes["B"]
     arenas = {axis: memory.arena(axis, batch * sizes.get(axis, 1)) for axis in axes}
