@@ -29,7 +29,8 @@ def trained(goldens: Goldens) -> tuple[Golden, LanguageModel, list[torch.Tensor]
         layer.mlp.gate.register_forward_hook(keep)
         for layer in golden.reference.model.layers  # type: ignore[union-attr]
     ]
-    golden.ask(golden.tokens)
+    with torch.no_grad():
+        golden.reference(golden.tokens)  # type: ignore[operator]
     for handle in handles:
         handle.remove()
     return golden, llmc.load(golden.folder).train(), seen

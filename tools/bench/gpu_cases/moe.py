@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ....kernels.moe import reference
 from .case import Builder, Case, Run, Sizes, picked
 
 
@@ -33,6 +34,10 @@ def _case(sizes: Sizes, tokens: int) -> Case:
     }  # fmt: skip
     phase = "decode" if tokens == 1 else "prefill"
     name, function = picked("experts", phase, sizes, operands, num_experts=experts)
+    rivals: dict[str, Run | str] = {"torch grouped_mm": _grouped(sizes, x[0], weights[0], picks[0], up, down)}
+    if sizes.is_tiny:
+        by_expert = cast("Callable[..., Tensor]", reference.experts)
+        rivals["reference"] = lambda: by_expert(**operands)
     active = int((picks.flatten().bincount(minlength=len(up)) > 0).sum())
     per_expert = up[0].nbytes + down[0].nbytes
     is_long = tokens > 8
@@ -40,7 +45,7 @@ def _case(sizes: Sizes, tokens: int) -> Case:
         target="G5", name=f"experts, {len(up)} of {up.shape[1] // 2}, {chosen} a token, {tokens} tokens", kernel=name,
         ours=lambda: function(**operands), bytes=float(active * per_expert + 2 * x.nbytes),
         flops=2.0 * tokens * chosen * (up[0].numel() + down[0].numel()), bound="matmul" if is_long else "bandwidth",
-        rivals={"torch grouped_mm": _grouped(sizes, x[0], weights[0], picks[0], up, down)},
+        rivals=rivals,
         goal="550 TFLOP/s, >= 2x grouped_mm" if is_long else ">= 80 %",
     )  # fmt: skip
 
