@@ -117,13 +117,14 @@ def _reference_backward(
     distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
     causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    q, k, v = inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-    with torch.enable_grad():
-        again, _ = _reference(
+    def again(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _reference(
             q, k, v, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim, causal, window, chunk,
             scale, softcap, alibi,
-        )  # fmt: skip
-    of_q, of_k, of_v = torch.autograd.grad(again, inputs, grad)
+        )[0]  # fmt: skip
+
+    # not autograd: it is left out within an operator
+    of_q, of_k, of_v = torch.func.vjp(again, q.detach(), k.detach(), v.detach())[1](grad)
     of_k, of_v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (of_k, of_v))
     by_head = (out.float() * grad.float()).view(*q.shape[:2], -1, v_head_dim)
     return of_q.contiguous(), of_k, of_v, by_head.sum(-1).transpose(1, 2).contiguous()

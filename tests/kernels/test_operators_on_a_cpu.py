@@ -1,0 +1,39 @@
+"""Where Triton does not interpret, an operator on CPU tensors is its reference, gradients included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+CHILD = """
+import torch
+from llmc.kernels.attention import reference, triton_attention
+from llmc.kernels.norm import reference as norm, triton_rms_norm
+
+x = [torch.randn(2, 5, n, requires_grad=True) for n in (32, 16, 16)]
+grad, position = torch.randn(2, 5, 32), torch.arange(5).expand(2, 5)
+weight = torch.randn(32, requires_grad=True)
+for inputs, ours, exact in (
+    (x, *(m.attention(q=x[0], k=x[1], v=x[2], position=position, head_dim=8) for m in (triton_attention, reference))),
+    ((x[0], weight), *(m.rms_norm(x=x[0], weight=weight, eps=1e-6) for m in (triton_rms_norm, norm))),
+):
+    torch.testing.assert_close(ours, exact)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(exact, inputs, grad))
+"""
+
+
+@pytest.mark.slow
+def test_values_and_gradients_are_the_references() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CHILD],
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
