@@ -27,7 +27,7 @@ bench:            ## start-up, kernels, whole models and other engines, for BENC
 	llmc bench gpt2_small --format markdown --against hf
 	python -P -m llmc.tools.bench.peers $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(if $(ONNXRUNTIME_PYTHON),--onnxruntime-python $(ONNXRUNTIME_PYTHON))
 
-gpu:              ## on a machine with a GPU, under 8 minutes: kernels, verdicts and architectures on the chip, then the table
+gpu:              ## on a machine with a GPU (not yet run on one; 8 minutes are the aim): kernels, verdicts and architectures on the chip, then the table
 	TRITON_INTERPRET=0 pytest --numprocesses=8 tests/gpu tests/golden/test_gpu_programs.py tests/runtime/test_gpu_executor.py $(wildcard tests/kernels/test_*_triton.py)
 	TRITON_INTERPRET=0 python -P -m llmc.tools.bench.gpu $(if $(OUT),--json $(OUT)/gpu.json)
 

@@ -20,7 +20,7 @@ STEPS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model with random weights. `peer` names the transformers model class by its config's `model_type`."""
+    """A model with random weights."""
 
     name: str
     spec: str
@@ -37,10 +37,6 @@ SHAPES = (
     ),
     Shape(name="ternary 2B", spec="trident_3b", params={"num_layers": 20}),
 )  # fmt: skip
-TINY = (
-    Shape(name="Llama 1B", spec="llama_tiny", params={}),
-    Shape(name="Mamba 1.4B", spec="hydra_tiny", params={}),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
