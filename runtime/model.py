@@ -15,11 +15,11 @@ from ..compiler.native.formats import Quantize, choose_formats, rules_of
 from ..compiler.program import Program
 from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
+from .choose import make_executor, make_packed_executor
 from .execute import Executor
 from .gpu.cache_pool import CachePool
 from .gpu.executor import GpuExecutor
 from .named_inputs import check_named, other_ambient, positions
-from .native.choose import make_executor, make_packed_executor
 from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
 from .storage import ParameterBinder, Signature, signature

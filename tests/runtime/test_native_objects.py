@@ -13,9 +13,9 @@ import torch
 
 import llmc
 from llmc.compiler.program import native_is_on
+from llmc.runtime.choose import _say_once  # pyright: ignore[reportPrivateUsage]
 from llmc.runtime.execute import Executor
 from llmc.runtime.native import objects
-from llmc.runtime.native.choose import _say_once  # pyright: ignore[reportPrivateUsage]
 from llmc.runtime.native.executor import NativeExecutor
 from llmc.runtime.native.objects import shared_library, without_comments
 from llmc.runtime.native.toolchain import NoCompiler, compiler, find_compiler

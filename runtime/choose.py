@@ -1,4 +1,4 @@
-"""Machine code where it serves, torch where it does not, with the reason said once."""
+"""Which executor runs a Program: a GPU's for a GPU; on a CPU machine code, or torch with the reason said once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import cache
 
 from torch import Tensor
 
-from ...compiler.native.formats import Formats
-from ...compiler.program import Program
-from ...specs.diagnostics import fail
-from ..execute import Executor
-from ..gpu.executor import GpuExecutor
-from ..storage import ParameterBinder, tensors_of
-from .executor import NativeExecutor, refusal
-from .toolchain import NoCompiler
+from ..compiler.native.formats import Formats
+from ..compiler.program import Program
+from ..specs.diagnostics import fail
+from .execute import Executor
+from .gpu.executor import GpuExecutor
+from .native.executor import NativeExecutor, refusal
+from .native.toolchain import NoCompiler
+from .storage import ParameterBinder, tensors_of
 
 
 def make_executor(program: Program, binder: ParameterBinder) -> Executor:
