@@ -223,7 +223,9 @@ class _Run:
                 sampler = Sampler(_sampling(options), logits.shape[-1])
             active = [i for i, watch in enumerate(self.watches) if watch.finish_reason is None]
             history = [self.prompts[i] + self.rows[i].tokens for i in active]
-            drawn = sampler.next(logits[active], history, rows=active, wants_logprobs=options.logprobs is not None)
+            steps = [len(self.rows[i].tokens) for i in active]
+            wants_logprobs = options.logprobs is not None
+            drawn = sampler.next(logits[active], history, rows=active, steps=steps, wants_logprobs=wants_logprobs)
             for index, (row, token) in enumerate(zip(active, drawn.tokens, strict=True)):
                 piece = self._accept(row, token, started)
                 if drawn.logprobs is not None:

@@ -1,7 +1,8 @@
 """From logits to tokens: repetition penalty, temperature, top-k, top-p, min-p, in that order and as transformers
-computes them.
+computes them, in the numbers of `kernels/sampling/reference.py`: machine code and a GPU draw the same tokens.
 
-Every row draws from its own generator, seeded from (seed, row): its tokens do not depend on the other rows.
+A row's uniform number follows from the seed, the row and how many tokens it has drawn: not from the other rows, nor
+from where the ones before were drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..kernels.sampling.reference import least_mass, masses, random_word, removable, share_of
 from ..specs.diagnostics import Diagnostic, LlmcError, fail
 
 
@@ -45,7 +47,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature == 0
+        return self.temperature < torch.finfo(torch.float32).tiny
 
     @property
     def takes_likeliest(self) -> bool:
@@ -76,7 +78,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, vocab_size: int) -> None:
         self.sampling = sampling
         self.vocab_size = vocab_size
-        self._generators: dict[int, torch.Generator] = {}
+        self._drawn: dict[int, int] = {}
 
     def next(
         self,
@@ -84,10 +86,12 @@ class Sampler:
         history: Sequence[Sequence[int]],
         *,
         rows: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
         wants_logprobs: bool = False,
     ) -> Drawn:
         """Tokens for logits [B, V], any float dtype. `history`: prompt and new tokens of each row, for the penalty.
-        `rows` names the rows of a batch that others have left. Raises E0856 for NaN, +inf or no finite logit."""
+        `rows` names the rows of a batch that others have left; `steps` how many tokens each has drawn (default: here).
+        Raises E0856 for NaN, +inf or no finite logit."""
         if logits.dim() != 2 or logits.shape[1] != self.vocab_size or len(history) != logits.shape[0]:
             raise ValueError(f"logits {list(logits.shape)}, {len(history)} histories, vocabulary {self.vocab_size}")
         rows = range(logits.shape[0]) if rows is None else rows
@@ -97,27 +101,21 @@ class Sampler:
         if self.sampling.is_greedy:
             tokens = _ints(scores.argmax(dim=-1))
         else:
-            tokens = self._draw(filter_logits(scores, self.sampling), rows)
+            tokens = self._draw(filter_logits(scores, self.sampling), rows, steps)
         if not wants_logprobs:
             return Drawn(tokens=tokens, logprobs=None)
         picked = torch.tensor(tokens, device=logits.device)[:, None]
         return Drawn(tokens=tokens, logprobs=_floats(logits.log_softmax(dim=-1).gather(1, picked)[:, 0]))
 
-    def _draw(self, scores: Tensor, rows: Sequence[int]) -> list[int]:
-        """Inverse of the cumulative distribution, in float64, at one uniform number a row."""
-        points = torch.cat([torch.rand(1, generator=self._generator(row), dtype=torch.float64) for row in rows])
-        mass = scores.double().softmax(dim=-1).cumsum(dim=-1)  # [B, V]
-        point = points.to(mass.device)[:, None] * mass[:, -1:]
-        index = torch.searchsorted(mass, point, right=True)[:, 0]
-        last = scores.shape[1] - 1 - torch.isfinite(scores).flip(-1).int().argmax(dim=-1)
-        return _ints(torch.minimum(index, last))
-
-    def _generator(self, row: int) -> torch.Generator:
-        generator = self._generators.get(row)
-        if generator is None:
-            generator = torch.Generator().manual_seed(mix(self.sampling.seed, row))
-            self._generators[row] = generator
-        return generator
+    def _draw(self, scores: Tensor, rows: Sequence[int], steps: Sequence[int] | None) -> list[int]:
+        """Inverse of the cumulative distribution at one uniform number a row."""
+        if steps is None:
+            steps = [self._drawn.get(row, 0) for row in rows]
+            self._drawn |= {row: step + 1 for row, step in zip(rows, steps, strict=True)}
+        words = [random_word(mix(self.sampling.seed, row), step) for row, step in zip(rows, steps, strict=True)]
+        mass = masses(scores).cumsum(dim=-1)  # [B, V]
+        point = share_of(mass[:, -1:], torch.tensor(words, device=mass.device)[:, None])
+        return _ints(torch.searchsorted(mass, point, right=True)[:, 0])
 
 
 def require_served(logits: Tensor, rows: Sequence[int]) -> None:
@@ -149,22 +147,26 @@ def penalise_repetition(logits: Tensor, history: Sequence[Sequence[int]], penalt
 
 
 def filter_logits(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Scores [B, V] over the temperature, with -inf for every token that top-k, top-p or min-p removes."""
-    scores = (scores - scores.amax(dim=-1, keepdim=True)) / sampling.temperature
+    """Scores [B, V] over the temperature, with -inf for every token that top-k, top-p or min-p removes: what
+    `kernels/sampling/reference.py` keeps, without its work for filters that are off."""
+    temperature, top_p, min_p = _single(sampling.temperature), _single(sampling.top_p), _single(sampling.min_p)
+    scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature.to(scores.device)
     if 0 < sampling.top_k < scores.shape[1]:
         kth = scores.topk(sampling.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < kth, -math.inf)
-    if sampling.top_p < 1:
+    if top_p < 1:
         ordered, order = scores.sort(dim=-1, stable=True)
-        removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - sampling.top_p
-        removed[:, -1] = False
+        mass = masses(ordered).cumsum(dim=-1)
+        removed = mass <= removable(mass[:, -1:], top_p.to(mass.device))
         scores = scores.masked_fill(torch.empty_like(removed).scatter_(1, order, removed), -math.inf)
-    if sampling.min_p > 0:
-        probabilities = scores.softmax(dim=-1)
-        scores = scores.masked_fill(
-            probabilities < sampling.min_p * probabilities.amax(dim=-1, keepdim=True), -math.inf
-        )
+    if min_p > 0:
+        scores = scores.masked_fill(masses(scores) < least_mass(min_p).to(scores.device), -math.inf)
     return scores
+
+
+def _single(value: float) -> Tensor:
+    """The float32 next to a setting, which is what kernels read."""
+    return torch.tensor(min(value, torch.finfo(torch.float32).max), dtype=torch.float32)
 
 
 def top_logprobs(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:

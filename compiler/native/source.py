@@ -92,6 +92,7 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
         sources=(
             "native/team.c",
             "native/program.c",
+            "sampling/native.c",
             *dict.fromkeys(source for d in definitions.values() for source in d.sources),
         ),
     )

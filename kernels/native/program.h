@@ -2,6 +2,7 @@
 #ifndef LLMC_PROGRAM_H
 #define LLMC_PROGRAM_H
 
+#include "../sampling/native.h"
 #include "team.h"
 
 typedef struct {
@@ -37,16 +38,17 @@ typedef struct {
     int64_t *tokens;    /* [batch] in: the last token of each row; out: the same after the last step */
     int64_t *position;  /* [batch] memory for positions; -1 in: the row has ended */
     int64_t *lengths;   /* [batch] tokens held so far; counted on */
-    const float *logits;/* [batch, vocab] where the pass writes them */
+    float *logits;      /* [batch, vocab] where the pass writes them */
     int64_t vocab;
     const int64_t *ends;/* tokens that end a row, in */
     int64_t ends_count;
     int64_t *chosen;    /* [steps, batch] out: the tokens, -1 where a row had ended */
-} llmc_greedy;
+    const llmc_sampling *sampling; /* how tokens are drawn; NULL: each is the one with the largest logit */
+} llmc_decoding;
 
-/* Up to `steps` tokens of every row, each the one with the largest logit. Stops early when all rows have ended, or
- * when a row has no largest finite logit (NaN or infinity): that step is not counted. Returns the steps done. */
-int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_greedy *g);
+/* Up to `steps` tokens of every row. Stops early when all rows have ended, or when a row has no largest finite logit
+ * (NaN or infinity): that step is not counted. Returns the steps done. */
+int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d);
 
 static inline void *llmc_value(const llmc_pass *pass, int64_t place) {
     return place < 0 ? pass->inputs[-1 - place] : (void *)(pass->values + place * pass->rows);

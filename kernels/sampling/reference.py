@@ -1,7 +1,8 @@
 """The definition of sampling: penalties, temperature, top-k, top-p, min-p, one uniform number, one token a row.
 
-Probabilities are whole numbers, 2^40 for the likeliest token, so that their sums do not depend on the order of adding:
-what is kept and what is picked is the same for every kernel whose `exp` is the same.
+Probabilities are whole numbers, 2^40 for the likeliest token, so that their sums do not depend on the order of adding.
+They are made with one rounded product of floats and whole numbers from there on, and the uniform number is a word of
+Philox: from the same logits, seed and step every kernel picks the same token, whatever its compiler does to floats.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ from torch import Tensor
 WIDEST = 2**19
 """Tokens of a vocabulary whose masses sum to less than 2^59."""
 MASS_BITS = 40
+LOWEST_SCORE = -29.0
+"""Scores from here down have no mass."""
+OCTAVE_BITS = 24
+OCTAVES = 24204406.0
+"""2^OCTAVE_BITS / ln 2, as float32 holds it."""
+POWER = (2147483648, 1488521986, 515877902, 119165493, 20571132, 2737501, 234126)
+"""2^-f for f from 0 to 1 as POWER[0] - f (POWER[1] - f (POWER[2] - ...)) in units of 2^-31: within 6e-9."""
 _WORD = 2**32 - 1
 _ROUNDS = ((0xD2511F53, 0x9E3779B9), (0xCD9E8D57, 0xBB67AE85))
 
@@ -68,8 +76,18 @@ def penalised(logits: Tensor, seen: Tensor | None, repetition: Tensor, presence:
 
 
 def masses(scores: Tensor) -> Tensor:
-    """`exp` of scores that are at most 0, in units of 2^-MASS_BITS: int64."""
-    return (scores.exp() * 2.0**MASS_BITS).long()
+    """`exp` of float32 scores that are at most 0, in units of 2^-MASS_BITS: int64. Relative error 1e-7 (1 - score)."""
+    octaves = (-scores.clamp(min=LOWEST_SCORE) * OCTAVES).long()
+    part = (octaves & (2**OCTAVE_BITS - 1)) << (32 - OCTAVE_BITS)
+    power = torch.full_like(part, POWER[-1])
+    for coefficient in POWER[-2::-1]:
+        power = coefficient - ((power * part) >> 32)
+    return (power << (MASS_BITS - 31)) >> (octaves >> OCTAVE_BITS)
+
+
+def least_mass(min_p: Tensor) -> Tensor:
+    """What min-p leaves is from here on."""
+    return (min_p * 2.0**MASS_BITS).long()
 
 
 def kept(scores: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
@@ -79,9 +97,10 @@ def kept(scores: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     count = torch.where((top_k > 0) & (top_k < size), top_k, size).long()
     kth = ascending.gather(1, (size - count)[:, None])
     is_kept = (ascending >= kth) & (ascending > -torch.inf)
-    cumulative = (masses(ascending) * is_kept).cumsum(-1)
+    mass = masses(ascending)
+    cumulative = (mass * is_kept).cumsum(-1)
     is_kept &= (cumulative > removable(cumulative[:, -1], top_p)[:, None]) | (top_p >= 1)[:, None]
-    is_kept &= ascending.exp() >= min_p[:, None]
+    is_kept &= mass >= least_mass(min_p)[:, None]
     return torch.zeros_like(is_kept).scatter_(1, order, is_kept)
 
 
@@ -95,8 +114,19 @@ def share_of(total: Tensor, word: Tensor) -> Tensor:
     return (word * (total >> 29) + ((word * (total & (2**29 - 1))) >> 29)) >> 3
 
 
+def random_word(seed: int, step: int) -> int:
+    """The first 32 bits of Philox 4x32-10 (Salmon et al. 2011) at key `seed` and counter `step`."""
+    counter = [step & _WORD, (step >> 32) & _WORD, 0, 0]
+    keys = [seed & _WORD, (seed >> 32) & _WORD]
+    for _ in range(10):
+        (high_a, low_a), (high_b, low_b) = (divmod(counter[2 * i] * _ROUNDS[i][0], 2**32) for i in range(2))
+        counter = [high_b ^ counter[1] ^ keys[0], low_b, high_a ^ counter[3] ^ keys[1], low_a]
+        keys = [(key + raised) & _WORD for key, (_, raised) in zip(keys, _ROUNDS, strict=True)]
+    return counter[0]
+
+
 def random_words(seed: Tensor, step: Tensor) -> Tensor:
-    """The first 32 bits of Philox 4x32-10 (Salmon et al. 2011) at key `seed` and counter `step`, as int64."""
+    """`random_word` of every row, as int64, without a look at a number: for steps that are recorded."""
     zero = torch.zeros_like(step)
     counter = [step & _WORD, (step >> 32) & _WORD, zero, zero]
     keys = [seed & _WORD, (seed >> 32) & _WORD]

@@ -21,11 +21,17 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from . import reference
-from .reference import MASS_BITS, WIDEST
+from .reference import WIDEST
 
 NEAR = tl.constexpr(-12.0)
 """Scores from here on are listed: below it 128k tokens have less than the mass of the likeliest one."""
-UNIT = tl.constexpr(2.0**MASS_BITS)
+NEAR_PROBABILITY = tl.constexpr(6.2e-6)
+"""A little more than exp(NEAR)."""
+MASS_BITS = tl.constexpr(reference.MASS_BITS)
+OCTAVE_BITS = tl.constexpr(reference.OCTAVE_BITS)
+OCTAVES = tl.constexpr(reference.OCTAVES)
+LOWEST_SCORE = tl.constexpr(reference.LOWEST_SCORE)
+P0, P1, P2, P3, P4, P5, P6 = map(tl.constexpr, reference.POWER)
 LOWEST = tl.constexpr(-0x7F800000)
 """The key of minus infinity."""
 NOWHERE = tl.constexpr(2**31 - 1)
@@ -65,7 +71,17 @@ def _key(b_score):
 
 @triton.jit
 def _mass(b_score):
-    return (tl.exp(b_score) * UNIT).to(tl.int64)
+    """`reference.masses`: one product of floats, whole numbers from there on."""
+    b_octaves = (-tl.maximum(b_score, LOWEST_SCORE) * OCTAVES).to(tl.int32)
+    b_part = (b_octaves.to(tl.uint32, bitcast=True) & 0xFFFFFF) << 8
+    b_power = tl.full(b_part.shape, P6, tl.uint32)
+    b_power = P5 - tl.umulhi(b_power, b_part)
+    b_power = P4 - tl.umulhi(b_power, b_part)
+    b_power = P3 - tl.umulhi(b_power, b_part)
+    b_power = P2 - tl.umulhi(b_power, b_part)
+    b_power = P1 - tl.umulhi(b_power, b_part)
+    b_power = P0 - tl.umulhi(b_power, b_part)
+    return (b_power.to(tl.int64) << (MASS_BITS - 31)) >> (b_octaves >> OCTAVE_BITS).to(tl.int64)
 
 
 @triton.jit
@@ -111,15 +127,16 @@ def _mass_from(p_scores, count, edge, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _kept_mass(p_scores, o_x, count, edge, ties_before, ties_gone, min_p):
+def _kept_mass(p_scores, o_x, count, edge, ties_before, ties_gone, least):
     """The masses of those tokens of a block that are kept, and how many are at the edge up to its end."""
     b_score = tl.load(p_scores + o_x, mask=o_x < count, other=-float("inf"))
     b_key = _key(b_score)
     b_tie = (b_key == edge).to(tl.int32)
     b_rank = ties_before + tl.cumsum(b_tie, 0) - b_tie
     m_kept = (b_key > edge) | ((b_tie > 0) & (b_rank >= ties_gone))
-    m_kept = m_kept & (b_key > LOWEST) & (tl.exp(b_score) >= min_p)
-    return tl.where(m_kept, _mass(b_score), 0), ties_before + tl.sum(b_tie, 0)
+    b_mass = _mass(b_score)
+    m_kept = m_kept & (b_key > LOWEST) & (b_mass >= least)
+    return tl.where(m_kept, b_mass, 0), ties_before + tl.sum(b_tie, 0)
 
 
 @triton.jit
@@ -175,7 +192,7 @@ def _pick(
         near, near_mass, all_mass = _gather(p_scores, p_near, p_ids, size, largest, temperature, BLOCK)
         tl.debug_barrier()  # the list was written by other threads than those that read it
         gone = tl.minimum(((1.0 - top_p.to(tl.float64)) * all_mass.to(tl.float64)).to(tl.int64), all_mass - 1)
-        is_near = tl.where(by_k, near >= top_k, tl.where(by_p, all_mass - near_mass <= gone, min_p >= tl.exp(NEAR)))
+        is_near = tl.where(by_k, near >= top_k, tl.where(by_p, all_mass - near_mass <= gone, min_p > NEAR_PROBABILITY))
         if is_near:
             p_from, count = p_near, near
         else:
@@ -191,10 +208,11 @@ def _pick(
             edge = _edge(p_from, count, total - gone, True, BLOCK)
             reached, one = _mass_from(p_from, count, edge, BLOCK)
             ties_gone = ((gone - (total - reached)) // tl.maximum(one, 1)).to(tl.int32)
+        least = (min_p * 2.0**MASS_BITS).to(tl.int64)
         b_mass = tl.zeros((BLOCK,), tl.int64)
         ties = tl.full((), 0, tl.int32)
         for start in range(0, count, BLOCK):
-            b_kept, ties = _kept_mass(p_from, start + tl.arange(0, BLOCK), count, edge, ties, ties_gone, min_p)
+            b_kept, ties = _kept_mass(p_from, start + tl.arange(0, BLOCK), count, edge, ties, ties_gone, least)
             b_mass += b_kept
         mass, word = tl.sum(b_mass, 0), _word(tl.load(p_seed + i_row), tl.load(p_step + i_row))
         point = (word * (mass >> 29) + ((word * (mass & 0x1FFFFFFF)) >> 29)) >> 3
@@ -203,7 +221,7 @@ def _pick(
         before = tl.full((), 0, tl.int64)
         for start in range(0, count, BLOCK):
             o_x = start + tl.arange(0, BLOCK)
-            b_kept, ties = _kept_mass(p_from, o_x, count, edge, ties, ties_gone, min_p)
+            b_kept, ties = _kept_mass(p_from, o_x, count, edge, ties, ties_gone, least)
             m_past = before + tl.cumsum(b_kept, 0) > point
             b_first = tl.minimum(b_first, tl.where(m_past & (b_kept > 0), o_x, NOWHERE))
             before += tl.sum(b_kept, 0)

@@ -40,8 +40,8 @@ class CallStruct(ctypes.Structure):
     )
 
 
-class GreedyStruct(ctypes.Structure):
-    """`llmc_greedy`."""
+class DecodingStruct(ctypes.Structure):
+    """`llmc_decoding`."""
 
     _fields_ = (
         ("tokens", ctypes.c_void_p),
@@ -52,6 +52,28 @@ class GreedyStruct(ctypes.Structure):
         ("ends", ctypes.c_void_p),
         ("ends_count", ctypes.c_int64),
         ("chosen", ctypes.c_void_p),
+        ("sampling", ctypes.c_void_p),
+    )
+
+
+class SamplingStruct(ctypes.Structure):
+    """`llmc_sampling`."""
+
+    _fields_ = (
+        ("temperature", ctypes.c_float),
+        ("top_p", ctypes.c_float),
+        ("min_p", ctypes.c_float),
+        ("repetition_penalty", ctypes.c_float),
+        ("presence_penalty", ctypes.c_float),
+        ("frequency_penalty", ctypes.c_float),
+        ("top_k", ctypes.c_int64),
+        ("seeds", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+        ("seen", ctypes.c_void_p),
+        ("generated", ctypes.c_void_p),
+        ("seen_count", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+        ("workspace", ctypes.c_void_p),
     )
 
 

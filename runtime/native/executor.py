@@ -24,8 +24,9 @@ from ..execute import Executor, State, last_rows
 from ..named_inputs import axes
 from ..sampling import Drawing
 from ..storage import ParameterBinder, tensors_of
-from .abi import CallStruct, GreedyStruct, open_library
+from .abi import CallStruct, DecodingStruct, open_library
 from .binding import Binding
+from .draw import make_draw
 from .frame import Frame, Memory, make_frame
 from .packing import SOURCES
 from .pieces import in_pieces, piece_of
@@ -171,7 +172,7 @@ class NativeExecutor(Executor):
 
     @property
     def can_decode(self) -> bool:
-        """Whether greedy decoding may run without Python: all that runs for each token is one region, from tokens to
+        """Whether decoding may run without Python: all that runs for each token is one region, from tokens to
         logits alone."""
         logits = self.types[next(iter(self._results.values()))]
         return (
@@ -180,6 +181,10 @@ class NativeExecutor(Executor):
             and list(self._results) == ["logits"]
             and logits.shape[:2] == ("B", "T")
         )
+
+    @property
+    def can_sample(self) -> bool:
+        return True
 
     @property
     def _stream(self) -> list[Part]:
@@ -205,15 +210,10 @@ class NativeExecutor(Executor):
         *,
         kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> list[list[int]]:
-        """Up to `steps` of the likeliest tokens after `tokens`, one list a row; there is no other `drawing`.
-
-        tokens: the last one of each row, which the states do not hold yet, or -1 where the row has ended; lengths: what
-        the states hold; kept: what the request holds of its inputs that are given once. A row ends with a token of
-        `ends`. Where logits are not finite the lists stop before it: the caller's next step will find the same. Needs
-        `can_decode`. One thread of Python at a time: others wait.
-        """
+        """As `Executor.decode`; where a row's logits are not finite the lists of all stop. One thread of Python at a
+        time: others wait."""
         with self.team.lock:
-            return self._decode(tokens, lengths, states, kept, steps, ends)
+            return self._decode(tokens, lengths, states, kept, steps, ends, drawing)
 
     def _decode(
         self,
@@ -223,6 +223,7 @@ class NativeExecutor(Executor):
         kept: Mapping[str, Tensor],
         steps: int,
         ends: Sequence[int],
+        drawing: Drawing | None,
     ) -> list[list[int]]:
         fed = torch.tensor(tokens)[:, None].clamp(min=0)
         position = torch.tensor([[-1 if token < 0 else 0] for token in tokens])
@@ -233,7 +234,8 @@ class NativeExecutor(Executor):
         frame = self._frame(self._stream, ambient, {**kept, self.program.model.inputs[0].name: fed}, states)
         logits = cast("Tensor", frame.values.outside[self._results["logits"]])
         self.binding.point_at(states)
-        greedy = GreedyStruct(
+        draw = None if drawing is None else make_draw(drawing, logits.shape[-1], steps)
+        decoding = DecodingStruct(
             fed.data_ptr(),
             position.data_ptr(),
             held.data_ptr(),
@@ -242,6 +244,7 @@ class NativeExecutor(Executor):
             stops.data_ptr(),
             len(ends),
             chosen.data_ptr(),
+            None if draw is None else draw.address,
         )
         region = cast("Region", self._stream[0])
         done = self.library.llmc_decode(
@@ -250,7 +253,7 @@ class NativeExecutor(Executor):
             self._calls_from(region.first),
             region.count,
             steps,
-            ctypes.addressof(greedy),
+            ctypes.addressof(decoding),
         )
         rows = cast("list[list[int]]", chosen[:done].T.tolist())  # pyright: ignore[reportUnknownMemberType]
         return [[token for token in row if token >= 0] for row in rows]

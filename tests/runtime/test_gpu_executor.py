@@ -70,6 +70,7 @@ def test_drawn_tokens_follow_from_the_seed_and_not_from_the_batch(monkeypatch: p
     assert batch == [row.tokens for row in model.generate(PROMPTS, seed=4, **options)]
     assert batch != [row.tokens for row in model.generate(PROMPTS, seed=5, **options)]
     assert batch[0] == model.generate(PROMPTS[0], seed=4, **options).tokens
+    assert batch == reference("llama_tiny", seed=4, **options)
 
 
 def test_a_step_without_active_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
