@@ -56,17 +56,19 @@ def test_peers_run_and_missing_ones_are_named(tmp_path: Path, capsys: pytest.Cap
         pytest.skip(str(reason))
     options = argparse.Namespace(
         folder=tmp_path,
+        model="llama",
         shape=(1, 64, 96, 4, 2, 128),
         prompt=8,
         tokens=3,
         rounds=2,
-        peers=["llmc bf16", "llama.cpp BF16", "onnxruntime-genai int4", "transformers eager"],
+        peers=["llmc bf16", "llama.cpp BF16", "onnxruntime-genai int4", "OpenVINO int4", "transformers eager"],
         llama_python=None,
         onnxruntime_python=None,
+        openvino_python=None,
     )
     results, skipped = run(options)
     assert [one.name for one in results] == ["llmc bf16", "transformers eager"]
-    assert list(skipped) == ["llama.cpp BF16", "onnxruntime-genai int4"]
+    assert list(skipped) == ["llama.cpp BF16", "onnxruntime-genai int4", "OpenVINO int4"]
     ours, theirs = results
     assert len(ours.decode) == len(ours.prefill) == len(theirs.bandwidth) == 2
     assert ours.token == theirs.token

@@ -103,7 +103,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as made:
             folder = options.folder or Path(made)
             if options.folder is None:
-                build(folder, options.shape, options.prompt, options.tokens)
+                build(folder, "llama", options.shape, options.prompt, options.tokens)
             for width in options.widths:
                 model = load(folder, quantize=None if width == "none" else width)
                 engine = LlmcEngine(model, random_ids(model, 1, options.prompt), options.tokens)

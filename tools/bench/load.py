@@ -133,7 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = options.folder or Path(made)
         if options.folder is None:
-            build(folder, options.shape, len(PROMPT), 8)
+            build(folder, "llama", options.shape, len(PROMPT), 8)
             time.sleep(3)  # the cache trusts no file that has only just been written
         found = measure(folder, options.widths, options.dtype, options.repeats)
     print(json.dumps([asdict(result) for result in found], indent=1)) if options.json else show(found)

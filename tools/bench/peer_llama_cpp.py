@@ -21,6 +21,17 @@ def silent(_level, _text, _data) -> None:
     """llama.cpp's messages go nowhere."""
 
 
+def bytes_of_token(file: gguf.GGUFReader) -> int:
+    """What a token reads: of tables one row, which is nothing here; of experts those that it is sent to."""
+    tensors = {tensor.name: tensor.n_bytes for tensor in file.tensors}
+    if "output.weight" in tensors:
+        del tensors["token_embd.weight"]
+    tensors.pop("position_embd.weight", None)
+    counts = [file.get_field(f"llama.expert_{which}count") for which in ("used_", "")]
+    share = counts[0].contents() / counts[1].contents() if all(counts) else 1.0
+    return round(sum(size * (share if "_exps" in name else 1.0) for name, size in tensors.items()))
+
+
 def main() -> None:
     """Load, then answer the lines of stdin."""
     path, prompt, tokens, threads = sys.argv[1], *map(int, sys.argv[2:5])
@@ -47,7 +58,7 @@ def main() -> None:
 
     ready = {
         "load": load_seconds,
-        "bytes": sum(t.n_bytes for t in gguf.GGUFReader(path).tensors if t.name != "token_embd.weight"),
+        "bytes": bytes_of_token(gguf.GGUFReader(path)),
         "version": f"llama-cpp-python {llama_cpp.__version__}",
     }
     print(json.dumps(ready), flush=True)

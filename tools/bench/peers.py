@@ -1,4 +1,4 @@
-"""llmc beside other engines on one random Llama: `python -P -m llmc.tools.bench.peers [--help]`.
+"""llmc beside other engines on one random model: `python -P -m llmc.tools.bench.peers [--help]`.
 
 The model is made once in a temporary folder, in bfloat16. Every engine loads it in a process of its own and waits;
 then they run in turn, one at a time, for several rounds: a prompt, then greedy tokens. Before and after each decode
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
+from ...compiler.ops.declaration import Value
 from ...runtime.load import load
 from ...runtime.native.probe import Probe
 from ...runtime.native.team import thread_count
@@ -30,7 +31,26 @@ from .speed import MOST_PROBED
 
 HERE = Path(__file__).parent
 SHAPE = (16, 1536, 4096, 24, 8, 32000)
-"""Layers, hidden, feed-forward, heads, kv heads, vocabulary: 501 million parameters."""
+"""Layers, hidden, feed-forward, heads, kv heads, vocabulary of the Llama: 501 million parameters."""
+
+MODELS: dict[str, tuple[str, dict[str, Value]]] = {
+    "gpt2-125m": ("gpt2_small", {}),
+    "mamba-130m": ("mamba", {}),
+    "moe-554m": (
+        "mixtral",
+        {
+            "num_layers": 12,
+            "hidden_size": 768,
+            "intermediate_size": 2048,
+            "num_heads": 12,
+            "num_kv_heads": 4,
+            "vocab_size": 32000,
+            "max_seq_len": 2048,
+            "sliding_window": None,
+        },
+    ),
+}
+"""Other models than the Llama of a `--shape`: name -> spec and params."""
 
 PEERS: dict[str, tuple[str, str, str]] = {
     "llmc bf16": ("llmc", "none", "bf16"),
@@ -42,6 +62,8 @@ PEERS: dict[str, tuple[str, str, str]] = {
     "llama.cpp Q4_0": ("llama.cpp", "Q4_0", "int4"),
     "llama.cpp TQ2_0": ("llama.cpp", "TQ2_0", "ternary"),
     "onnxruntime-genai int4": ("onnxruntime-genai", "int4", "int4"),
+    "OpenVINO int8": ("openvino", "int8", "int8"),
+    "OpenVINO int4": ("openvino", "int4", "int4"),
     "transformers eager": ("transformers", "eager", "bf16"),
     "transformers compiled": ("transformers", "compiled", "bf16"),
 }
@@ -103,22 +125,26 @@ class Child:
         raise Unavailable((self._said.read().strip().splitlines() or ["it ended without a word"])[-1])
 
 
-def build(folder: Path, shape: Sequence[int], prompt: int, tokens: int) -> list[int]:
-    """Write the random model, and give a random prompt for it."""
+def build(folder: Path, name: str, shape: Sequence[int], prompt: int, tokens: int) -> list[int]:
+    """Write the random model, and give a random prompt for it. name: of MODELS, or `llama` of the shape."""
+    spec, params = MODELS[name] if name in MODELS else ("llama", _llama(shape, prompt + tokens))
+    model = load(spec, params=params, dtype="bfloat16")
+    model.save(folder)
+    return [int(token) for token in random_ids(model, 1, prompt)[0]]
+
+
+def _llama(shape: Sequence[int], length: int) -> dict[str, Value]:
     layers, hidden, feed_forward, heads, kv_heads, vocab = shape
-    params = {
+    return {
         "num_layers": layers,
         "hidden_size": hidden,
         "intermediate_size": feed_forward,
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "vocab_size": vocab,
-        "max_seq_len": max(2048, prompt + tokens),
+        "max_seq_len": max(2048, length),
         "tie_word_embeddings": False,
     }
-    model = load("llama", params=params, dtype="bfloat16")
-    model.save(folder)
-    return [int(token) for token in random_ids(model, 1, prompt)[0]]
 
 
 def command(name: str, folder: Path, ids: Sequence[int], options: argparse.Namespace) -> list[str]:
@@ -134,6 +160,10 @@ def command(name: str, folder: Path, ids: Sequence[int], options: argparse.Names
             raise Unavailable("give --onnxruntime-python, of an environment with onnxruntime-genai and transformers")
         script = str(HERE / "peer_onnxruntime.py")
         return [options.onnxruntime_python, "-P", script, str(folder), str(len(ids)), tokens, threads]
+    if engine == "openvino":
+        if options.openvino_python is None:
+            raise Unavailable("give --openvino-python, of an environment with openvino, optimum-intel and nncf")
+        return [options.openvino_python, "-P", str(HERE / "peer_openvino.py"), str(folder), word, tokens, threads]
     if options.llama_python is None:
         raise Unavailable("give --llama-python, the interpreter of an environment with llama-cpp-python and gguf")
     file = folder / f"{word}.gguf"
@@ -163,7 +193,7 @@ def run(options: argparse.Namespace) -> tuple[list[Result], dict[str, str]]:
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         print("making the model", file=sys.stderr, flush=True)
-        ids = build(folder, options.shape, options.prompt, options.tokens)
+        ids = build(folder, options.model, options.shape, options.prompt, options.tokens)
         for name in options.peers:
             print(f"loading {name}", file=sys.stderr, flush=True)
             try:
@@ -256,8 +286,12 @@ def show(results: Sequence[Result], skipped: dict[str, str], options: argparse.N
     print(f"- {', '.join(dict.fromkeys(result.version for result in results))}")
     print(
         f"- {platform.processor() or platform.machine()}, {thread_count()} threads, batch 1, greedy, {options.tokens} "
-        f"tokens after {options.prompt}, {options.rounds} rounds, shape {options.shape}, {time.strftime('%Y-%m-%d')}"
+        f"tokens after {options.prompt}, {options.rounds} rounds, {_described(options)}, {time.strftime('%Y-%m-%d')}"
     )
+
+
+def _described(options: argparse.Namespace) -> str:
+    return options.model if options.model in MODELS else f"shape {options.shape}"
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -273,8 +307,13 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--llama-python", metavar="PATH", help="the interpreter of llama-cpp-python's environment")
     parser.add_argument("--onnxruntime-python", metavar="PATH", help="the same for onnxruntime-genai")
+    parser.add_argument("--openvino-python", metavar="PATH", help="the same for openvino")
+    parser.add_argument("--model", choices=("llama", *MODELS), default="llama", help="a random one, in bfloat16")
     parser.add_argument(
-        "--shape", type=_shape, default=SHAPE, help="layers, hidden, feed-forward, heads, kv heads, vocabulary"
+        "--shape",
+        type=_shape,
+        default=SHAPE,
+        help="of the Llama: layers, hidden, feed-forward, heads, kv heads, vocabulary",
     )
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=32)
