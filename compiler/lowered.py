@@ -88,10 +88,26 @@ class Module:
     def calls_of(self, definition: str) -> list[Call]:
         return [call for call in self.calls if call.definition == definition]
 
+    @property
+    def tail_is_tokenwise(self) -> bool:
+        """Whether the last call may run on each row's last token alone."""
+        last = self.definitions[self.calls[-1].definition]
+        return all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
+
     def count_ops(self) -> int:
         """Op nodes in all calls: what a token runs through."""
         sizes = {name: sum(1 for _ in lowered.sites()) for name, lowered in self.definitions.items()}
         return sum(sizes[call.definition] for call in self.calls)
+
+
+def value_types(module: Module) -> dict[str, TensorType]:
+    """The type of every value between calls, the model's inputs among them."""
+    found = {port.name: port.type for port in module.model.inputs}
+    for call in module.calls:
+        lowered = module.definitions[call.definition]
+        for port, name in call.outputs.items():
+            found[name] = lowered.results[lowered.outputs.index(port)].meta["type"]
+    return found
 
 
 def site_of(node: fx.Node) -> Site:

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..compiler.native.formats import Formats
 from ..compiler.program import Program
 from ..specs.diagnostics import fail
-from .execute import Executor
+from .execute import Executor, TorchExecutor
 from .gpu.executor import GpuExecutor
-from .native.executor import NativeExecutor, refusal
+from .native.compiled import compiled_executor, refusal
 from .native.toolchain import NoCompiler
 from .storage import ParameterBinder, tensors_of
 
@@ -24,10 +24,10 @@ def make_executor(program: Program, binder: ParameterBinder) -> Executor:
         return GpuExecutor(program, [tuple(tensors_of(bound)) for bound in binder.bind()])
     if refusal(program, binder) is None:
         try:
-            return NativeExecutor(program, binder)
+            return compiled_executor(program, binder)
         except NoCompiler as reason:
             _say_once(str(reason))
-    return Executor(program, [tuple(tensors_of(bound)) for bound in binder.bind()])
+    return TorchExecutor(program, [tuple(tensors_of(bound)) for bound in binder.bind()])
 
 
 def make_packed_executor(
@@ -42,7 +42,7 @@ def make_packed_executor(
     reason = refusal(program, binder)
     if reason is None:
         try:
-            return NativeExecutor(program, binder, formats, packed)
+            return compiled_executor(program, binder, formats, packed)
         except NoCompiler as error:
             reason = str(error)
     raise fail("E0861", f"{program.spec.name} cannot be packed: {reason}", help="load it without quantize")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..compiler.axes import is_of_stream
 from ..compiler.ops.declaration import Value
-from ..compiler.passes.hoist_once import once_values
+from ..compiler.passes.hoist_once import kept_values, once_values
 from ..compiler.program import PHASES, Program
 from ..compiler.select import Selection
 from ..kernels.kernel import Phase
@@ -41,21 +42,29 @@ class Step:
     """Values that nothing reads after this call."""
 
 
-class Executor:
-    """A Program with its parameters bound."""
+class Executor(ABC):
+    """What runs a Program with its parameters bound."""
 
-    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
-        self.program = program
-        prepared = Prepared(program)
-        self.steps = [self._step(index, tensors, prepared) for index, tensors in enumerate(parameters)]
-        self.once = once_values(program.module)
-        streaming = [value for step in self.steps if not step.is_once for value in step.inputs]
-        read = {name for value in streaming for name in (value if isinstance(value, tuple) else (value,))}
-        self.kept = self.once & (read | set(program.module.outputs.values()))
-        """What the calls after the first read of what is computed at the first."""
-        last = program.module.definitions[program.module.calls[-1].definition]
-        self.tail_is_tokenwise = all(site.op.is_tokenwise for _, site in last.sites()) and not last.is_repeated
+    @abstractmethod
+    def run(
+        self,
+        phase: Phase,
+        inputs: Mapping[str, Tensor],
+        ambient: Mapping[str, Tensor],
+        states: dict[str, State],
+        *,
+        kept: dict[str, Tensor] | None = None,
+        last_token_only: bool = False,
+    ) -> dict[str, Tensor]:
+        """One pass over the tokens. Updates `states` in place and returns the model's outputs by name.
 
+        `kept` is what a request holds of its inputs that are given once: where it is empty, this is the first call,
+        which computes it; later calls read it and need neither those inputs nor the ambient tensors of their axes.
+        `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow
+        it: outputs are then `[B, 1, …]`.
+        """
+
+    @abstractmethod
     def release(self) -> None:
         """Let go of the tensors that packed ones stand for."""
 
@@ -92,6 +101,28 @@ class Executor:
         """The rows of a cache that serves so many prompts: those beyond them are padding."""
         return prompts
 
+
+class TorchExecutor(Executor):
+    """Runs every call through torch, with the kernels that were selected."""
+
+    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+        self.program = program
+        prepared = Prepared(program)
+        self.steps = [self._step(index, tensors, prepared) for index, tensors in enumerate(parameters)]
+        self.once = once_values(program.module)
+        self.kept = kept_values(program.module)
+        """What the calls after the first read of what is computed at the first."""
+        self.tail_is_tokenwise = program.module.tail_is_tokenwise
+
+    def release(self) -> None:
+        """Packed forms stand beside nothing here."""
+
+    def let_go(self, definitions: Container[str]) -> None:
+        """Let go of the operands of calls that run elsewhere."""
+        for index, call in enumerate(self.program.module.calls):
+            if call.definition in definitions:
+                self.steps[index] = replace(self.steps[index], operands=dict.fromkeys(PHASES, ()))
+
     def _step(self, index: int, tensors: tuple[Tensor, ...], prepared: Prepared) -> Step:
         module = self.program.module
         call = module.calls[index]
@@ -123,13 +154,7 @@ class Executor:
         kept: dict[str, Tensor] | None = None,
         last_token_only: bool = False,
     ) -> dict[str, Tensor]:
-        """One pass over the tokens. Updates `states` in place and returns the model's outputs by name.
-
-        `kept` is what a request holds of its inputs that are given once: where it is empty, this is the first call,
-        which computes it; later calls read it and need neither those inputs nor the ambient tensors of their axes.
-        `last_token_only` runs the definitions after the last repeat on each row's last token alone, where they allow
-        it: outputs are then `[B, 1, …]`.
-        """
+        """As `Executor.run`."""
         is_later = bool(kept)
         values: dict[str, object] = {**inputs, **(kept or {})}
         ambient = {**ambient, **(kept or {})}

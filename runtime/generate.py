@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from ..compiler.fields import evaluate_node
 from ..specs.diagnostics import fail
-from ..specs.source import YamlMap
 from .cache import Cache
 from .detokenizer import Detokenizer
 from .execute import Executor
@@ -99,8 +97,7 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
 def _with_defaults(model: LanguageModel, options: Options) -> Options:
     if options.repetition_penalty is None and model.folder_repetition_penalty is not None:
         options = replace(options, repetition_penalty=model.folder_repetition_penalty)
-    section = model.program.spec.generation
-    defaults = _defaults(section, model)
+    defaults = model.facts.generation
     for name, value in defaults.items():
         if name in Options.__dataclass_fields__ and name != "stop" and getattr(options, name) is None:
             options = replace(options, **{name: value})  # type: ignore[arg-type]
@@ -109,19 +106,13 @@ def _with_defaults(model: LanguageModel, options: Options) -> Options:
     return options
 
 
-def _defaults(section: YamlMap | None, model: LanguageModel) -> dict[str, object]:
-    if section is None:
-        return {}
-    return cast("dict[str, object]", evaluate_node(section, model.program.spec.environment, is_text=True))
-
-
 def eos_ids(model: LanguageModel) -> tuple[int, ...]:
     """The ids that end a text: what the weights' folder says, else the tokenizer's, else the spec's."""
     if model.folder_eos_ids is not None:
         return model.folder_eos_ids
     if model.tokenizer is not None and model.tokenizer.eos_ids:
         return model.tokenizer.eos_ids
-    value = _defaults(model.program.spec.generation, model).get("eos_token_id")
+    value = model.facts.generation.get("eos_token_id")
     return tuple(cast("list[int]", value)) if isinstance(value, list) else (value,) if isinstance(value, int) else ()
 
 
@@ -132,11 +123,11 @@ def decoder_start_id(model: LanguageModel) -> int:
     """
     value = model.folder_decoder_start_id
     if value is None:
-        value = _defaults(model.program.spec.generation, model).get("decoder_start_token_id")
+        value = model.facts.generation.get("decoder_start_token_id")
     if not isinstance(value, int):
         raise fail(
             "E0808",
-            f"{model.program.spec.name} does not say which token its decoder starts from",
+            f"{model.facts.name} does not say which token its decoder starts from",
             help="write generation: {decoder_start_token_id: 0}, or call the model on tokens of your own",
         )
     model.check_ids([value])
@@ -159,16 +150,16 @@ class _Run:
 
     def __init__(self, model: LanguageModel, prompts: list[list[int]], options: Options) -> None:
         self.model, self.options = model, options
-        if "logits" not in model.program.model.outputs:
-            raise fail("E0808", f"{model.program.spec.name} has no output 'logits', so it cannot generate")
+        if "logits" not in model.facts.outputs:
+            raise fail("E0808", f"{model.facts.name} has no output 'logits', so it cannot generate")
         self.unmasking = unmasking_of(model, steps=options.steps, block_size=options.block_size)
-        if not model.program.states and self.unmasking is None:
+        if not model.facts.states and self.unmasking is None:
             raise fail(
                 "E0808",
-                f"{model.program.spec.name} keeps no state between tokens (it is an encoder), so it cannot generate",
+                f"{model.facts.name} keeps no state between tokens (it is an encoder), so it cannot generate",
                 help="call the model on the whole sequence; a masked-diffusion model says generation: {unmasking: …}",
             )
-        self.source = prompt_input(model.program.model)
+        self.source = prompt_input(model.facts.inputs)
         self.sources = prompts if self.source is not None else []
         self.prompts = prompts if self.source is None else [[decoder_start_id(model)] for _ in prompts]
         """What the stream begins with: the prompt, or where that goes to an encoder, the decoder's start token."""
@@ -212,7 +203,7 @@ class _Run:
         is_simple = executor.can_sample or _sampling(options).takes_likeliest
         can_burst = executor.can_decode and is_simple and options.logprobs is None
         tokens, mask = _pad(self.prompts, model.device, cache.batch_size)
-        name = model.program.model.inputs[0].name
+        name = model.facts.inputs[0].name
         once = self._once(cache.batch_size)
         while True:
             with torch.inference_mode():

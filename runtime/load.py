@@ -28,7 +28,7 @@ from .pack_cache import pack_cached
 from .packed_folder import packed_format, read_packed
 from .special_tokens import read_special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
-from .tree import find
+from .tree import assign
 from .weights import checkpoint_dtype, match_checkpoint, read_parameters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -103,7 +103,7 @@ def load_program(program: Program, folder: Path, checkpoint: Checkpoint) -> Lang
     matching = match_checkpoint(program.weights, checkpoint)
     for path, tensor in read_parameters(matching, checkpoint, DTYPES[program.target.dtype]):
         is_trained = program.weights.parameters[path].is_trained
-        _assign(model, path, nn.Parameter(tensor.to(program.target.device), requires_grad=is_trained))
+        assign(model, path, nn.Parameter(tensor.to(program.target.device), requires_grad=is_trained))
     model.layout = checkpoint.layout
     model.retie()
     return model
@@ -172,16 +172,9 @@ def _fill(model: LanguageModel, program: Program, dtype: torch.dtype, device: st
     initialise(dict(model.named_parameters(remove_duplicate=False)), owned, seed)
 
 
-def _assign(model: LanguageModel, path: str, parameter: nn.Parameter) -> None:
-    owner_path, _, name = path.rpartition(".")
-    owner = find(model, owner_path)
-    assert isinstance(owner, nn.Module)
-    setattr(owner, name, parameter)
-
-
 def _check_vocabulary(model: LanguageModel, tokenizer: Tokenizer | None) -> None:
-    size = model.program.spec.environment.get("vocab_size")
-    if tokenizer is not None and isinstance(size, int) and tokenizer.vocab_size > size:
+    size = model.facts.vocab_size
+    if tokenizer is not None and size is not None and tokenizer.vocab_size > size:
         raise fail(
             "E0809",
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only {size}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, cast, overload
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
+from ..compiler.facts import facts
 from ..compiler.native.formats import Quantize, choose_formats, rules_of
 from ..compiler.program import Program
 from ..specs.diagnostics import fail
@@ -19,37 +21,78 @@ from .choose import make_executor, make_packed_executor
 from .execute import Executor
 from .gpu.cache_pool import CachePool
 from .gpu.executor import GpuExecutor
-from .named_inputs import check_named, other_ambient, positions
+from .late_tree import LateTree
+from .named_inputs import check_named, other_ambient, positions, table_rows
 from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
+from .recalled import Recalled
 from .storage import ParameterBinder, Signature, signature
 from .tokenizer import Tokenizer
-from .tree import Block, find, grow, scalar_operands
+from .tree import Block, assign, find, grow, scalar_operands
 
 if TYPE_CHECKING:
     from .generate import Generation
     from .prompts import Prompt
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(LateTree):
     """One spec with its weights. Paths of parameters are the checkpoint's names."""
 
-    def __init__(self, program: Program, *, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, program: Program | Recalled, *, tokenizer: Tokenizer | None = None) -> None:
+        """Of a program, with parameters on the meta device; or as it was recalled, whose tree grows when it is asked
+        for."""
         super().__init__()
-        self.program = program
+        self.facts = program.facts if isinstance(program, Recalled) else facts(program)
         self.tokenizer = tokenizer
         self.layout: Mapping[str, str] | None = None
         self.source: Path | None = None
         self.folder_eos_ids: tuple[int, ...] | None = None
         self.folder_repetition_penalty: float | None = None
         self.folder_decoder_start_id: int | None = None
-        self._graphs = grow(self, program.model)
-        self.retie()
         self._executor: tuple[Signature, Executor] | None = None
         self.quantize: Quantize | None = None
         self.cache_dtype: torch.dtype | None = None
         self._packed: Executor | None = None
         self._fixed: tuple[torch.device, torch.dtype] | None = None
+        self._program = None if isinstance(program, Recalled) else program
+        self._recalled = program if isinstance(program, Recalled) else None
+        if isinstance(program, Recalled):
+            self._recall(program)
+        else:
+            self._graphs = grow(self, program.model)
+            self.retie()
+
+    def _recall(self, recalled: Recalled) -> None:
+        """Run with the executor that there is already; the tree may wait."""
+        self._fixed, self.quantize = (torch.device("cpu"), recalled.dtype), recalled.quantize
+        if recalled.quantize is None:
+            self._executor = ((), recalled.executor)
+        else:
+            self._packed = recalled.executor
+        self.put_off(partial(self._grow_recalled, recalled))
+
+    def _grow_recalled(self, recalled: Recalled) -> None:
+        """The tree, on the tensors that the executor reads."""
+        program = self.program
+        with torch.inference_mode(False):
+            self._graphs = grow(self, program.model)
+            for path, spec in program.weights.parameters.items():
+                if path not in program.weights.ties:
+                    found = recalled.parameters.get(path)
+                    tensor = torch.empty(spec.shape, dtype=recalled.dtype, device="meta") if found is None else found
+                    is_trained = found is not None and spec.is_trained
+                    assign(self, path, nn.Parameter(tensor, requires_grad=is_trained))
+            self.retie()
+        if recalled.quantize is None:
+            self._fixed, self._executor = None, (signature(self.parameters()), recalled.executor)
+
+    @property
+    def program(self) -> Program:
+        """The compiled program; compiled now where the model was recalled without it."""
+        if self._program is None:
+            assert self._recalled is not None
+            self._program = self._recalled.compile()
+        return self._program
 
     def _tie(self, path: str, owner: str) -> None:
         parent, _, name = path.rpartition(".")
@@ -67,8 +110,7 @@ class LanguageModel(nn.Module):
     @property
     def max_seq_len(self) -> int | None:
         """The longest context, in tokens; None where the spec sets no limit."""
-        length = self.program.spec.environment.get("max_seq_len")
-        return length if isinstance(length, int) else None
+        return self.facts.max_seq_len
 
     @property
     def device(self) -> torch.device:
@@ -110,8 +152,8 @@ class LanguageModel(nn.Module):
         position = positions(tokens, attention_mask)
         self._check_length(int(position.max()) + 1)
         lengths = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-        ambient = {"position": position, "lengths": lengths, **other_ambient(self.program.model, values)}
-        if not self.program.states and (self.quantize is not None or not torch.is_grad_enabled()):
+        ambient = {"position": position, "lengths": lengths, **other_ambient(self.facts.inputs, values)}
+        if not self.facts.states and (self.quantize is not None or not torch.is_grad_enabled()):
             return unwrap(self.executor().run("prefill", values, ambient, {}))
         if self.quantize is not None:
             with torch.inference_mode():
@@ -132,7 +174,7 @@ class LanguageModel(nn.Module):
         values: the inputs by name, with the masks of other axes than the stream's.
         """
         executor = executor or self.executor()
-        tokens = values[self.program.model.inputs[0].name]
+        tokens = values[self.facts.inputs[0].name]
         if len(tokens) != cache.batch_size:
             raise fail("E0803", f"the cache was made for {cache.batch_size} rows, but there are {len(tokens)}")
         position = positions(tokens, attention_mask)
@@ -141,7 +183,7 @@ class LanguageModel(nn.Module):
         position = torch.where(position >= 0, position + cache.lengths[:, None], -1)
         ambient = {"position": position, "lengths": cache.lengths}
         if not cache.kept:
-            ambient |= other_ambient(self.program.model, values)
+            ambient |= other_ambient(self.facts.inputs, values)
         phase = "decode" if tokens.shape[1] == 1 else "prefill"
         outputs = executor.run(phase, values, ambient, cache.states, kept=cache.kept, last_token_only=last_token_only)
         cache.advance(new)
@@ -170,27 +212,28 @@ class LanguageModel(nn.Module):
         return {name: values[self.program.model.outputs[name]] for name in given}  # type: ignore[misc]
 
     def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor], *, is_later: bool) -> dict[str, Tensor]:
-        first = self.program.model.inputs[0]
+        first = self.facts.inputs[0]
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise fail("E0803", f"tokens must be [B, T] int64, not {list(tokens.shape)} {tokens.dtype}")
         if tokens.numel():
             self.check_ids([int(value) for value in torch.aminmax(tokens)])
-        check_named(self.program.model, named, len(tokens), is_later=is_later)
+        check_named(self.facts.inputs, named, len(tokens), is_later=is_later, rows_of=self._table_rows)
         return {**self.default_inputs(tokens), **named, first.name: tokens}
+
+    def _table_rows(self, name: str) -> int | None:
+        return table_rows(self.program.model, name)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raises E0803 for an id that the vocabulary does not have."""
-        size = self.program.spec.environment.get("vocab_size")
-        outside = next((id for id in ids if id < 0 or (isinstance(size, int) and id >= size)), None)
+        size = self.facts.vocab_size
+        outside = next((id for id in ids if id < 0 or (size is not None and id >= size)), None)
         if outside is not None:
             raise fail("E0803", f"token id {outside} is outside the vocabulary of {size}")
 
     def default_inputs(self, tokens: Tensor) -> dict[str, Tensor]:
         """The inputs that have a default, filled with it at the shape of the tokens."""
         return {
-            port.name: torch.full_like(tokens, port.default)
-            for port in self.program.model.inputs
-            if port.default is not None
+            port.name: torch.full_like(tokens, port.default) for port in self.facts.inputs if port.default is not None
         }
 
     def _check_length(self, length: int) -> None:
@@ -209,7 +252,7 @@ class LanguageModel(nn.Module):
         if dtype != self.dtype and not (isinstance(executor, NativeExecutor) and executor.takes_other_caches):
             raise fail(
                 "E0855",
-                f"{self.program.spec.name} keeps its states as {str(self.dtype).removeprefix('torch.')} here",
+                f"{self.facts.name} keeps its states as {str(self.dtype).removeprefix('torch.')} here",
                 help="another cache_dtype needs keys and values, and machine code for all of the model",
             )
         self.cache_dtype = dtype
@@ -250,7 +293,7 @@ class LanguageModel(nn.Module):
         if self.quantize is not None:
             raise fail(
                 "E0859",
-                f"the weights of {self.program.spec.name} are packed as {self.quantize}: it has no parameters",
+                f"the weights of {self.facts.name} are packed as {self.quantize}: it has no parameters",
                 help="load it without quantize",
             )
 
@@ -258,16 +301,18 @@ class LanguageModel(nn.Module):
         """What runs a model that is packed for a CPU, and holds its matrices. Raises E0861 where there is none."""
         if not isinstance(self._packed, NativeExecutor):
             what = "is not packed" if self._packed is None else "is packed for a GPU, and such matrices are not written"
-            raise fail("E0861", f"{self.program.spec.name} {what}", help="load it with quantize, on a CPU")
+            raise fail("E0861", f"{self.facts.name} {what}", help="load it with quantize, on a CPU")
         return self._packed
 
     def executor(self) -> Executor:
         """The Program bound to the present parameters; bound again after any of them changed."""
         if self._packed is not None:
             return self._packed
+        if self._executor is not None and self.is_put_off:
+            return self._executor[1]
         parameters = list(self.parameters())
         if any(parameter.is_meta for parameter in parameters):
-            raise fail("E0708", f"{self.program.spec.name} has no weights", help="load it with weights=DIR")
+            raise fail("E0708", f"{self.facts.name} has no weights", help="load it with weights=DIR")
         current = signature(parameters)
         if self._executor is None or self._executor[0] != current:
             with torch.inference_mode(False):
@@ -283,7 +328,7 @@ class LanguageModel(nn.Module):
         """
         limit = self.max_seq_len
         length = max_seq_len if max_seq_len is not None else limit
-        if length is None and has_constant_size(self.program.states):
+        if length is None and has_constant_size(self.facts.states):
             length = UNBOUNDED
         if length is None:
             remedy = "give max_seq_len: this architecture sets no limit of its own"
@@ -293,7 +338,7 @@ class LanguageModel(nn.Module):
         if limit is not None and length > limit:
             raise fail("E0801", f"a cache of {length} tokens is longer than the model's context of {limit}")
         return Cache(
-            self.program.states,
+            self.facts.states,
             batch_size=batch_size,
             max_seq_len=length,
             dtype=self.dtype,

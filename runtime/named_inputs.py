@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,10 @@ class Axis:
     mask: str
 
 
-def axes(model: Model) -> tuple[Axis, ...]:
+def axes(inputs: Iterable[GraphInput]) -> tuple[Axis, ...]:
     """The axes of a model's inputs, without the stream's."""
     found: dict[str, Axis] = {}
-    for port in model.inputs:
+    for port in inputs:
         name = axis_of(port.type)
         if name != STREAM and name not in found:
             found[name] = Axis(name=name, source=port, mask=mask_name(port.name))
@@ -38,18 +38,26 @@ def mask_name(name: str) -> str:
     return f"{prefix}_attention_mask" if prefix else "attention_mask"
 
 
-def prompt_input(model: Model) -> GraphInput | None:
+def prompt_input(inputs: Iterable[GraphInput]) -> GraphInput | None:
     """The input that a prompt goes to where it is not the stream itself: the first ids that are given once."""
-    return next((p for p in model.inputs if p.rate == "once" and p.type.dtype == "int64" and p.default is None), None)
+    return next((p for p in inputs if p.rate == "once" and p.type.dtype == "int64" and p.default is None), None)
 
 
-def check_named(model: Model, named: Mapping[str, Tensor], batch: int, *, is_later: bool) -> None:
+def check_named(
+    inputs: Sequence[GraphInput],
+    named: Mapping[str, Tensor],
+    batch: int,
+    *,
+    is_later: bool,
+    rows_of: Callable[[str], int | None],
+) -> None:
     """Raises E0804 for an input that the model does not have, lacks or got already, E0803 for one that does not fit.
 
-    `is_later`: the cache holds what is given once.
+    is_later: the cache holds what is given once; rows_of: entries of the table that the ids of an input are looked up
+    in, None where there is none.
     """
-    declared = {port.name: port for port in model.inputs}
-    masks = {axis.mask: axis.source for axis in axes(model)}
+    declared = {port.name: port for port in inputs}
+    masks = {axis.mask: axis.source for axis in axes(inputs)}
     for name in named:
         port = declared.get(name) or masks.get(name)
         if port is None:
@@ -60,12 +68,12 @@ def check_named(model: Model, named: Mapping[str, Tensor], batch: int, *, is_lat
                 f"{name} is given once, with the first tokens, and this cache holds it",
                 help="leave it out, or begin anew with cache.reset() or another cache",
             )
-    for port in model.inputs[1:]:
+    for port in inputs[1:]:
         if port.name in named:
             _check_shape(port, named[port.name], batch)
         elif port.default is None and not (is_later and port.rate == "once"):
             raise fail("E0804", f"this model needs its input {port.name!r}")
-    _check_ids(model, named)
+    _check_ids(inputs, named, rows_of)
 
 
 def _check_shape(port: GraphInput, value: Tensor, batch: int) -> None:
@@ -82,15 +90,20 @@ def _check_shape(port: GraphInput, value: Tensor, batch: int) -> None:
         )
 
 
-def _check_ids(model: Model, named: Mapping[str, Tensor]) -> None:
+def _check_ids(inputs: Sequence[GraphInput], named: Mapping[str, Tensor], rows_of: Callable[[str], int | None]) -> None:
     """Ids of what is given once lie within every table that they are looked up in."""
-    for port in model.inputs:
+    for port in inputs:
         if port.rate != "once" or port.name not in named or port.type.dtype != "int64":
             continue
         low, high = (int(value) for value in torch.aminmax(named[port.name]))
-        rows = min(_tables(model, port.name), default=None)
+        rows = rows_of(port.name)
         if low < 0 or (rows is not None and high >= rows):
             raise fail("E0803", f"{port.name} holds the id {low if low < 0 else high}, but its table has {rows} rows")
+
+
+def table_rows(model: Model, name: str) -> int | None:
+    """Rows of the smallest embedding that reads an input; None where none does."""
+    return min(_tables(model, name), default=None)
 
 
 def _tables(model: Model, name: str) -> Iterator[int]:
@@ -115,7 +128,7 @@ def made_up(model: Model, tokens: Tensor, count: int, generator: torch.Generator
         sizes = {"B": len(tokens), STREAM: tokens.shape[1]}
         shape = [dim if isinstance(dim, int) else sizes.get(dim, count) for dim in port.type.shape]
         if port.type.dtype == "int64":
-            rows = min(_tables(model, port.name), default=2)
+            rows = table_rows(model, port.name) or 2
             found[port.name] = torch.randint(0, rows, shape, generator=generator)
         else:
             found[port.name] = torch.randn(shape, generator=generator)
@@ -133,10 +146,10 @@ def positions(tokens: Tensor, attention_mask: Tensor | None, mask: str = "attent
     return torch.where(is_token, is_token.cumsum(dim=1) - 1, -1)
 
 
-def other_ambient(model: Model, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def other_ambient(inputs: Iterable[GraphInput], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Positions and lengths of every axis beside the stream whose input is given."""
     found: dict[str, Tensor] = {}
-    for axis in axes(model):
+    for axis in axes(inputs):
         source = named.get(axis.source.name)
         if source is not None:
             found[ambient_name("position", axis.name)] = positions(source, named.get(axis.mask), axis.mask)

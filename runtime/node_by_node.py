@@ -58,7 +58,7 @@ def compare(
     }
     lengths = torch.zeros(len(tokens), dtype=torch.int64)
     ambient = {"position": positions(tokens, None), "lengths": lengths}
-    ambient |= other_ambient(model.program.model, given or {})
+    ambient |= other_ambient(model.program.model.inputs, given or {})
     with torch.no_grad():
         for call in model.program.model.calls:
             operands = [

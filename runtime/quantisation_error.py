@@ -84,7 +84,7 @@ def sample(model: LanguageModel) -> Tensor:
     if model.tokenizer is not None:
         text = (packaged_folder() / "models" / "small" / "heldout.txt").read_text(encoding="utf-8")
         return windows(model.tokenizer.encode(text[:SAMPLE_CHARACTERS]), size, SAMPLE_WINDOWS)
-    vocab_size = model.program.spec.environment.get("vocab_size")
+    vocab_size = model.facts.vocab_size
     assert isinstance(vocab_size, int)
     return torch.randint(0, vocab_size, (SAMPLE_WINDOWS, size), generator=torch.Generator().manual_seed(0))
 
@@ -96,5 +96,5 @@ def _log_probabilities(model: LanguageModel, row: Tensor) -> Tensor:
     logits = found if isinstance(found, Tensor) else found["logits"]
     scores = logits[0, :-1].double().log_softmax(-1)
     if not bool(torch.isfinite(scores).all()):
-        raise fail("E0856", f"{model.program.spec.name} gives logits that are not finite")
+        raise fail("E0856", f"{model.facts.name} gives logits that are not finite")
     return scores

@@ -85,6 +85,14 @@ def find(root: nn.Module, path: str) -> object:
     return reduce(getattr, path.split(".") if path else (), root)
 
 
+def assign(root: nn.Module, path: str, parameter: nn.Parameter) -> None:
+    """Put a parameter at a dotted path whose owner is there."""
+    owner_path, _, name = path.rpartition(".")
+    owner = find(root, owner_path)
+    assert isinstance(owner, nn.Module)
+    owner.register_parameter(name, parameter)
+
+
 def grow(root: nn.Module, model: Model) -> dict[str, TrainGraph]:
     """Add every leaf and block of the model under `root`, on the meta device. Returns the graphs of unrepeated
     definitions."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from ..compiler.fields import evaluate_node
 from ..specs.diagnostics import fail
+from ..specs.source import Span
 from .sampling import Sampler, Sampling, top_logprobs
 
 if TYPE_CHECKING:
@@ -57,16 +57,16 @@ def unmasking_of(model: LanguageModel, *, steps: int | None, block_size: int | N
 
     Raises E0807 for values that such a model alone has a use for, E0810 for a mask outside of the vocabulary.
     """
-    spec = model.program.spec
-    section = None if spec.generation is None else spec.generation.get("unmasking")
-    if spec.generation is None or section is None:
+    said = cast("dict[str, object] | None", model.facts.generation.get("unmasking"))
+    if said is None:
         if steps is not None or block_size is not None:
-            raise fail("E0807", f"{spec.name} writes from left to right: steps and block_size mean nothing to it")
+            raise fail(
+                "E0807", f"{model.facts.name} writes from left to right: steps and block_size mean nothing to it"
+            )
         return None
-    said = cast("dict[str, object]", evaluate_node(section, spec.environment, is_text=True))
-    mask, size = said["mask_token_id"], spec.environment.get("vocab_size")
-    if not isinstance(mask, int) or mask < 0 or (isinstance(size, int) and mask >= size):
-        raise fail("E0810", f"the mask token {mask} is no id of the vocabulary of {size}", span=section.span)
+    mask, size = said["mask_token_id"], model.facts.vocab_size
+    if not isinstance(mask, int) or mask < 0 or (size is not None and mask >= size):
+        raise fail("E0810", f"the mask token {mask} is no id of the vocabulary of {size}", span=_said_at(model))
     return Unmasking(
         mask_token_id=mask,
         steps=steps if steps is not None else cast("int | None", said.get("steps")),
@@ -81,6 +81,13 @@ class Settled:
     row: int
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None
+
+
+def _said_at(model: LanguageModel) -> Span | None:
+    """Where the spec has the section."""
+    generation = model.program.spec.generation
+    section = None if generation is None else generation.get("unmasking")
+    return None if section is None else section.span
 
 
 def unmask(

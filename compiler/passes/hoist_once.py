@@ -46,6 +46,16 @@ def once_values(module: Module) -> set[str]:
     return once
 
 
+def kept_values(module: Module) -> set[str]:
+    """Those of `once_values` that calls after the first read."""
+    read = set(module.outputs.values())
+    for call in module.calls:
+        if call.rate != "once":
+            for value in call.inputs.values():
+                read |= set(value) if isinstance(value, tuple) else {value}
+    return once_values(module) & read
+
+
 def _is_once(value: str | tuple[str, ...], once: set[str]) -> bool:
     return set((value,) if isinstance(value, str) else value) <= once
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...compiler.lowered import value_types
 from ...compiler.program import Program
 from ...kernels.kernel import Phase
-from ..execute import Executor, State
-from ..native.values import value_types
+from ..execute import State, TorchExecutor
 from ..sampling import Drawing, Sampling
 from .buckets import batch_rows, prefill_tokens
 from .cache_pool import CachePool
@@ -31,8 +31,8 @@ class _Recorded:
     replay: Callable[[], None]
 
 
-class GpuExecutor(Executor):
-    """An Executor whose prefill sees few lengths and whose decoding is one graph launch a token."""
+class GpuExecutor(TorchExecutor):
+    """A TorchExecutor whose prefill sees few lengths and whose decoding is one graph launch a token."""
 
     def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
         super().__init__(program, parameters)

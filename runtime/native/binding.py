@@ -11,13 +11,11 @@ from torch import Tensor
 
 from ...compiler.ir import Call
 from ...compiler.native.body import AS_THEY_ARE, Operand
+from ...compiler.native.outline import Outline
 from ...compiler.native.sharing import buffer_count
-from ...compiler.native.source import NativeProgram
-from ...compiler.program import Program
 from ...specs.diagnostics import fail
 from ..execute import State
 from ..storage import Bound
-from ..tree import scalar_operands
 from .abi import CallStruct
 from .packing import pack, packed_bytes
 
@@ -26,8 +24,7 @@ from .packing import pack, packed_bytes
 class Binding:
     """A program's calls in C. `packed` holds the packed matrices by call and placeholder, those that were given too."""
 
-    program: Program
-    native: NativeProgram
+    outline: Outline
     library: ctypes.CDLL
     packed: dict[str, Tensor]
     calls: ctypes.Array[CallStruct] = field(init=False)
@@ -41,20 +38,21 @@ class Binding:
 
     def bind(self, parameters: Sequence[tuple[Bound, ...]]) -> None:
         """Fill the tables; `parameters` are those of each call. Raises E0753 where packed ones are not as expected."""
-        calls = self.program.module.calls
+        calls = self.outline.calls
         self.calls, self._paths, self._states = (CallStruct * len(calls))(), [], []
         self._kept, self._made = [], {}
         for index, (call, tensors) in enumerate(zip(calls, parameters, strict=True)):
-            lowered = self.program.module.definitions[call.definition]
+            interface = self.outline.interfaces[call.definition]
             self._bind_states(index, call)
-            if call.definition in self.native.definitions:
-                self._bind_call(self.calls[index], call, dict(zip(lowered.parameters, tensors, strict=True)))
+            if call.definition in self.outline.native.definitions:
+                self._bind_call(self.calls[index], call, dict(zip(interface.parameters, tensors, strict=True)))
         self._made.clear()
 
     def _bind_states(self, index: int, call: Call) -> None:
         """Room for the addresses of a call's own states and then of those that it borrows; what it stores of these."""
-        borrowed, sharing = self.native.sharing.borrowed.get(call.definition, ()), self.native.sharing
-        own = self.program.module.definitions[call.definition].states.values()
+        sharing = self.outline.native.sharing
+        borrowed = sharing.borrowed.get(call.definition, ())
+        own = self.outline.interfaces[call.definition].states.values()
         count = sum(map(buffer_count, [*(spec for _, spec in own), *(cache.spec for cache in borrowed)]))
         pointers, slots = (ctypes.c_void_p * max(1, count))(), (ctypes.c_int64 * max(1, count))()
         stores = [int(sharing.last[path] == index) for path in sharing.states.get(index, ())]
@@ -67,19 +65,19 @@ class Binding:
         entry.stores = ctypes.addressof(stored)
 
     def _bind_call(self, entry: CallStruct, call: Call, named: Mapping[str, Bound]) -> None:
-        definition = self.native.definitions[call.definition]
-        lowered = self.program.module.definitions[call.definition]
+        definition = self.outline.native.definitions[call.definition]
+        interface = self.outline.interfaces[call.definition]
         operands = [
             self._plain(operand, named) if operand.format in AS_THEY_ARE else self._packed(call, operand, named)
             for operand in definition.parameters
         ]
-        names = [*map(call.inputs.get, lowered.inputs), *map(call.outputs.get, lowered.outputs)]
-        numbers = [float(value) for value in scalar_operands(lowered, call).values()]  # type: ignore[arg-type]
+        names = [*map(call.inputs.get, interface.inputs), *map(call.outputs.get, interface.outputs)]
+        numbers = [float(call.binding.scalars[key]) for key in interface.scalars.values()]  # type: ignore[arg-type]
         addresses = (ctypes.c_void_p * max(1, len(operands)))(*(tensor.data_ptr() for tensor in operands))
         values = (ctypes.c_int64 * max(1, len(names)))(*map(self._place, names))
         scalars = (ctypes.c_double * max(1, len(numbers)))(*numbers)
         self._kept += [operands, addresses, values, scalars]
-        entry.function = self.native.function(call.definition)
+        entry.function = self.outline.native.function(call.definition)
         entry.values, entry.parameters = ctypes.addressof(values), ctypes.addressof(addresses)
         entry.scalars = ctypes.addressof(scalars)
 
@@ -117,9 +115,10 @@ class Binding:
     def _place(self, name: object) -> int:
         """Where a value between calls lies: floats a row, or -1-i for one that lies outside."""
         assert isinstance(name, str)
-        if name in self.native.outside:
-            return -1 - self.native.outside.index(name)
-        return self.native.slots[name].floats if name in self.native.slots else 0  # positions of a cache lie nowhere
+        native = self.outline.native
+        if name in native.outside:
+            return -1 - native.outside.index(name)
+        return native.slots[name].floats if name in native.slots else 0  # positions of a cache lie nowhere
 
     def point_at(self, states: Mapping[str, State]) -> None:
         """Let the table of each call name the buffers of these states."""

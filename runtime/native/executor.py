@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
 
@@ -13,83 +12,54 @@ from torch import Tensor
 
 from ...compiler.axes import STREAM, ambient_name, is_of_stream
 from ...compiler.native.formats import UNPACKED, Formats
-from ...compiler.native.regions import Part, Region, regions
+from ...compiler.native.outline import Outline
+from ...compiler.native.regions import Part, Region
 from ...compiler.native.slots import values_read
-from ...compiler.native.source import NativeProgram, write_program
-from ...compiler.pieces import refuse_pieces
-from ...compiler.program import PHASES, Program, native_is_on
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
-from ..execute import Executor, State, last_rows
+from ..execute import Executor, State, TorchExecutor, last_rows
 from ..named_inputs import axes
 from ..sampling import Drawing
-from ..storage import ParameterBinder, tensors_of
-from .abi import CallStruct, DecodingStruct, open_library
+from ..storage import Bound
+from .abi import CallStruct, DecodingStruct
 from .binding import Binding
 from .draw import make_draw
 from .frame import Frame, Memory, make_frame
 from .packing import SOURCES
 from .pieces import in_pieces, piece_of
 from .team import Team, team, thread_count
-from .toolchain import NoCompiler
-from .values import Values, value_types
+from .values import Values
 
 ONE_THREAD_BYTES = 2 << 20
 """Weights that one core reads faster than two agree about it."""
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-def refusal(program: Program, binder: ParameterBinder) -> str | None:
-    """Why the program does not run as machine code; None where it does."""
-    if not native_is_on():
-        return "it is switched off"
-    parameters = binder.tensors()
-    if program.target.device != "cpu" or any(parameter.device.type not in ("cpu", "meta") for parameter in parameters):
-        return "it is for the CPU"
-    kinds = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
-    if len(kinds) != 1 or next(iter(kinds)) not in _DTYPES:
-        return f"there are no kernels for {', '.join(sorted(str(kind) for kind in kinds))}"
-    return None
-
-
-def _source(program: Program, dtype: str, formats: Formats) -> NativeProgram:
-    """The program as C: as it was compiled, where its matrices are neither packed nor of another type."""
-    if program.native is not None and dtype == program.target.dtype and not formats:
-        return program.native
-    return write_program(program.module, dtype, program.spec.document.path, formats)
-
 
 class NativeExecutor(Executor):
-    """An Executor whose compiled calls run natively. Raises NoCompiler where nothing can be compiled.
+    """An Executor whose compiled calls run natively.
 
-    formats: of the matrices to pack; packed: those that are packed already, by call and placeholder.
+    library: the program, as `open_library` opened it; parameters: of each call; formats: of the matrices that are
+    packed; packed: those that are packed already, by call and placeholder; weight_bytes: of the parameters before they
+    are packed; slow: what runs the calls that were not compiled, where there are such.
     """
 
     def __init__(
         self,
-        program: Program,
-        binder: ParameterBinder,
+        outline: Outline,
+        library: ctypes.CDLL,
+        parameters: Sequence[tuple[Bound, ...]],
+        *,
+        dtype: torch.dtype,
+        weight_bytes: int,
         formats: Formats = UNPACKED,
         packed: Mapping[str, Tensor] = MappingProxyType({}),
+        slow: TorchExecutor | None = None,
     ) -> None:
-        self.formats = formats
-        self.dtype = next(one.dtype for one in binder.tensors() if one.is_floating_point())
-        self.native = _source(program, _DTYPES[self.dtype], formats)
-        if not self.native.definitions:
-            reason = next(iter(self.native.refused.values()))
-            raise NoCompiler(f"no part of it can be compiled: {reason.reason}")
-        self.library = open_library(self.native)
-        parameters = binder.bind(self.native.takes_parts)
-        super().__init__(program, [tuple(tensors_of(bound)) for bound in parameters])
-        self.weight_bytes = sum(parameter.nbytes for step in self.steps for parameter in step.operands["decode"])
-        self.types = value_types(program.module)
-        self.binding = Binding(program=program, native=self.native, library=self.library, packed=dict(packed))
+        self.outline, self.native, self.library = outline, outline.native, library
+        self.formats, self.dtype, self.weight_bytes, self.slow = formats, dtype, weight_bytes, slow
+        self.binding = Binding(outline=outline, library=library, packed=dict(packed))
         self.binding.bind(parameters)
-        self.cached = [path for path, spec in program.states.items() if STATES[spec.kind].may_be_shorter]
-        self.regions = regions(program.module, self.native)
-        self.runs_in_pieces = bool(program.states) and refuse_pieces(program.module) is None
-        self.memory = Memory(self.native, self.library)
+        self.cached = [path for path, spec in outline.states.items() if STATES[spec.kind].may_be_shorter]
+        self.memory = Memory(self.native, library)
 
     def run(
         self,
@@ -103,15 +73,15 @@ class NativeExecutor(Executor):
     ) -> dict[str, Tensor]:
         """As `Executor.run`; states are written in place. One thread of Python at a time: others wait."""
         batch, tokens = ambient["position"].shape
-        can_cut = not last_token_only or self.tail_is_tokenwise
+        can_cut = not last_token_only or self.outline.tail_is_tokenwise
         with self.team.lock:
-            if not (self.runs_in_pieces and can_cut) or tokens <= piece_of(batch):
+            if not (self.outline.runs_in_pieces and can_cut) or tokens <= piece_of(batch):
                 return self._pass_over(phase, inputs, ambient, states, kept, last_token_only)
             return in_pieces(
                 lambda given, around: self._pass_over(phase, given, around, states, kept, last_token_only),
                 inputs,
                 ambient,
-                self.types,
+                self.outline.types,
                 last_token_only=last_token_only,
             )
 
@@ -126,13 +96,13 @@ class NativeExecutor(Executor):
     ) -> dict[str, Tensor]:
         is_later = bool(kept)
         ambient, given = {**ambient, **(kept or {})}, {**inputs, **(kept or {})}
-        cuts_tail = last_token_only and ambient["position"].shape[1] > 1 and self.tail_is_tokenwise
-        parts = [part for part in self.regions if not (is_later and self._is_once(part))]
-        unreached = self.program.module.calls[-1].outputs.values() if cuts_tail else ()
+        cuts_tail = last_token_only and ambient["position"].shape[1] > 1 and self.outline.tail_is_tokenwise
+        parts = [part for part in self.outline.regions if not (is_later and self._is_once(part))]
+        unreached = self.outline.calls[-1].outputs.values() if cuts_tail else ()
         frame = self._frame(parts, ambient, given, states, without=unreached)
         if not is_later:
             self._make_room(states, frame.values.sizes)
-        tail = len(self.steps) - 1 if cuts_tail else len(self.steps)
+        tail = len(self.outline.calls) - int(cuts_tail)
         was_once: bool | None = None
         for part in parts:
             if self._is_once(part) is not was_once:  # what runs once may put other buffers in the place of a state
@@ -143,7 +113,7 @@ class NativeExecutor(Executor):
             elif part < tail:
                 self._run_in_torch(part, "prefill" if was_once else phase, frame.values, ambient, states)
         if kept is not None and not is_later:
-            kept |= {name: cast("Tensor", frame.values.outside[name]) for name in self.kept}
+            kept |= {name: cast("Tensor", frame.values.outside[name]) for name in self.outline.kept}
             kept |= {name: tensor for name, tensor in ambient.items() if not is_of_stream(name)}
         if cuts_tail:
             frame = self._run_tail(frame, phase, ambient, states)
@@ -152,7 +122,7 @@ class NativeExecutor(Executor):
     @property
     def takes_other_caches(self) -> bool:
         """Whether keys and values may be kept in another dtype than the model's: all that reads them is in C."""
-        return bool(self.cached) and all(isinstance(part, Region) for part in self.regions)
+        return bool(self.cached) and all(isinstance(part, Region) for part in self.outline.regions)
 
     @property
     def workspace_bytes(self) -> int:
@@ -161,9 +131,8 @@ class NativeExecutor(Executor):
 
     def release(self) -> None:
         """Let go of the tensors that packed ones stand for; what torch runs must not need them."""
-        for index, step in enumerate(self.steps):
-            if self.program.module.calls[index].definition in self.native.definitions:
-                self.steps[index] = replace(step, operands=dict.fromkeys(PHASES, ()))
+        if self.slow is not None:
+            self.slow.let_go(self.native.definitions)
 
     @property
     def team(self) -> Team:
@@ -174,10 +143,10 @@ class NativeExecutor(Executor):
     def can_decode(self) -> bool:
         """Whether decoding may run without Python: all that runs for each token is one region, from tokens to
         logits alone."""
-        logits = self.types[next(iter(self._results.values()))]
+        logits = self.outline.types[next(iter(self._results.values()))]
         return (
             [type(part) for part in self._stream] == [Region]
-            and [port.rate for port in self.program.model.inputs].count("stream") == 1
+            and [port.rate for port in self.outline.inputs].count("stream") == 1
             and list(self._results) == ["logits"]
             and logits.shape[:2] == ("B", "T")
         )
@@ -189,15 +158,15 @@ class NativeExecutor(Executor):
     @property
     def _stream(self) -> list[Part]:
         """What runs for each token."""
-        return [part for part in self.regions if not self._is_once(part)]
+        return [part for part in self.outline.regions if not self._is_once(part)]
 
     @property
     def _results(self) -> Mapping[str, str]:
         """The program's value of each output."""
-        return self.program.module.outputs
+        return self.outline.outputs
 
     def _is_once(self, part: Part) -> bool:
-        return part.is_once if isinstance(part, Region) else self.steps[part].is_once
+        return part.is_once if isinstance(part, Region) else self.outline.calls[part].rate == "once"
 
     def decode(
         self,
@@ -231,7 +200,7 @@ class NativeExecutor(Executor):
         chosen = torch.full((steps, len(tokens)), -1)
         stops = torch.tensor([*ends, -1])
         ambient = {"position": position, "lengths": held}
-        frame = self._frame(self._stream, ambient, {**kept, self.program.model.inputs[0].name: fed}, states)
+        frame = self._frame(self._stream, ambient, {**kept, self.outline.inputs[0].name: fed}, states)
         logits = cast("Tensor", frame.values.outside[self._results["logits"]])
         self.binding.point_at(states)
         draw = None if drawing is None else make_draw(drawing, logits.shape[-1], steps)
@@ -274,13 +243,13 @@ class NativeExecutor(Executor):
         """
         batch, tokens = ambient["position"].shape
         sizes = {"B": batch, STREAM: tokens}
-        for axis in axes(self.program.model):
+        for axis in axes(self.outline.inputs):
             position = ambient.get(ambient_name("position", axis.name))
             sizes |= {} if position is None else {axis.name: position.shape[1]}
         cached = next((states[path][0].dtype for path in self.cached if path in states), self.dtype)
         return make_frame(
             self.native,
-            self.types,
+            self.outline.types,
             self.dtype,
             memory or self.memory,
             without=without,
@@ -293,15 +262,15 @@ class NativeExecutor(Executor):
 
     def _make_room(self, states: dict[str, State], sizes: Mapping[str, int]) -> None:
         """Buffers for the states whose size is known only now, of the tokens that are given once."""
-        for index, (step, call) in enumerate(zip(self.steps, self.program.module.calls, strict=True)):
+        for call in self.outline.calls:
             definition = self.native.definitions.get(call.definition)
-            if definition is None or not step.is_once:
+            if definition is None or call.rate != "once":
                 continue
-            for path, spec in self.program.module.definitions[call.definition].states.values():
+            for path, spec in self.outline.interfaces[call.definition].states.values():
                 kind = STATES[spec.kind]
                 if kind.axis == "once":
                     room = kind.allocate(spec.sizes, sizes["B"], sizes[definition.axis], self.dtype, "cpu")
-                    states[self.program.module.calls[index].binding.own(path)] = room
+                    states[call.binding.own(path)] = room
 
     def _calls_from(self, first: int) -> int:
         """The address of a call and those after it."""
@@ -316,29 +285,30 @@ class NativeExecutor(Executor):
         self, index: int, phase: Phase, values: Values, ambient: Mapping[str, Tensor], states: dict[str, State]
     ) -> None:
         """A call that could not be compiled."""
-        step = self.steps[index]
+        assert self.slow is not None
+        step = self.slow.steps[index]
         given = [
             [values.read(v) for v in value] if isinstance(value, tuple) else values.read(value) for value in step.inputs
         ]
-        results = self.call(step, phase, given, ambient, states)
+        results = self.slow.call(step, phase, given, ambient, states)
         for name, value in zip(step.outputs, results, strict=True):
             values.write(name, value)
 
     def _run_tail(self, frame: Frame, phase: Phase, ambient: Mapping[str, Tensor], states: dict[str, State]) -> Frame:
         """The last call on each row's last token alone: what it reads is gathered into memory of its own."""
-        index, call = len(self.steps) - 1, self.program.module.calls[-1]
+        index, call = len(self.outline.calls) - 1, self.outline.calls[-1]
         rows, last = last_rows(ambient["position"])
         ambient = {**ambient, "position": ambient["position"][rows, last][:, None]}
 
         def cut(name: str) -> Tensor:
             whole = frame.values.outside[name] if name in frame.values.outside else frame.values.view(name)
             assert isinstance(whole, Tensor)
-            return whole[rows, last][:, None] if self.types[name].shape[:2] == ("B", STREAM) else whole
+            return whole[rows, last][:, None] if self.outline.types[name].shape[:2] == ("B", STREAM) else whole
 
         read = {name: cut(name) for name in values_read(call)}
         spare = Memory(self.native, self.library)
         given = {name: value for name, value in read.items() if name in self.native.outside}
-        tail = self._frame(self.regions[-1:], ambient, given, states, memory=spare)
+        tail = self._frame(self.outline.regions[-1:], ambient, given, states, memory=spare)
         for name, value in read.items():
             if name not in self.native.outside:
                 tail.values.write(name, value)

@@ -9,19 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...compiler.lowered import Module
 from ...compiler.native.slots import Slot
 from ...compiler.ops.declaration import TensorType
-
-
-def value_types(module: Module) -> dict[str, TensorType]:
-    """The type of every value between calls, the model's inputs among them."""
-    found = {port.name: port.type for port in module.model.inputs}
-    for call in module.calls:
-        lowered = module.definitions[call.definition]
-        for port, name in call.outputs.items():
-            found[name] = lowered.results[lowered.outputs.index(port)].meta["type"]
-    return found
 
 
 @dataclass(frozen=True, slots=True)

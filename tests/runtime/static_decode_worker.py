@@ -24,7 +24,7 @@ import llmc
 from llmc.compiler.lowered import type_of
 from llmc.compiler.program import Program
 from llmc.kernels.states import STATES
-from llmc.runtime.execute import Executor
+from llmc.runtime.execute import TorchExecutor
 
 BATCH, CAPACITY = 2, 640
 
@@ -104,7 +104,7 @@ def step(program: Program) -> None:
             torch.empty(formula.shape, dtype=dtypes[type_of(places[name]).dtype], device="cuda")
             for name, formula in lowered.parameters.items()
         ))  # fmt: skip
-    executor = Executor(program, parameters)
+    executor = TorchExecutor(program, parameters)
     states = {
         path: STATES[spec.kind].allocate(spec.sizes, BATCH, CAPACITY, torch.bfloat16, "cuda")
         for path, spec in program.states.items()

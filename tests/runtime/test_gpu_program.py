@@ -12,7 +12,7 @@ import llmc
 from llmc.compiler.program import kernels_are_on, passes_are_on
 from llmc.kernels.gpu.op import is_interpreted
 from llmc.kernels.tolerance import assert_close
-from llmc.runtime.execute import Executor
+from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.storage import ParameterBinder, tensors_of
 
 SMALL = {"hidden_size": 32, "num_heads": 4, "vocab_size": 31, "intermediate_size": 24}
@@ -39,7 +39,7 @@ def test_it_continues_a_ragged_prompt_as_on_a_cpu(spec: str) -> None:
     assert chosen.get("attend_cached", chosen.get("latent_attend_cached")) == "triton_decode"
     assert chosen[APPENDS.get(spec, "kv_latent_append")] == "triton"
     bound = ParameterBinder(model, program).bind()
-    executor = Executor(program, [tuple(tensors_of(one)) for one in bound])
+    executor = TorchExecutor(program, [tuple(tensors_of(one)) for one in bound])
     tokens = torch.randint(0, 31, (2, 9), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :2] = False

@@ -14,7 +14,7 @@ import torch
 import llmc
 from llmc.compiler.program import native_is_on
 from llmc.runtime.choose import _say_once  # pyright: ignore[reportPrivateUsage]
-from llmc.runtime.execute import Executor
+from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.native import objects
 from llmc.runtime.native.executor import NativeExecutor
 from llmc.runtime.native.objects import shared_library, without_comments
@@ -114,7 +114,7 @@ def test_without_a_compiler_torch_runs_and_says_why_once(
     tokens = torch.tensor([[1, 2, 3, 4]])
     models = [llmc.load("llama", params=PARAMS) for _ in range(2)]
     given = [model(tokens, cache=model.new_cache(1, 8)) for model in models]
-    assert all(type(model.executor()) is Executor for model in models)
+    assert all(type(model.executor()) is TorchExecutor for model in models)
     said = capsys.readouterr().err
     assert said.count("there is no C compiler here") == 1
     monkeypatch.delenv("CC")

@@ -16,7 +16,7 @@ from llmc.compiler.program import Program, compile_model
 from llmc.compiler.select import choose, request_of
 from llmc.kernels import registry
 from llmc.kernels.tolerance import assert_close, error_ratio
-from llmc.runtime.execute import Executor
+from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.storage import ParameterBinder, tensors_of
 from llmc.specs.diagnostics import LlmcError
@@ -72,9 +72,9 @@ graph:
 """
 
 
-def executor(model: LanguageModel, program: Program) -> Executor:
+def executor(model: LanguageModel, program: Program) -> TorchExecutor:
     bound = ParameterBinder(model, program).bind()
-    return Executor(program, [tuple(tensors_of(operands)) for operands in bound])
+    return TorchExecutor(program, [tuple(tensors_of(operands)) for operands in bound])
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def command(
     tokens = torch.randint(0, size, (1, count), generator=torch.Generator().manual_seed(seed))
     log("running the reference")
     given = made_up(model.program.model, tokens, count + 3, torch.Generator().manual_seed(seed + 1))
-    source = prompt_input(model.program.model)
+    source = prompt_input(model.program.model.inputs)
     prompt = None if source is None else given[source.name]
     found = compare(model, tokens, reference_trace(folder, tokens, prompt), given)
     first = next((one for one in found if one.has_parted), None)
