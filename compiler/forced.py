@@ -11,7 +11,7 @@ from ..kernels.kernel import Request
 from ..kernels.registry import kernels_for
 from ..specs.diagnostics import Diagnostic, LlmcError, Note, did_you_mean, quoted
 from ..specs.source import Span, YamlMap, YamlNode, YamlScalar
-from .lowered import Lowered, Module, Site
+from .lowered import Lowered, Module, Site, names
 
 KEY = "x-kernels"
 MARK = "forced"
@@ -21,6 +21,11 @@ MARK = "forced"
 def forced_kernel(node: fx.Node) -> str | None:
     """The kernel that the spec asks for at this node."""
     return cast("str | None", node.meta.get(MARK))
+
+
+def named(section: YamlNode | None) -> frozenset[str]:
+    """The keys of the section: ops and paths."""
+    return frozenset(section.entries) if isinstance(section, YamlMap) else frozenset()
 
 
 def force_kernels(
@@ -37,7 +42,7 @@ def force_kernels(
             (node, site)
             for lowered in module.definitions.values()
             for node, site in lowered.sites()
-            if key == site.op.name or f".{site.path}".endswith(f".{key}")
+            if names(key, site)
         ]
         if not nodes:
             known = {name for definition in module.definitions.values() for name in _names(definition)}
@@ -78,9 +83,9 @@ def _refusal(site: Site, kernel: str, requests: tuple[Request, ...], span: Span)
         return None
     found = [one for one in kernels_for(site.op.name) if one.name == kernel]
     if not found:
-        names = ["reference", *dict.fromkeys(one.name for one in kernels_for(site.op.name))]
+        known = ["reference", *dict.fromkeys(one.name for one in kernels_for(site.op.name))]
         message = f"{site.op.name} has no kernel {quoted(kernel)}"
-        return _problem(message, span, did_you_mean(kernel, names) or f"take one of {', '.join(names)}")
+        return _problem(message, span, did_you_mean(kernel, known) or f"take one of {', '.join(known)}")
     reasons = {request.phase: one.refusal(request) for one in found for request in requests}
     if None in reasons.values():
         return None

@@ -84,6 +84,12 @@ class Module:
     definitions: dict[str, Lowered]
     calls: list[Call]
     outputs: dict[str, str]
+    named: frozenset[str] = frozenset()
+    """The ops and paths that `x-kernels` names: a pass that joins such a node with another would take it away."""
+
+    def is_named(self, site: Site) -> bool:
+        """Whether `x-kernels` names the node, by its op or by the end of its path."""
+        return any(names(key, site) for key in self.named)
 
     def calls_of(self, definition: str) -> list[Call]:
         return [call for call in self.calls if call.definition == definition]
@@ -108,6 +114,11 @@ def value_types(module: Module) -> dict[str, TensorType]:
         for port, name in call.outputs.items():
             found[name] = lowered.results[lowered.outputs.index(port)].meta["type"]
     return found
+
+
+def names(key: str, site: Site) -> bool:
+    """Whether a key of `x-kernels` means the node."""
+    return key == site.op.name or f".{site.path}".endswith(f".{key}")
 
 
 def site_of(node: fx.Node) -> Site:

@@ -15,6 +15,7 @@ _BACKWARD = frozenset(
         "rope_kv_full_append",
         "rope_kv_window_append",
         "attend_cached",
+        "append_attend",
         "latent_attend_cached",
         "shared_keys",
         "attend_shared",

@@ -12,7 +12,7 @@ from torch import fx
 from ..kernels.kernel import Phase
 from ..specs.diagnostics import fail
 from .forced import KEY as FORCED
-from .forced import force_kernels
+from .forced import force_kernels, named
 from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
@@ -126,6 +126,7 @@ def compile_model(
         weights = weight_map(spec, model)
     with phase("lower", on_phase):
         module = lower(model)
+        module.named = named(spec.document.root.get(FORCED))
         verify(module, "lower")
     before = module.count_ops()
     rewrites: dict[str, int] = {}

@@ -55,6 +55,26 @@ KERNELS: tuple[Kernel, ...] = (
         name="sdpa", op="attend_cached", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
     ),
     Kernel(
+        name="triton_joined",
+        op="append_attend",
+        implementation="attention.triton_append_attend:append_attend",
+        serves="attention.triton_append_attend:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="triton_apart",
+        op="append_attend",
+        implementation="attention.append_attend:append_attend",
+        serves="attention.append_attend:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="sdpa",
+        op="append_attend",
+        implementation="attention.append_attend:append_attend_sdpa",
+        serves="attention.append_attend:serves_sdpa",
+    ),
+    Kernel(
         name="triton",
         op="kv_full_append",
         implementation="cache.triton_append:kv_full_append",

@@ -9,6 +9,7 @@ from .add import ADD
 from .add_layer_norm import ADD_LAYER_NORM
 from .add_rms_norm import ADD_RMS_NORM
 from .add_rms_norm_linear import ADD_RMS_NORM_LINEAR
+from .append_attend import APPEND_ATTEND
 from .attend_cached import ATTEND_CACHED
 from .attend_shared import ATTEND_SHARED
 from .attention import ATTENTION
@@ -134,6 +135,7 @@ OPS: tuple[Op, ...] = (
     CROSS_KV_APPEND,
     CROSS_KV_READ,
     ATTEND_CACHED,
+    APPEND_ATTEND,
     KV_LATENT_APPEND,
     LATENT_ATTEND_CACHED,
     ZEROS_LIKE,

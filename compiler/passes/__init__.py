@@ -9,6 +9,7 @@ from .drop_dropout import drop_dropout
 from .eliminate_dead import eliminate_dead
 from .eliminate_unread import eliminate_unread
 from .fuse_add_norm import fuse_add_norm
+from .fuse_append_attend import fuse_append_attend
 from .fuse_gated_activation import fuse_gated_activation
 from .fuse_norm_linear import fuse_norm_linear
 from .fuse_projections import fuse_projections
@@ -31,5 +32,5 @@ PASSES: tuple[Pass, ...] = (
     eliminate_dead,
 )
 
-GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append, fuse_norm_linear)
+GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append, fuse_append_attend, fuse_norm_linear)
 """Those that follow where the target is a GPU."""

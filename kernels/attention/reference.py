@@ -1,4 +1,5 @@
-"""The definition of softmax attention, over a call's own tokens (`attention`) and over a cache (`attend_cached`).
+"""The definition of softmax attention, over a call's own tokens (`attention`), over a cache (`attend_cached`), and with
+the cache's append before it (`append_attend`).
 
 Which key a query sees depends on the two positions only, never on where a token lies in the batch: padding on the left
 or on the right, ragged rows and a ring buffer need no other rule.
@@ -7,11 +8,17 @@ or on the right, ragged rows and a ring buffer need no other rule.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..cache import reference as cache
+from ..cache.reference import KvState
+from ..norm.reference import rms_norm
+from ..rope.reference import RopeLayout, rope_apply
 
 MaskKind: TypeAlias = Literal["causal", "bidirectional"]
 
@@ -193,3 +200,74 @@ def attention(
         distance_bias=distance_bias,
         sink=sink,
     )
+
+
+def append_attend(
+    *,
+    state: KvState,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    position: Tensor,
+    lengths: Tensor,
+    heads: int,
+    key_dim: int,
+    value_dim: int,
+    ring: int | None = None,
+    table: Tensor | None = None,
+    rotary_dim: int | None = None,
+    layout: RopeLayout = "half",
+    q_norm_weight: Tensor | None = None,
+    k_norm_weight: Tensor | None = None,
+    norm_eps: float = 0.0,
+    norm_offset: float = 0.0,
+    window: int | None = None,
+    chunk: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi: bool = False,
+    distance_bias: Tensor | None = None,
+    sink: Tensor | None = None,
+    is_static: bool = False,
+) -> tuple[Tensor, KvState]:
+    """Adds tokens to a cache, in place, and attends to all that it then holds, causally.
+
+    q `[B, T, H*D]`, k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]`; state, position, lengths and sizes are those of
+    `kv_full_append`, or with `ring` of `kv_window_append` for a window of that size. With weights `[D]` the heads of q
+    and of k are normed first (`rms_norm`, both or neither), with `table` both are turned then (`rope_apply`). The other
+    arguments are those of `attend_cached` -> out `[B, T, H*Dv]` and the state.
+    """
+    if q_norm_weight is not None and k_norm_weight is not None:
+        q = rms_norm(x=q, weight=q_norm_weight, eps=norm_eps, weight_offset=norm_offset, head_dim=key_dim)
+        k = rms_norm(x=k, weight=k_norm_weight, eps=norm_eps, weight_offset=norm_offset, head_dim=key_dim)
+    if table is not None:
+        q, k = (rope_apply(x=x, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout) for x in (q, k))
+    append = cache.kv_full_append if ring is None else partial(cache.kv_window_append, window=ring)
+    state, keys, values, at = append(
+        state=state,
+        k=k,
+        v=v,
+        position=position,
+        lengths=lengths,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        is_static=is_static,
+    )
+    out = attend_cached(
+        q=q,
+        keys=keys,
+        values=values,
+        key_position=at,
+        position=position,
+        head_dim=key_dim,
+        v_head_dim=value_dim,
+        window=window,
+        chunk=chunk,
+        scale=scale,
+        softcap=softcap,
+        alibi=alibi,
+        distance_bias=distance_bias,
+        sink=sink,
+    )
+    return out, state

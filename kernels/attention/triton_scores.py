@@ -46,6 +46,21 @@ def bent(b_score, softcap):
 
 
 @triton.jit
+def join(b_out, b_top, b_sum, b_score, b_value):
+    """A running softmax `(sum of weighed values [M, V], largest score [M], sum of weights [M])` with more keys.
+
+    b_score `[M, N]` in units of ln 2, -inf where a key is not seen; b_value `[N, V]`, in whose dtype weights are taken.
+    """
+    b_new = tl.maximum(b_top, tl.max(b_score, 1))
+    b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
+    b_weight = tl.exp2(b_score - b_base[:, None])
+    b_keep = tl.exp2(b_top - b_base)
+    b_sum = b_sum * b_keep + tl.sum(b_weight, 1)
+    b_more = tl.dot(b_weight.to(b_value.dtype), b_value, input_precision="ieee")
+    return b_out * b_keep[:, None] + b_more, b_new, b_sum
+
+
+@triton.jit
 def alibi_slope(b_head, power):
     """`reference.alibi_slopes`, each at its head. power: the largest power of two that is not above the heads."""
     b_exact = (b_head + 1) * 8.0 / power

@@ -20,7 +20,7 @@ from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.target import target_of
 from ..gpu.tuning import Config, Key, Tunable
 from .triton_combine import combine, shares_of
-from .triton_scores import alibi_slope, bent, seen_range
+from .triton_scores import alibi_slope, bent, join, seen_range
 
 KIB = 1024
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -140,15 +140,9 @@ def share_kernel(
             p_near = p_distance + o_head[:, None] * (2 * reach + 1) + o_distance
             b_score += tl.load(p_near, mask=m_seen, other=0.0).to(tl.float32)
         b_score = tl.where(m_seen, b_score * LOG2_E, float("-inf"))
-        b_new = tl.maximum(b_top, tl.max(b_score, 1))
-        b_base = tl.where(b_new == float("-inf"), 0.0, b_new)
-        b_weight = tl.exp2(b_score - b_base[:, None])
-        b_keep = tl.exp2(b_top - b_base)
-        b_top = b_new
-        b_sum = b_sum * b_keep + tl.sum(b_weight, 1)
         p_block = p_values + o_value[:, None] + o_v[None, :]
         b_value = tl.load(p_block, mask=m_slot[:, None] & m_v[None, :], other=0.0).to(b_q.dtype)
-        b_out = b_out * b_keep[:, None] + tl.dot(b_weight.to(b_q.dtype), b_value, input_precision="ieee")
+        b_out, b_top, b_sum = join(b_out, b_top, b_sum, b_score, b_value)
 
     b_out = b_out * (value_scale / tl.where(b_sum > 0.0, b_sum, 1.0))[:, None]
     if IS_WHOLE:

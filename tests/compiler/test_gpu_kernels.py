@@ -14,6 +14,7 @@ MEANT = (
     "attention", "attend_cached", "latent_attend_cached", "scan", "short_conv", "experts", "router", "ternary_linear",
     "rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "group_norm", "l2_norm", "kv_full_append",
     "kv_window_append", "kv_latent_append", "rope_kv_full_append", "rope_kv_window_append", "rope_apply",
+    "append_attend",
 )  # fmt: skip
 READS_THE_HOST = {("prefill", "kv_latent_append")}
 """What a prompt expands is cut at the longest row; a decode step is never cut."""
@@ -46,11 +47,11 @@ def _is_triton(op: str, name: str) -> bool:
 
 def test_an_unknown_architecture_has_no_kernels_and_says_which_are_known() -> None:
     program = build("llama_tiny", device="cuda:sm_75")
-    (choice,) = [choice for choice in program.kernels["decode"]["layer"] if choice.op == "attend_cached"]
+    (choice,) = [choice for choice in program.kernels["decode"]["layer"] if choice.op == "append_attend"]
     reasons = dict(choice.refused)
     assert choice.kernel == "sdpa"
-    assert "sm_75" in reasons["triton_decode"]
-    assert "sm_90" in reasons["triton_decode"]
+    assert "sm_75" in reasons["triton_joined"]
+    assert "sm_90" in reasons["triton_joined"]
 
 
 def test_on_a_cpu_no_triton_module_is_imported() -> None:

@@ -75,9 +75,9 @@ def shown(value: object, names: Mapping[fx.Node, str]) -> object:
 
 
 def fixture(rewrite: Pass) -> Module:
-    """What the pass is given alone; a pass for GPUs comes after all the usual ones."""
+    """What the pass is given alone; a pass for GPUs comes after all the usual ones and those for GPUs before it."""
     module = lower(check(FIXTURES / f"{rewrite.__name__}.yaml"))
-    for usual in PASSES if rewrite in GPU_PASSES else ():
+    for usual in (*PASSES, *GPU_PASSES[: GPU_PASSES.index(rewrite)]) if rewrite in GPU_PASSES else ():
         usual(module)
     return module
 

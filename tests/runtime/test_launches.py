@@ -1,0 +1,79 @@
+"""What a decoded token really launches: Triton kernels and torch's operators that compute, counted while it runs."""
+
+# pyright: basic
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton")
+
+from triton.runtime.interpreter import GridExecutor
+
+import llmc
+from llmc.compiler.program import kernels_are_on, passes_are_on
+from llmc.kernels.gpu.op import is_interpreted
+from llmc.runtime.execute import Executor
+from llmc.runtime.storage import ParameterBinder, tensors_of
+
+SIZES = {
+    "hidden_size": 32, "num_heads": 2, "num_kv_heads": 1, "vocab_size": 31, "intermediate_size": 24, "num_layers": 1,
+    "max_seq_len": 256,
+}  # fmt: skip
+FREE = (
+    "view", "expand", "permute", "transpose", "slice", "select", "split", "split_with_sizes", "unsqueeze", "detach",
+    "alias", "empty", "new_empty", "_unsafe_view", "as_strided", "t", "llmc",
+)  # fmt: skip
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators that are no views and allocate no more than memory, outside the interpreter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+        self.is_launching = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = str(func).split(".")[0 if str(func).startswith("llmc") else 1]
+        if not self.is_launching and name not in FREE:
+            self.found[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not (is_interpreted() and kernels_are_on() and passes_are_on()), reason="about interpreted kernels")
+def test_a_layer_is_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a token in a cache of 256 slots, which one key head cuts into shares: two layers against one."""
+    launch = GridExecutor.__call__
+    counts = []
+    for layers in (1, 2):
+        counting = Counting()
+
+        def counted(self: Any, *args: Any, counting: Counting = counting, **kwargs: Any) -> Any:
+            counting.found[self.fn.__name__] += 1
+            counting.is_launching = True
+            try:
+                return launch(self, *args, **kwargs)
+            finally:
+                counting.is_launching = False
+
+        sizes = {**SIZES, "num_layers": layers + 1}
+        model = llmc.load("llama", params=sizes, dtype="float16")
+        program = llmc.build("llama", params=sizes, device="cuda:sm_90", dtype="float16")
+        executor = Executor(program, [tuple(tensors_of(one)) for one in ParameterBinder(model, program).bind()])
+        cache = model.new_cache(1, 256)
+        with torch.inference_mode():
+            model.run_program({"tokens": torch.tensor([[1, 2, 3]])}, cache, None, executor=executor)
+            monkeypatch.setattr(GridExecutor, "__call__", counted)
+            ambient = {"position": torch.tensor([[3]]), "lengths": torch.tensor([3])}
+            with counting:
+                executor.run("decode", {"tokens": torch.tensor([[4]])}, ambient, cache.states)
+            monkeypatch.undo()
+        counts.append(counting.found)
+    of_a_layer = counts[1] - counts[0]
+    assert of_a_layer["append_attend_kernel"] == 1
+    assert of_a_layer.total() == 5, dict(of_a_layer)
