@@ -309,7 +309,7 @@ def append_attend(
     sink: Tensor | None = None,
     is_static: bool = False,
 ) -> tuple[Tensor, KvState]:
-    """Arguments and result are those of the reference, for one token a row, whichever is asked of `is_static`. Raises ValueError for more."""
+    """Arguments and result are those of the reference's `is_static`, for one token a row. Raises ValueError for more."""
     if position.shape[1] != 1:
         raise ValueError(f"one token a row is added, not {position.shape[1]}")
     out = _append_attend(
