@@ -309,7 +309,7 @@ def append_attend(
     sink: Tensor | None = None,
     is_static: bool = False,
 ) -> tuple[Tensor, KvState]:
-    """Arguments and result are those of the reference's `is_static`, for one token a row. Raises ValueError for more."""
+    """Arguments and result are those of the reference with `is_static`, for one token a row, else ValueError."""
     if position.shape[1] != 1:
         raise ValueError(f"one token a row is added, not {position.shape[1]}")
     out = _append_attend(
