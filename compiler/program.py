@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from torch import fx
 
@@ -18,10 +19,12 @@ from .lower import lower
 from .lowered import Module, identifier
 from .native.formats import Formats
 from .native.source import NativeProgram, write_program
+from .native.split import split_refused
 from .ops.declaration import StateSpec
 from .passes import GPU_PASSES, PASSES, Pass
 from .passes.fuse_norm_linear import fuse_norm_linear
 from .phases import PhaseObserver, phase
+from .places import Places
 from .plan import Plan, model_states, plan
 from .select import Choice, Selection, Target, request_of, select
 from .spec import Spec
@@ -77,14 +80,18 @@ class Program:
         return replace(self, selections=selections)
 
     def _choices(self, definition: str, selection: Selection) -> tuple[Choice, ...]:
-        """Machine code runs the whole of a definition, or nothing of it."""
+        """Machine code runs the whole of a definition, or nothing of it: then the nodes that it could not run say why,
+        and the others say for whose sake they are there."""
         if self.native is None:
             return selection.choices
         if definition in self.native.definitions:
             return tuple(replace(choice, kernel="native", refused=()) for choice in selection.choices)
         found = self.native.refused[definition]
-        reason = f"{found.path}: {found.reason}" if found.path else found.reason
-        return tuple(replace(choice, refused=(("native", reason), *choice.refused)) for choice in selection.choices)
+        own = self.native.refused_nodes[definition]
+        return tuple(
+            replace(choice, refused=(("native", own.get(choice.path, str(found))), *choice.refused))
+            for choice in selection.choices
+        )
 
     @property
     def states(self) -> Mapping[str, StateSpec]:
@@ -137,21 +144,22 @@ def compile_model(
             rewrites[rewrite.__name__] = rewrite(module)
             verify(module, rewrite.__name__)
     target = Target(device=device, dtype=dtype, use_kernels=kernels_are_on())
-    with phase("select", on_phase):
+    with phase("x-kernels", on_phase):
         force_kernels(
             module,
             spec.document.root.get(FORCED),
             lambda node, site: tuple(request_of(node, site, name, target) for name in PHASES),
         )
+    native = None
+    if device == "cpu" and native_is_on():
+        with phase("machine code", on_phase):
+            native = _native(module, dtype, spec.document.path)
+    with phase("select", on_phase):
         selections: dict[Phase, Mapping[str, Selection]] = {name: select(module, name, target) for name in PHASES}
     with phase("plan", on_phase):
         length = spec.environment.get("max_seq_len")
         context = length if isinstance(length, int) else 2048
         sizes = plan(model, weights.ties, context=context, dtype=dtype)
-    native = None
-    if device == "cpu" and native_is_on():
-        with phase("machine code", on_phase):
-            native = write_program(module, dtype, spec.document.path)
     return Program(
         spec=spec,
         model=model,
@@ -165,6 +173,15 @@ def compile_model(
         rewrites=rewrites,
         native=native,
     )
+
+
+def _native(module: Module, dtype: str, document: Path) -> NativeProgram:
+    """The program as C. Definitions that only a part of has code are cut into parts first."""
+    native = write_program(module, dtype, document)
+    if native.refused and split_refused(module, dtype, Places(document)):
+        verify(module, "split_refused")
+        native = write_program(module, dtype, document)
+    return native
 
 
 def _compose(module: Module, selections: Mapping[str, Selection]) -> fx.GraphModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -60,13 +61,7 @@ def write_definition(
     dtype: of weights that are not packed; places: how comments name the spec's lines; formats: of packed parameters;
     lent and borrowed: the caches that it shares with other calls.
     """
-    body = Body(lowered, formats, _axis(lowered, borrowed), lent, borrowed)
-    ports = _know_inputs(body)
-    for name in lowered.ambient:
-        node = lowered.placeholders[name]
-        rows, shape = rows_of(type_of(node))
-        pointer = f"pass->{ambient_parts(name)[0]}"
-        body.known[node] = Place(pointer=pointer, shape=shape, stride=1, rows=rows, ctype="int64_t")
+    body, ports = _open(lowered, formats, lent, borrowed)
     for node in lowered.graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem:
             _write_node(body, node, dtype, places)
@@ -83,6 +78,40 @@ def write_definition(
         headers=tuple(body.headers),
         sources=tuple(body.sources),
     )
+
+
+def refused_nodes(
+    lowered: Lowered, dtype: str, places: Places, *, lent: Mapping[str, Part], borrowed: Sequence[Borrowed]
+) -> dict[fx.Node, NotNative]:
+    """The nodes of a definition that have no code, each with the reason, were the others' results handed in.
+
+    The arguments are those of `write_definition`. Raises NotNative where the definition as a whole has none.
+    """
+    body, _ = _open(lowered, {}, lent, borrowed)
+    found: dict[fx.Node, NotNative] = {}
+    for node, _site in lowered.sites():
+        try:
+            _write_node(body, node, dtype, places)
+        except NotNative as reason:
+            found[node] = reason
+            for value in (node, *(user for user in node.users if user.target is operator.getitem)):
+                with suppress(NotNative):  # what has no rows stays unknown, and its readers have no code either
+                    body.known[value] = _caller_place(type_of(value), value.name)
+    return found
+
+
+def _open(
+    lowered: Lowered, formats: Mapping[str, str], lent: Mapping[str, Part], borrowed: Sequence[Borrowed]
+) -> tuple[Body, list[Port | None]]:
+    """A body that knows what the definition is given, and the ports by which it is."""
+    body = Body(lowered, formats, _axis(lowered, borrowed), lent, borrowed)
+    ports = _know_inputs(body)
+    for name in lowered.ambient:
+        node = lowered.placeholders[name]
+        rows, shape = rows_of(type_of(node))
+        pointer = f"pass->{ambient_parts(name)[0]}"
+        body.known[node] = Place(pointer=pointer, shape=shape, stride=1, rows=rows, ctype="int64_t")
+    return body, ports
 
 
 def _axis(lowered: Lowered, borrowed: Sequence[Borrowed]) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...kernels.native.node import NotNative
-from ..lowered import Module
+from ..lowered import Lowered, Module, site_of
 from ..places import Places
 from .body import AS_THEY_ARE
 from .buffers import rounded
-from .definition import NativeDefinition, write_definition
+from .definition import NativeDefinition, refused_nodes, write_definition
 from .formats import UNPACKED, Formats
 from .function import function_name
 from .sharing import Sharing, sharing
@@ -28,6 +28,8 @@ class NativeProgram:
     definitions: Mapping[str, NativeDefinition]
     refused: Mapping[str, NotNative]
     """The definitions that torch runs, with the reason."""
+    refused_nodes: Mapping[str, Mapping[str, str]]
+    """By definition that torch runs and path of a node, why that one has no code; the others are there for its sake."""
     slots: Mapping[str, Slot]
     """Where the values lie that calls of one axis hand to each other."""
     outside: tuple[str, ...]
@@ -77,12 +79,14 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
         except NotNative as reason:
             refused[name] = reason
     refused |= _refuse_together(definitions, caches)
+    reasons = {name: _reasons(module.definitions[name], dtype, places, caches) for name in refused}
     slots, values_floats, crossing = place_values(module, definitions, caches)
     inputs = [port.name for port in module.model.inputs]
     return NativeProgram(
         text=_text(definitions, dtype),
         definitions=definitions,
         refused=refused,
+        refused_nodes=reasons,
         slots=slots,
         outside=(*inputs, *crossing, *module.outputs.values()),
         sharing=caches,
@@ -96,6 +100,16 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
             *dict.fromkeys(source for d in definitions.values() for source in d.sources),
         ),
     )
+
+
+def _reasons(lowered: Lowered, dtype: str, places: Places, caches: Sharing) -> Mapping[str, str]:
+    """By path of a node, why it has no code; empty where the reason is the definition as a whole."""
+    lent, borrowed = caches.lent.get(lowered.name, {}), caches.borrowed.get(lowered.name, ())
+    try:
+        found = refused_nodes(lowered, dtype, places, lent=lent, borrowed=borrowed)
+    except NotNative:
+        return {}
+    return {reason.path or site_of(node).path: reason.reason for node, reason in found.items()}
 
 
 def _refuse_together(definitions: dict[str, NativeDefinition], caches: Sharing) -> dict[str, NotNative]:

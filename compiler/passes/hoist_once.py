@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from ..axes import is_of_stream
+from ..extract import extract, free_name
 from ..ir import Call
 from ..lowered import Lowered, Module, identifier, set_results, site_of, type_of
 from ..rewrite import add_input, erase_placeholders
@@ -93,7 +94,14 @@ def _move(module: Module, lowered: Lowered, moved: dict[fx.Node, None]) -> None:
     successors = {state.successor for state in states}
     crossing = [node for node in moved if node not in successors and _leaves(node, moved)]
     names = _port_names(lowered, crossing)
-    hoisted = _copy(module, lowered, moved, states, {node: name for node, name in zip(crossing, names, strict=True)})
+    hoisted = extract(
+        lowered,
+        free_name(module, f"{lowered.name}_once"),
+        moved,
+        outputs=dict(zip(names, crossing, strict=True)),
+        successors={state.name: state.successor for state in states},
+        given={},
+    )
     used = {port: index for index, port in enumerate(hoisted.inputs)}
     listed = list(module.definitions.values())
     listed.insert(listed.index(lowered), hoisted)
@@ -147,37 +155,6 @@ def _port_names(lowered: Lowered, crossing: list[fx.Node]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _copy(
-    module: Module,
-    lowered: Lowered,
-    moved: dict[fx.Node, None],
-    states: list[_State],
-    outputs: dict[fx.Node, str],
-) -> Lowered:
-    """The definition of the moved nodes, with the operands that they read."""
-    name = f"{lowered.name}_once"
-    while name in module.definitions:
-        name += "_"
-    read = {source for node in moved for source in node.all_input_nodes}
-    kept = [target for target, node in lowered.placeholders.items() if node in read]
-    hoisted = Lowered(
-        name=name,
-        graph=fx.Graph(),
-        span=next(site_of(node).span for node in moved if "site" in node.meta),
-        inputs=[port for port in lowered.inputs if port in kept],
-        outputs=list(outputs.values()),
-        ambient=[ambient for ambient in lowered.ambient if ambient in kept],
-        parameters={key: formula for key, formula in lowered.parameters.items() if key in kept},
-        states={state.name: lowered.states[state.name] for state in states},
-        scalars={key: scalar for key, scalar in lowered.scalars.items() if key in kept},
-    )
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in [*(lowered.placeholders[target] for target in kept), *moved]:
-        copies[node] = hoisted.graph.node_copy(node, lambda source: copies[source])
-    set_results(hoisted, [*(copies[node] for node in outputs), *(copies[state.successor] for state in states)])
-    return hoisted
 
 
 def _keep_reader(lowered: Lowered, state: _State) -> None:

@@ -169,7 +169,7 @@ class NotNative(Exception):
     """Why a node has no code in C: the reason, and the path of the node."""
 
     def __init__(self, reason: str, path: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(f"{path}: {reason}" if path else reason)
         self.reason, self.path = reason, path
 
 

@@ -211,7 +211,7 @@ def _native(program: Program) -> list[tuple[str, str]]:
         ("machine code", f"{found} region{'' if found == 1 else 's'}, {calls} of {len(program.module.calls)} calls")
     ]
     for name, why in program.native.refused.items():
-        lines.append((f"torch runs {name}", f"{why.path}: {why.reason}" if why.path else why.reason))
+        lines.append((f"torch runs {name}", str(why)))
     return lines
 
 
