@@ -26,7 +26,7 @@ def extract(
     listed = list(nodes)
     read = {source for node in listed for source in node.all_input_nodes} | set(outputs.values())
     kept = {target: node for target, node in lowered.placeholders.items() if node in read}
-    inputs = {port: kept[port] for port in lowered.inputs if port in kept} | given
+    inputs = {port: kept[port] for port in lowered.inputs if port in kept} | dict(given)
     made = Lowered(
         name=name,
         graph=fx.Graph(),

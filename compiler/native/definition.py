@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import cast
 
 from torch import fx
@@ -25,6 +26,10 @@ from .layout import ctype_of, rows_of, token_axis
 from .sharing import Borrowed, Part, part_rows
 from .writer import Writer
 
+MODEL_TYPES: Mapping[str, str] = MappingProxyType(
+    {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
+)
+"""How C names the dtypes that weights may have."""
 _ALWAYS_IMPLIED = ("state", "position", "lengths", "training", "dropout")
 """Operands that every pass has, or that inference does not use."""
 
@@ -61,7 +66,7 @@ def write_definition(
     dtype: of weights that are not packed; places: how comments name the spec's lines; formats: of packed parameters;
     lent and borrowed: the caches that it shares with other calls.
     """
-    body, ports = _open(lowered, formats, lent, borrowed)
+    body, ports = _open(lowered, dtype, formats, lent, borrowed)
     for node in lowered.graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem:
             _write_node(body, node, dtype, places)
@@ -87,7 +92,7 @@ def refused_nodes(
 
     The arguments are those of `write_definition`. Raises NotNative where the definition as a whole has none.
     """
-    body, _ = _open(lowered, {}, lent, borrowed)
+    body, _ = _open(lowered, dtype, {}, lent, borrowed)
     found: dict[fx.Node, NotNative] = {}
     for node, _site in lowered.sites():
         try:
@@ -101,9 +106,11 @@ def refused_nodes(
 
 
 def _open(
-    lowered: Lowered, formats: Mapping[str, str], lent: Mapping[str, Part], borrowed: Sequence[Borrowed]
+    lowered: Lowered, dtype: str, formats: Mapping[str, str], lent: Mapping[str, Part], borrowed: Sequence[Borrowed]
 ) -> tuple[Body, list[Port | None]]:
     """A body that knows what the definition is given, and the ports by which it is."""
+    if dtype not in MODEL_TYPES:
+        raise NotNative(f"there are no kernels in C for {dtype}")
     body = Body(lowered, formats, _axis(lowered, borrowed), lent, borrowed)
     ports = _know_inputs(body)
     for name in lowered.ambient:

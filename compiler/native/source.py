@@ -11,13 +11,11 @@ from ..lowered import Lowered, Module, site_of
 from ..places import Places
 from .body import AS_THEY_ARE
 from .buffers import rounded
-from .definition import NativeDefinition, refused_nodes, write_definition
+from .definition import MODEL_TYPES, NativeDefinition, refused_nodes, write_definition
 from .formats import UNPACKED, Formats
 from .function import function_name
 from .sharing import Sharing, sharing
 from .slots import Slot, place_values
-
-_MODEL_TYPES = {"float32": "LLMC_FLOAT32", "bfloat16": "LLMC_BFLOAT16", "float16": "LLMC_FLOAT16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +62,6 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
     refused: dict[str, NotNative] = {}
     for name, lowered in module.definitions.items():
         try:
-            if dtype not in _MODEL_TYPES:
-                raise NotNative(f"there are no kernels in C for {dtype}")
             if name in caches.uneven:
                 raise NotNative("its calls read caches of different kinds")
             definitions[name] = write_definition(
@@ -137,7 +133,7 @@ def _text(definitions: Mapping[str, NativeDefinition], dtype: str) -> str:
             '#include "native/program.h"',
             *(f'#include "{header}"' for header in headers),
             "",
-            f"#define LLMC_MODEL_TYPE {_MODEL_TYPES.get(dtype, 'LLMC_FLOAT32')}",
+            f"#define LLMC_MODEL_TYPE {MODEL_TYPES.get(dtype, 'LLMC_FLOAT32')}",
             "",
             *(definition.text for definition in definitions.values()),
             f"llmc_segment *const llmc_segments[] = {{{names or '0'}}};",

@@ -60,9 +60,9 @@ def cache_users(module: Module) -> list[set[fx.Node]]:
     found: list[set[fx.Node]] = []
     for name, lowered in module.definitions.items():
         for state in lowered.states:
-            users, left = _touching(lowered.placeholders[state])
+            users, values = _touching(lowered.placeholders[state])
             for port, result in zip(lowered.outputs, lowered.results, strict=False):
-                for call in module.calls_of(name) if result in left else ():
+                for call in module.calls_of(name) if result in values else ():
                     for reader, at in readers.get(call.outputs[port], ()):
                         users |= _touching(module.definitions[reader].placeholders[at])[0]
             found.append(users)
@@ -98,12 +98,11 @@ def _merged(groups: Iterable[set[fx.Node]]) -> list[set[fx.Node]]:
 
 def _parts(lowered: Lowered, in_torch: set[fx.Node]) -> list[list[fx.Node]]:
     """The nodes in runs, by turns machine code's and torch's; results of one op stay with it."""
-    side: dict[fx.Node, bool] = {}
-    for node in lowered.graph.nodes:
-        if node.op == "call_function":
-            source = node.args[0] if node.target is operator.getitem else node
-            side[node] = source in in_torch
-    return [list(run) for _, run in itertools.groupby(side, key=side.__getitem__)]
+    found: list[list[fx.Node]] = []
+    for _, run in itertools.groupby((node for node, _ in lowered.sites()), key=in_torch.__contains__):
+        results = ((node, *(user for user in node.users if user.target is operator.getitem)) for node in run)
+        found.append(list(itertools.chain.from_iterable(results)))
+    return found
 
 
 def _keeps_states_whole(lowered: Lowered, parts: list[list[fx.Node]]) -> bool:

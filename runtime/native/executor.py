@@ -291,6 +291,8 @@ class NativeExecutor(Executor):
             [values.read(v) for v in value] if isinstance(value, tuple) else values.read(value) for value in step.inputs
         ]
         results = self.slow.call(step, phase, given, ambient, states)
+        for path in step.states:
+            states[path] = tuple(values.owned(buffer) for buffer in states[path])
         for name, value in zip(step.outputs, results, strict=True):
             values.write(name, value)
 

@@ -61,4 +61,10 @@ class Values:
         elif name in self.slots and isinstance(value, Tensor):
             self.view(name).copy_(value)
         else:
-            self.outside[name] = value
+            self.outside[name] = self.owned(value) if isinstance(value, Tensor) else value
+
+    def owned(self, value: Tensor) -> Tensor:
+        """What torch computed, as memory of its own: where it is a view of the program's, that will be used again."""
+        own = value.untyped_storage().data_ptr()
+        is_lent = any(arena.memory.untyped_storage().data_ptr() == own for arena in self.arenas.values())
+        return value.clone() if is_lent else value

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import llmc
 from llmc.compiler.native.buffers import ALIGNMENT, Buffer, place, rounded
 from llmc.compiler.native.definition import commented
-from llmc.compiler.native.regions import regions
+from llmc.compiler.native.regions import Region, regions
 from llmc.compiler.native.source import write_program
 from llmc.compiler.ops.declaration import Value
 from llmc.compiler.program import Program
@@ -64,9 +64,9 @@ def test_the_text_does_not_grow_with_depth() -> None:
 def test_what_stays_with_torch_is_named() -> None:
     program = built("llama", {**SMALL, "rope_scaling": "dynamic", "rope_factor": 2.0})
     assert program.native is not None
-    assert list(program.native.refused) == ["entry"]
-    assert "depends on the length" in program.native.refused["entry"].reason
-    assert regions(program.module, program.native)[0] == 0
+    assert list(program.native.refused) == ["entry_part1"]
+    assert "depends on the length" in program.native.refused["entry_part1"].reason
+    assert regions(program.module, program.native) == (0, Region(1, len(program.module.calls) - 1))
 
 
 def test_float64_stays_with_torch() -> None:

@@ -1,10 +1,11 @@
-"""An op without a kernel in C: torch runs its definitions, machine code all others, and the numbers stay the same."""
+"""An op without a kernel in C: torch runs its nodes, machine code all others, and the numbers stay the same."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,14 +26,15 @@ TOKENS = torch.arange(2 * 11).view(2, 11) % 29
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A spec in small, the op that has no kernel, and the definitions that torch runs for it."""
+    """A spec in small, the op that has no kernel, and what torch then runs."""
 
     spec: str
     op: str
     params: Mapping[str, Value]
-    torch_runs: frozenset[str]
-    parts: tuple[int | tuple[int, int], ...]
-    """Numbers of calls that torch runs, and first and count of each region."""
+    torch_runs: Mapping[str, list[str]]
+    """The ops of each definition that torch runs."""
+    parts: str
+    """The calls in order: `t` through torch, `n` as machine code, those of one region together."""
 
 
 LLAMA: dict[str, Value] = {
@@ -48,31 +50,60 @@ SHARED: dict[str, Value] = {
     "num_kv_shared_layers": 2, "activation_sparsity": [0.0, 0.0, 0.0, 0.0], "laurel_rank": 6,
     "per_layer_vocab_size": 29, "per_layer_size": 8, "max_seq_len": 64,
 }  # fmt: skip
+MIXTRAL: dict[str, Value] = {
+    "vocab_size": 29, "hidden_size": 24, "intermediate_size": 20, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
+    "num_experts": 4,
+}  # fmt: skip
+MAMBA: dict[str, Value] = {"vocab_size": 29, "hidden_size": 16, "num_layers": 2}
+LATENT: dict[str, Value] = {
+    "vocab_size": 29, "hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_heads": 2,
+    "num_dense_layers": 2, "kv_lora_rank": 12, "q_lora_rank": 10, "nope_head_dim": 8,
+    "rope_head_dim": 4, "v_head_dim": 6,
+}  # fmt: skip
 CASES = (
     Case(
-        spec="llama", op="gated_linear", params=LLAMA, torch_runs=frozenset({"layer"}), parts=((0, 1), 1, 2, 3, (4, 1))
+        spec="llama",
+        op="gated_linear",
+        params=LLAMA,
+        torch_runs={"layer_part2": ["gated_linear"]},
+        parts="nn t nn t nn t nn",
     ),
-    Case(spec="llama", op="embedding", params=LLAMA, torch_runs=frozenset({"entry"}), parts=(0, (1, 4))),
+    Case(
+        spec="llama",
+        op="attend_cached",
+        params=LLAMA,
+        torch_runs={"layer_part2": ["kv_full_append", "attend_cached"]},
+        parts="nn t nn t nn t nn",
+    ),
+    Case(spec="mamba", op="scan", params=MAMBA, torch_runs={"layer_part2": ["scan"]}, parts="nn t nn t nn"),
+    Case(spec="mixtral", op="experts", params=MIXTRAL, torch_runs={"layer_part2": ["experts"]}, parts="nn t n t n"),
+    Case(
+        spec="deepseek_v3",
+        op="split",
+        params=LATENT,
+        torch_runs={"layer_part2": ["split"], "layer_part4": ["split"]},
+        parts="nn t n t nn t n t nn",
+    ),
     Case(
         spec="t5",
         op="cross_kv_append",
         params=T5,
-        torch_runs=frozenset({"decoder_layer_once"}),
-        parts=((0, 4), 4, 5, (6, 4)),
+        torch_runs={"decoder_layer_once_part2": ["cross_kv_append"]},
+        parts="nnnnn t n t nnnn",
     ),
     Case(
         spec="t5",
         op="cross_kv_read",
         params=T5,
-        torch_runs=frozenset({"decoder_layer"}),
-        parts=((0, 6), (6, 1), 7, 8, (9, 1)),
+        torch_runs={"decoder_layer_part2": ["cross_kv_read", "attend_cached"]},
+        parts="nnnnnn nn t nn t nn",
     ),
     Case(
         spec="gemma3n",
         op="kv_full_append",
         params=SHARED,
-        torch_runs=frozenset({"layer_1", "layer_3"}),
-        parts=((0, 6), 6, (7, 1), 8, (9, 5)),
+        torch_runs={"layer_1_part2": ["kv_full_append", "attend_cached"], "layer_3_part2": ["attend_cached"]},
+        parts="nnnnnnn t nnn t nnnnnn",
     ),
 )
 
@@ -109,25 +140,62 @@ def test_the_rest_is_machine_code(case: Case, monkeypatch: pytest.MonkeyPatch) -
     executor = model.executor()
     if not isinstance(executor, NativeExecutor):
         pytest.skip("there is no machine code here")
-    native = model.program.native
+    module, native = model.program.module, model.program.native
     assert native is not None
-    assert native.refused.keys() == case.torch_runs
-    assert any(f"op {case.op} has no kernel in C" in reason.reason for reason in native.refused.values())
-    parts = regions(model.program.module, native)
-    assert tuple((p.first, p.count) if isinstance(p, Region) else p for p in parts) == case.parts
+    found = {name: [site.op.name for _, site in module.definitions[name].sites()] for name in native.refused}
+    assert found == case.torch_runs
+    parts = ["n" * part.count if isinstance(part, Region) else "t" for part in regions(module, native)]
+    assert " ".join(parts) == case.parts
     assert (logits(model) - expected).abs().max() < 2e-5
 
 
-def test_a_definition_is_refused_with_those_that_share_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_greedy_text_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the engine: rows that end apart, states that torch and machine code write by turns."""
+    params, prompts = {**LLAMA, "max_seq_len": 40}, [[3, 1, 4], [1, 5, 9, 2, 6, 5]]
+    expected = [out.tokens for out in llmc.load("llama", params=params, seed=2).generate(prompts, max_new_tokens=12)]
+    for op in ("attend_cached", "rope_apply"):
+        plant(monkeypatch, op)
+        model = llmc.load("llama", params=params, seed=2)
+        assert [out.tokens for out in model.generate(prompts, max_new_tokens=12)] == expected
+
+
+def test_caches_can_be_cut_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "attend_cached")
+    model = llmc.load("llama", params=LLAMA, seed=1)
+    cache = model.new_cache(*TOKENS.shape)
+    with torch.no_grad():
+        whole = model(TOKENS, cache=cache)
+        cache.rollback(4)
+        again = model(TOKENS[:, 7:], cache=cache)
+    assert isinstance(whole, Tensor)
+    assert isinstance(again, Tensor)
+    assert (again - whole[:, 7:]).abs().max() < 2e-5
+
+
+def test_a_node_is_refused_with_those_that_share_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, "kv_full_append")
     native = llmc.build("gemma3n", SHARED).native
     assert native is not None
-    assert "shares a cache with layer_1" in native.refused["layer_3"].reason
+    assert "shares a cache with layer_1_part2" in native.refused["layer_3_part2"].reason
 
 
-def test_explain_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant(monkeypatch, "gated_linear")
+def test_explain_says_so_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "attend_cached")
     kernels = llmc.build("llama", LLAMA).kernels["decode"]
-    assert {choice.kernel for choice in kernels["exit"]} == {"native"}
-    assert all(choice.refused[0][0] == "native" for choice in kernels["layer"])
-    assert "op gated_linear has no kernel in C" in kernels["layer"][0].refused[0][1]
+    chosen = {choice.path: choice for choices in kernels.values() for choice in choices}
+    by_torch = {path for path, choice in chosen.items() if choice.kernel != "native"}
+    assert by_torch == {"self_attn.attend.append", "self_attn.attend"}
+    assert chosen["self_attn.attend"].refused[0] == ("native", "op attend_cached has no kernel in C")
+    assert chosen["self_attn.attend.append"].refused[0][1] == "self_attn.attend: op attend_cached has no kernel in C"
+
+
+def test_a_forced_kernel_takes_its_node_alone(tmp_path: Path) -> None:
+    path = tmp_path / "forced.yaml"
+    path.write_text(
+        "llmc: 1\nname: forced\nsummary: one node by its reference\nextends: llama\n"
+        "x-kernels: {post_attention_layernorm: reference}\n"
+    )
+    kernels = llmc.build(path, LLAMA).kernels["prefill"]
+    by_torch = [choice for choices in kernels.values() for choice in choices if choice.kernel != "native"]
+    assert [choice.path for choice in by_torch] == ["post_attention_layernorm"]
+    assert by_torch[0].refused[0] == ("native", "x-kernels asks for reference")
