@@ -1,4 +1,4 @@
-"""Experts in Triton: pair by pair for few tokens, as grouped matrix products for many."""
+"""Experts in Triton: pair by pair for few tokens, as grouped matrix products for many and for training."""
 
 # pyright: basic
 from __future__ import annotations
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..kernel import Request
 from ..pointwise.reference import ActivationKind
-from . import reference
 from .reference import Packing
 from .triton_experts_decode import experts_of_few
 from .triton_experts_grouped import experts_of_many
+from .triton_experts_train import experts_to_train
 
 MOST_EXPERTS = 1024
 """What a program of the dispatch compares a pick with."""
@@ -51,24 +51,21 @@ def experts(
     up_offset: float = 0.0,
     weighs: str = "output",
 ) -> Tensor:
-    """Arguments and result are those of the reference, which runs where gradients are wanted.
+    """Arguments and result are those of the reference.
 
-    Up to one pick for each expert, or `FEW`, most experts have one token at most, and weights are read for each pick.
+    Where gradients are wanted, products are grouped and keep what those need. Else, up to one pick for each expert, or
+    `FEW`, most experts have one token at most, and weights are read for each pick.
     """
-    parameters = (down_proj, gate_proj, up_proj, gate_up_proj)
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weights, *parameters)):
-        return reference.experts(
-            x=x, weights=weights, experts=experts, down_proj=down_proj, gate_proj=gate_proj, up_proj=up_proj,
-            gate_up_proj=gate_up_proj, gate_proj_bias=gate_proj_bias, up_proj_bias=up_proj_bias,
-            gate_up_proj_bias=gate_up_proj_bias, down_proj_bias=down_proj_bias, activation=activation, packing=packing,
-            layout=layout, limit=limit, up_offset=up_offset, weighs=weighs,  # pyright: ignore[reportArgumentType]
-        )  # fmt: skip
     is_packed = gate_up_proj is not None
     up = gate_up_proj if is_packed else up_proj
     assert up is not None
-    run = experts_of_few if experts.numel() <= max(FEW, down_proj.shape[0]) else experts_of_many
+    biases = (gate_proj_bias, gate_up_proj_bias if is_packed else up_proj_bias, down_proj_bias)
+    trained = (x, weights, gate_proj, up, down_proj, *biases)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in trained):
+        run = experts_to_train
+    else:
+        run = experts_of_few if experts.numel() <= max(FEW, down_proj.shape[0]) else experts_of_many
     return run(
-        x, weights, experts, gate_proj, up, down_proj, gate_proj_bias, gate_up_proj_bias if is_packed else up_proj_bias,
-        down_proj_bias, activation, packing if is_packed else "separate", layout,
-        math.inf if limit is None else limit, up_offset, weighs,
+        x, weights, experts, gate_proj, up, down_proj, *biases, activation, packing if is_packed else "separate",
+        layout, math.inf if limit is None else limit, up_offset, weighs,
     )  # fmt: skip

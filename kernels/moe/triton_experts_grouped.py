@@ -29,11 +29,27 @@ MULTIPROCESSORS = 132
 
 
 @triton.jit
+def halves(b_tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """`[BLOCK_M, BLOCK_N]` -> its left and its right half, so that what follows takes fewer registers."""
+    return tl.split(tl.permute(tl.reshape(b_tile, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _keep(p_row, b_tile, first_n, m_m, stride, lanes, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Writes a tile from column `first_n` on, its first row at `p_row`."""
+    o_n = first_n + tl.arange(0, BLOCK_N // 2)
+    p_left = p_row + tl.arange(0, BLOCK_M)[:, None] * stride + o_n[None, :]
+    b_left, b_right = halves(b_tile.to(p_row.dtype.element_ty), BLOCK_M, BLOCK_N)  # pyright: ignore[reportGeneralTypeIssues]
+    tl.store(p_left, b_left, mask=m_m[:, None] & (o_n < lanes)[None, :])
+    tl.store(p_left + BLOCK_N // 2, b_right, mask=m_m[:, None] & (o_n + BLOCK_N // 2 < lanes)[None, :])
+
+
+@triton.jit
 def _first(
-    p_x, p_weights, p_slots, p_starts, p_tiles, p_count, p_gate, p_up, p_gate_bias, p_up_bias, p_hidden,
+    p_x, p_weights, p_slots, p_starts, p_tiles, p_count, p_gate, p_up, p_gate_bias, p_up_bias, p_hidden, p_kept,
     M, F, s_expert, s_out, s_in, s_bias, limit, up_offset,
     K: tl.constexpr, KIND: tl.constexpr, IS_GATED: tl.constexpr, IS_INTERLEAVED: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_LIMIT: tl.constexpr, WEIGHS_INPUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_LIMIT: tl.constexpr, WEIGHS_INPUT: tl.constexpr, KEEPS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Inner units of tiles: gathered rows times gate and up, or times both in one where they are interleaved."""
@@ -68,6 +84,13 @@ def _first(
             b_up += tl.load(p_up_bias + expert * s_bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
             if TWO:
                 b_gate += tl.load(p_gate_bias + expert * s_bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
+        if KEEPS:
+            wide = 2 * F if IS_GATED else F
+            p_keep = p_kept + first.to(tl.int64) * wide
+            i_n = (i_tile % tiles_n) * LANES
+            _keep(p_keep + (F if TWO else 0), b_up, i_n, m_m, wide, lanes, BLOCK_M, LANES)
+            if TWO:
+                _keep(p_keep, b_gate, i_n, m_m, wide, lanes, BLOCK_M, LANES)
         if IS_INTERLEAVED:
             b_gate, b_up = tl.split(tl.reshape(b_up, (BLOCK_M, BLOCK_N, 2)))
         if HAS_LIMIT:
@@ -163,51 +186,70 @@ def tile_rows(slots: int, num_experts: int) -> int:
     return min(128, max(16, power_of_2(ceil_div(slots, num_experts))))
 
 
-def _launch(
+def run(
     x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
     gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
+    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str, *, keeps: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The outputs, and with `keeps` what goes into the activation, `[N * K, 2F]` by position, gate and up as packed."""
     x, weights, experts, down = x.contiguous(), weights.contiguous(), experts.contiguous(), down.contiguous()
     into, out_of = inward(gate, up, gate_bias, up_bias, packing=packing, layout=layout), rows_first(down, layout)
     slots, picks, width, inner, num_experts = (
         experts.numel(), experts.shape[-1], x.shape[-1], into.inner, down.shape[0],
     )  # fmt: skip
-    out = torch.empty_like(x)
+    out, kept = torch.empty_like(x), x.new_empty((slots if keeps else 0, (1 + into.is_gated) * inner))
     if not out.numel() or not picks:
-        return out.zero_()
+        return out.zero_(), kept
     rows = tile_rows(slots, num_experts)
     by_expert = dispatch(experts, num_experts, rows)
     key = {"rows": rows, "layout": layout, "dtype": str(x.dtype).removeprefix("torch.")}
     hidden = x.new_empty((slots, inner))
     config = FIRST.config(key | {"out": inner, "in": width, "is_gated": int(into.is_gated)})
-    launchable(_first)[(_programs(slots, num_experts, rows, ceil_div(inner, config["BLOCK_N"])),)](
-        x, weights, by_expert.slots, *_table(by_expert), into.up if into.gate is None else into.gate, into.up,
-        into.gate_bias, into.up_bias, hidden, width, inner, *into.up.stride(),
+    launchable(_first)[(programs(slots, num_experts, rows, ceil_div(inner, config["BLOCK_N"])),)](
+        x, weights, by_expert.slots, *table(by_expert), into.up if into.gate is None else into.gate, into.up,
+        into.gate_bias, into.up_bias, hidden, kept, width, inner, *into.up.stride(),
         0 if into.up_bias is None else into.up_bias.stride(0), limit if math.isfinite(limit) else 0.0, up_offset,
         K=picks, KIND=activation, IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved,
         HAS_BIAS=into.up_bias is not None, HAS_LIMIT=math.isfinite(limit), WEIGHS_INPUT=weighs == "input",
-        BLOCK_M=rows, **config,
+        KEEPS=keeps, BLOCK_M=rows, **config,
     )  # fmt: skip
     parts = x.new_empty((slots, width))
     config = SECOND.config(key | {"out": width, "in": inner, "is_gated": 0})
-    launchable(_second)[(_programs(slots, num_experts, rows, ceil_div(width, config["BLOCK_N"])),)](
-        hidden, *_table(by_expert), out_of, down_bias, parts, width, inner, *out_of.stride(),
+    launchable(_second)[(programs(slots, num_experts, rows, ceil_div(width, config["BLOCK_N"])),)](
+        hidden, *table(by_expert), out_of, down_bias, parts, width, inner, *out_of.stride(),
         HAS_BIAS=down_bias is not None, BLOCK_M=rows, **config,
     )  # fmt: skip
-    launchable(_sum_picks)[(slots // picks, ceil_div(width, 1024))](
-        parts, weights, by_expert.positions, out, width, K=picks, WEIGHS=weighs == "output", BLOCK=1024,
-        BLOCK_K=power_of_2(picks),
-    )  # fmt: skip
-    return out
+    sum_picks(parts, weights, by_expert, out, picks, weighs=weighs == "output")
+    return out, kept
 
 
-def _table(by_expert: Dispatch) -> tuple[Tensor, Tensor, Tensor]:
+def sum_picks(parts: Tensor, weights: Tensor, by_expert: Dispatch, out: Tensor, picks: int, *, weighs: bool) -> None:
+    """Into out `[..., M]`, of parts `[N * K, M]` by position those of each token, weighed or not."""
+    width = out.shape[-1]
+    launchable(_sum_picks)[(len(parts) // picks, ceil_div(width, 1024))](
+        parts, weights, by_expert.positions, out, width, K=picks, WEIGHS=weighs, BLOCK=1024, BLOCK_K=power_of_2(picks)
+    )
+
+
+def table(by_expert: Dispatch) -> tuple[Tensor, Tensor, Tensor]:
+    """What says which tile is whose, as the kernels take it."""
     return by_expert.starts, by_expert.tiles, by_expert.count
 
 
-def _programs(slots: int, num_experts: int, rows: int, tiles_n: int) -> int:
+def programs(slots: int, num_experts: int, rows: int, tiles_n: int) -> int:
+    """As many as stay, or as tiles at most."""
     return min(MULTIPROCESSORS * (1 if rows >= 128 else 2), most_tiles(slots, num_experts, rows) * tiles_n)
+
+
+def _launch(
+    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
+    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
+    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
+) -> Tensor:  # fmt: skip
+    return run(
+        x, weights, experts, gate, up, down, gate_bias, up_bias, down_bias, activation, packing, layout, limit,
+        up_offset, weighs, keeps=False,
+    )[0]  # fmt: skip
 
 
 def _fake(

@@ -17,7 +17,7 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
-from . import reference
+from . import reference, triton_router_backward
 from .reference import GroupScore, ScoreKind
 from .triton_choose import store_picks
 
@@ -219,7 +219,64 @@ def _reference(
     return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
 
 
+def _launch_backward(
+    grad: Tensor | None, grad_logits: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None,
+    correction: Tensor | None, experts: Tensor, logits: Tensor, top_k: int, score: str, is_over_chosen: bool,
+    normalises: bool, scale: float, num_groups: int, top_groups: int, sums_two: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return triton_router_backward.launch(
+        grad, grad_logits, x, weight, experts, logits, score, is_over_chosen, normalises, scale
+    )
+
+
+def _fake_backward(
+    grad: Tensor | None, grad_logits: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None,
+    correction: Tensor | None, experts: Tensor, logits: Tensor, top_k: int, score: str, is_over_chosen: bool,
+    normalises: bool, scale: float, num_groups: int, top_groups: int, sums_two: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return triton_router_backward.empty(
+        grad, grad_logits, x, weight, experts, logits, score, is_over_chosen, normalises, scale
+    )
+
+
+def _reference_backward(
+    grad: Tensor | None, grad_logits: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None,
+    correction: Tensor | None, experts: Tensor, logits: Tensor, top_k: int, score: str, is_over_chosen: bool,
+    normalises: bool, scale: float, num_groups: int, top_groups: int, sums_two: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    settings = (top_k, score, is_over_chosen, normalises, scale, num_groups, top_groups, sums_two)
+
+    def again(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        found = _reference(x, weight, bias, correction, *settings)
+        return found[0], found[2]
+
+    given = (x.detach(), weight.detach(), logits.new_zeros(len(weight)) if bias is None else bias.detach().float())
+    # not autograd: it is left out within an operator
+    (weights, _), gradient = torch.func.vjp(again, *given)  # pyright: ignore[reportGeneralTypeIssues,reportAssignmentType]
+    of_weights = torch.zeros_like(weights) if grad is None else grad
+    of_x, of_weight, of_bias = gradient((of_weights, torch.zeros_like(logits) if grad_logits is None else grad_logits))
+    return of_x.contiguous(), of_weight.contiguous(), of_bias.contiguous()
+
+
+_router_backward = gpu_op("router_backward", _launch_backward, fake=_fake_backward, reference=_reference_backward)
 _router = gpu_op("router", _launch, fake=_fake, reference=_reference)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.settings = inputs[4:]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:4], *output[1:])
+
+
+def _gradients(ctx, grad: Tensor | None, _grad_experts: Tensor | None, grad_logits: Tensor | None):
+    if grad is None and grad_logits is None:
+        return (None,) * 12
+    of_x, of_weight, of_bias = _router_backward(grad, grad_logits, *ctx.saved_tensors, *ctx.settings)
+    bias = ctx.saved_tensors[2]
+    return of_x, of_weight, None if bias is None else of_bias.to(bias.dtype), *(None,) * 9
+
+
+_router.register_autograd(_gradients, setup_context=_keep)
 
 
 def router(
@@ -237,13 +294,7 @@ def router(
     top_groups: int | None = None,
     group_score: GroupScore = "max",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Arguments and results are those of the reference, which runs where gradients are wanted."""
-    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
-        return reference.router(
-            x=x, weight=weight, top_k=top_k, bias=bias, correction=correction, score=score, normalise=normalise,
-            score_over=score_over, scale=scale, num_groups=num_groups, top_groups=top_groups,  # pyright: ignore
-            group_score=group_score,
-        )  # fmt: skip
+    """Arguments and results are those of the reference."""
     return _router(
         x, weight, bias, correction, top_k, score, score_over == "chosen", normalise, scale, num_groups,
         num_groups if top_groups is None else top_groups, group_score == "top2_sum",

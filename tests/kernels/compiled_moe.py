@@ -45,18 +45,23 @@ def _outputs(name: str, strides: dict[str, str], *, result: str, out: int, into:
 TABLE = {"p_starts": "*i32:16", "p_tiles": "*i32:16", "p_count": "*i32:16", "M": "i32:16", "F": "i32:16"}
 
 
-def _first(name: str, strides: dict[str, str], *, packed: bool, rows: int, lanes: int, warps: int, stages: int) -> Case:
+def _first(
+    name: str, strides: dict[str, str], *, packed: bool, rows: int, lanes: int, warps: int, stages: int,
+    keeps: bool = False,
+) -> Case:  # fmt: skip
     return Case(
         name=f"experts_grouped_first {name}",
         kernel="moe.triton_experts_grouped:_first",
         arguments={
             **TABLE, **strides, "p_x": "*bf16:16", "p_weights": "*fp32:16", "p_slots": "*i32:16", "p_gate": "*bf16:16",
             "p_up": "*bf16:16", "p_gate_bias": "None", "p_up_bias": "*bf16:16" if packed else "None",
-            "p_hidden": "*bf16:16", "s_expert": "i32:16", "s_bias": "i32:16", "limit": "fp32", "up_offset": "fp32",
+            "p_hidden": "*bf16:16", "p_kept": "*bf16:16", "s_expert": "i32:16", "s_bias": "i32:16", "limit": "fp32",
+            "up_offset": "fp32",
         },
         constexprs={
             "K": 8, "KIND": "silu", "IS_GATED": True, "IS_INTERLEAVED": packed, "HAS_BIAS": packed,
-            "HAS_LIMIT": packed, "WEIGHS_INPUT": False, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": 64,
+            "HAS_LIMIT": packed, "WEIGHS_INPUT": False, "KEEPS": keeps, "BLOCK_M": rows,
+            "BLOCK_N": lanes, "BLOCK_K": 64,
         },
         num_warps=warps,
         num_stages=stages,
@@ -74,6 +79,58 @@ def _second(name: str, strides: dict[str, str], *, rows: int, lanes: int, warps:
         constexprs={"HAS_BIAS": True, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": 64},
         num_warps=warps,
         num_stages=stages,
+    )  # fmt: skip
+
+
+def _inner_gradients(name: str, *, packed: bool, rows: int, lanes: int, warps: int, stages: int) -> Case:
+    return Case(
+        name=f"experts_backward_inner {name}",
+        kernel="moe.triton_experts_slopes:inner_gradients",
+        arguments={
+            **TABLE, **(IN_OUT if packed else OUT_IN), "p_grad": "*bf16:16", "p_weights": "*fp32:16",
+            "p_slots": "*i32:16", "p_down": "*bf16:16", "p_kept": "*bf16:16", "p_hidden": "*bf16:16",
+            "p_inner": "*bf16:16", "p_shares": "*fp32:16", "slots": "i32:16", "s_expert": "i32:16", "limit": "fp32",
+            "up_offset": "fp32",
+        },
+        constexprs={
+            "K": 8, "KIND": "silu", "IS_GATED": True, "IS_INTERLEAVED": packed, "HAS_LIMIT": packed,
+            "WEIGHS_INPUT": False, "BLOCK_M": rows, "BLOCK_N": lanes, "BLOCK_K": 64, "IN_QUARTERS": int(rows >= 64),
+        },
+        num_warps=warps,
+        num_stages=stages,
+    )  # fmt: skip
+
+
+def _input_gradients(name: str, *, packed: bool, rows: int, lanes: int, warps: int, stages: int) -> Case:
+    return Case(
+        name=f"experts_backward_input {name}",
+        kernel="moe.triton_experts_backward:_input_gradients",
+        arguments={
+            **TABLE, **(IN_OUT if packed else OUT_IN), "p_inner": "*bf16:16", "p_x": "*bf16:16", "p_slots": "*i32:16",
+            "p_gate": "*bf16:16", "p_up": "*bf16:16", "p_parts": "*bf16:16", "p_shares": "*fp32:16",
+            "slots": "i32:16", "s_expert": "i32:16",
+        },
+        constexprs={
+            "K": 8, "IS_GATED": True, "IS_INTERLEAVED": packed, "WEIGHS_INPUT": False, "BLOCK_M": rows,
+            "BLOCK_N": lanes, "BLOCK_K": 64,
+        },
+        num_warps=warps,
+        num_stages=stages,
+    )  # fmt: skip
+
+
+def _outer_products(name: str, *, along: str, rows: int, lanes: int, depth: int, warps: int) -> Case:
+    strides = {"s_r": "i32:16", "s_c": "i32:1"} if along == "c" else {"s_r": "i32:1", "s_c": "i32:16"}
+    return Case(
+        name=f"experts_backward_sums {name}",
+        kernel="moe.triton_experts_backward:_outer_products",
+        arguments={
+            **strides, "p_left": "*bf16:16", "p_right": "*bf16:16", "p_weights": "*fp32:16", "p_slots": "*i32:16",
+            "p_starts": "*i32:16", "p_out": "*bf16:16", "R": "i32:16", "C": "i32:16", "s_left": "i32:16",
+            "s_expert": "i32:16",
+        },
+        constexprs={"K": 8, "WEIGHS": False, "BLOCK_R": rows, "BLOCK_C": lanes, "BLOCK_S": depth},
+        num_warps=warps,
     )  # fmt: skip
 
 
@@ -124,6 +181,26 @@ CASES = (
         },
         constexprs={"K": 8, "WEIGHS": True, "BLOCK": 1024, "BLOCK_K": 8},
     ),
+    _first("128x128, kept", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3, keeps=True),
+    _first("interleaved in_out, kept", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3, keeps=True),
+    _inner_gradients("128x128", packed=False, rows=128, lanes=128, warps=8, stages=3),
+    _inner_gradients("interleaved 128x128", packed=True, rows=128, lanes=128, warps=8, stages=3),
+    _inner_gradients("16x128", packed=False, rows=16, lanes=128, warps=4, stages=4),
+    _input_gradients("128x256", packed=False, rows=128, lanes=256, warps=8, stages=3),
+    _input_gradients("interleaved 128x256", packed=True, rows=128, lanes=256, warps=8, stages=3),
+    _input_gradients("16x128", packed=False, rows=16, lanes=128, warps=4, stages=4),
+    _outer_products("128x256", along="c", rows=128, lanes=256, depth=64, warps=8),
+    _outer_products("128x256 down", along="r", rows=128, lanes=256, depth=64, warps=8),
+    _outer_products("128x128", along="c", rows=128, lanes=128, depth=32, warps=4),
+    Case(
+        name="experts_backward_biases",
+        kernel="moe.triton_experts_backward:_bias_gradients",
+        arguments={
+            "p_rows": "*bf16:16", "p_weights": "*fp32:16", "p_slots": "*i32:16", "p_starts": "*i32:16",
+            "p_out": "*bf16:16", "s_row": "i32:16", "width": "i32:16",
+        },
+        constexprs={"K": 8, "GATHERS": True, "WEIGHS": True, "BLOCK": 128, "BLOCK_S": 32},
+    ),
     _dispatch("_count", ("p_picks", "p_counts"), ("slots", "E"), BLOCK=128, BLOCK_E=128),
     _dispatch("_sum_blocks", ("p_counts", "p_totals"), ("blocks", "E"), BLOCK=4096),
     _dispatch(
@@ -163,5 +240,35 @@ CASES = (
             constexprs={**CHOICE, "BLOCK_E": 256, "ROWS": rows},
         )
         for rows in (1, 16)
+    ),
+    *(
+        Case(
+            name=f"router_backward_logits {rows}",
+            kernel="moe.triton_router_backward:_of_logits",
+            arguments={
+                "p_logits": "*fp32:16", "p_experts": "*i64:16", "p_grad": "*fp32:16", "p_grad_logits": "*fp32:16",
+                "p_out": "*fp32:16", "tokens": "i32", "E": "i32:16", "scale": "fp32",
+            },
+            constexprs={
+                "K": 8, "SCORE": "softmax", "IS_OVER_CHOSEN": False, "NORMALISES": True, "HAS_GRAD_LOGITS": True,
+                "BLOCK_E": 256, "BLOCK_K": 8, "ROWS": rows,
+            },
+        )
+        for rows in (1, 16)
+    ),
+    *(
+        Case(
+            name=f"router_backward_product {name}",
+            kernel="moe.triton_router_backward:_product",
+            arguments={
+                **strides, "p_a": "*fp32:16", "p_b": "*bf16:16", "p_out": out, "high": "i32", "wide": "i32:16",
+                "deep": "i32", "steps": "i32", "s_bk": "i32:16",
+            },
+            constexprs={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "PRECISION": "tf32x3"},
+        )
+        for name, strides, out in (
+            ("tokens", {"s_am": "i32:16", "s_ak": "i32:1"}, "*bf16:16"),
+            ("weight", {"s_am": "i32:1", "s_ak": "i32:16"}, "*fp32:16"),
+        )
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Routers in Triton against the float64 reference: scores, groups, corrections, ties, and both ways to the logits."""
+"""Routers in Triton against the float64 reference: scores, groups, corrections, ties, ways to logits, gradients."""
 
 # pyright: basic
 from __future__ import annotations
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from llmc.kernels.gpu.tuning import forced
-from llmc.kernels.moe import reference, triton_router
+from llmc.kernels.moe import reference, triton_router, triton_router_backward
 from llmc.kernels.moe.triton_router import router
-from llmc.kernels.tolerance import assert_close
+from llmc.kernels.tolerance import TOLERANCE, assert_close
 
 from .gpu import DEVICE, DTYPES
 
@@ -32,13 +32,14 @@ CONFIG = {"BLOCK_M": 32, "BLOCK_N": 16, "BLOCK_K": 16, "num_warps": 4, "num_stag
     normalise=st.booleans(),
     group_score=st.sampled_from(["max", "top2_sum"]),
     at_once=st.booleans(),
+    losses=st.sampled_from(["weights", "logits", "both"]),
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
 def test_equals_the_reference(
     tokens: int, width: int, groups: tuple[int, int, int | None], top_k: int, score: str, is_chosen: bool,
-    has_bias: bool, has_correction: bool, normalise: bool, group_score: str, at_once: bool, dtype: torch.dtype,
-    seed: int,
+    has_bias: bool, has_correction: bool, normalise: bool, group_score: str, at_once: bool, losses: str,
+    dtype: torch.dtype, seed: int,
 ) -> None:  # fmt: skip
     make = torch.Generator().manual_seed(seed)
     count, num_groups, top_groups = groups
@@ -46,23 +47,35 @@ def test_equals_the_reference(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=make).to(DEVICE, dtype)
 
-    x, weight = random(1, tokens, width), random(count, width)
-    bias, correction = random(count) if has_bias else None, random(count) if has_correction else None
+    x, weight = random(1, tokens, width).requires_grad_(), random(count, width).requires_grad_()
+    bias, correction = random(count).requires_grad_() if has_bias else None, random(count) if has_correction else None
     options = {
         "top_k": top_k, "score": score, "score_over": "chosen" if is_chosen else "all", "normalise": normalise,
         "scale": 1.5, "num_groups": num_groups, "top_groups": top_groups, "group_score": group_score,
     }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch, forced("router_logits", CONFIG):
+    with pytest.MonkeyPatch.context() as patch, forced("router_logits", CONFIG), forced("router_backward", CONFIG):
         patch.setattr(triton_router, "AT_ONCE", 1 << 17 if at_once else 0)
         patch.setattr(triton_router, "PICKERS", 4)
+        patch.setattr(triton_router_backward, "PARTED", 8)
         found = router(x=x, weight=weight, bias=bias, correction=correction, **options)  # type: ignore[arg-type]
-    wide = [None if one is None else one.double() for one in (bias, correction)]
+        leaves = [one for one in (x, weight, bias) if one is not None]
+        # of weights, of logits as a loss of balance gives them, or of both
+        wanted = [i for i in (0, 2) if losses in ("both", "weights" if i == 0 else "logits")]
+        grads = [torch.randn(found[i].shape, generator=make).to(DEVICE) for i in wanted]
+        of_leaves = torch.autograd.grad([found[i] for i in wanted], leaves, grads)
+    wide = [None if one is None else one.detach().double().requires_grad_() for one in (x, weight, bias)]
     exact = reference.router(
-        x=x.double(), weight=weight.double(), bias=wide[0], correction=wide[1], **options,  # type: ignore[arg-type]
+        x=wide[0], weight=wide[1], bias=wide[2],  # pyright: ignore[reportArgumentType]
+        correction=None if correction is None else correction.double(), **options,  # type: ignore[arg-type]
     )  # fmt: skip
     assert torch.equal(found[1], exact[1])
     assert_close("weights", found[0], exact[0], tolerance=1e-5)
     assert_close("logits", found[2], exact[2])
+    of_wide = torch.autograd.grad(
+        [exact[i] for i in wanted], [one for one in wide if one is not None], [one.double() for one in grads]
+    )
+    for name, one, other in zip(("of x", "of weight", "of bias"), of_leaves, of_wide, strict=False):
+        assert_close(name, one, other, tolerance=max(1e-5, TOLERANCE[one.dtype]))
 
 
 @pytest.mark.parametrize("tokens", [1, 19])
