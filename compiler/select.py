@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import cast
 
 from torch import fx
 
@@ -38,6 +39,15 @@ class Choice:
     place: str
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The function that makes of a parameter what its kernel reads; with `parts`, the rows of the matrices that stand
+    in it, it takes those too."""
+
+    function: str
+    parts: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Selection:
     """One definition for one phase: a graph that calls the chosen kernels."""
@@ -45,8 +55,8 @@ class Selection:
     name: str
     graph: fx.Graph
     choices: tuple[Choice, ...]
-    prepared: Mapping[str, str]
-    """By placeholder of a parameter, the function that makes of it what its kernel reads."""
+    prepared: Mapping[str, Preparation]
+    """By placeholder of a parameter, how what its kernel reads is made of it."""
 
     @cached_property
     def module(self) -> fx.GraphModule:
@@ -69,7 +79,7 @@ def select_definition(
     graph = fx.Graph()
     mapped: dict[fx.Node, fx.Node] = {}
     choices: list[Choice] = []
-    prepared: dict[str, str] = {}
+    prepared: dict[str, Preparation] = {}
     for node in lowered.graph.nodes:
         copy = graph.node_copy(node, lambda n: mapped[n])
         mapped[node] = copy
@@ -84,7 +94,11 @@ def select_definition(
             own=_own_parameters(node, lowered),
         )
         if serving:
-            prepared |= {str(node.kwargs[name]): function for name, function in serving[0].prepares.items()}
+            parts = cast("list[int] | None", site.fields.values.get("parts"))
+            prepared |= {
+                str(node.kwargs[name]): Preparation(function, None if parts is None else tuple(parts))
+                for name, function in serving[0].prepares.items()
+            }
         copy.target = _implementation(site, serving)
         name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))

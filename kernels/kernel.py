@@ -51,7 +51,8 @@ class Kernel:
     """It needs a GPU and triton: elsewhere its module is not even imported."""
     prepares: Mapping[str, str] = field(default_factory=dict[str, str])
     """By argument, the function that makes of a parameter what the kernel reads in its place: packed weights. It is
-    applied once, when the program is bound. The model keeps its parameter."""
+    applied once, when the program is bound. The model keeps its parameter. Where the node has a field `parts`, the rows
+    of the matrices that stand in its parameter, the function takes them too."""
     format: str = ""
     """The format of weights that it is asked for: a node whose weight has none asks kernels that have none."""
     plain: str = ""

@@ -28,6 +28,19 @@ def _packed(op: str, format: str) -> Kernel:
     )
 
 
+def _ternary(op: str) -> Kernel:
+    """The kernel of a ternary layer, which reads its matrices in 2 bits."""
+    return Kernel(
+        name="triton_packed",
+        op=op,
+        implementation=f"ternary.triton_ternary:{op}",
+        serves="ternary.triton_ternary:serves",
+        is_triton=True,
+        prepares={"weight": "ternary.triton_pack:pack"},
+        plain=f"ternary.packed_in_torch:{op}",
+    )
+
+
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
         name="triton_prefill",
@@ -217,14 +230,14 @@ KERNELS: tuple[Kernel, ...] = (
         serves="moe.triton_experts:serves",
         is_triton=True,
     ),
-    Kernel(
-        name="triton_packed",
-        op="ternary_linear",
-        implementation="ternary.triton_ternary:ternary_linear",
-        serves="ternary.triton_ternary:serves",
-        is_triton=True,
-        prepares={"weight": "ternary.triton_pack:pack"},
-        plain="ternary.triton_pack:ternary_linear",
+    *map(
+        _ternary,
+        (
+            "ternary_linear",
+            "ternary_projection",
+            "rms_norm_ternary_projection",
+            "add_rms_norm_ternary_projection",
+        ),
     ),
     *(_packed(op, format) for op in ("linear", "gated_linear") for format in ("int8", "int4", "int4_128", "ternary")),
 )

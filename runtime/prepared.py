@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor
 
 from ..compiler.program import PHASES, Program
+from ..compiler.select import Preparation
 from ..kernels.kernel import Phase, resolve
 
 
@@ -16,25 +17,27 @@ class Prepared:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._made: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
-        """By identity of a parameter and function, the parameter, which keeps its identity, and what was made of it."""
+        self._made: dict[tuple[int, Preparation], tuple[Tensor, Tensor]] = {}
+        """By identity of a parameter and how it is prepared, the parameter, which keeps its identity, and what was made
+        of it."""
 
     def operands(self, definition: str, parameters: tuple[Tensor, ...]) -> Mapping[Phase, tuple[Tensor, ...]]:
         """For each phase the parameters of one call of the definition, in order of its placeholders."""
         names = self._program.module.definitions[definition].parameters
         found: dict[Phase, tuple[Tensor, ...]] = {}
         for phase in PHASES:
-            functions = self._program.selections[phase][definition].prepared
+            wanted = self._program.selections[phase][definition].prepared
             found[phase] = parameters
-            if functions:
+            if wanted:
                 named = zip(names, parameters, strict=True)
-                found[phase] = tuple(self._make(tensor, functions.get(name)) for name, tensor in named)
+                found[phase] = tuple(self._make(tensor, wanted.get(name)) for name, tensor in named)
         return found
 
-    def _make(self, parameter: Tensor, function: str | None) -> Tensor:
-        if function is None:
+    def _make(self, parameter: Tensor, wanted: Preparation | None) -> Tensor:
+        if wanted is None:
             return parameter
-        key = (id(parameter), function)
+        key = (id(parameter), wanted)
         if key not in self._made:
-            self._made[key] = (parameter, cast("Tensor", resolve(function)(parameter)))
+            others = {} if wanted.parts is None else {"parts": wanted.parts}
+            self._made[key] = (parameter, cast("Tensor", resolve(wanted.function)(parameter, **others)))
         return self._made[key][1]

@@ -6,6 +6,8 @@ from ..compiler.program import Program
 from ..kernels.registry import kernels_for
 from ..specs.diagnostics import Diagnostic, LlmcError, Note
 
+ON_A_GPU = ("scan", "short_conv", "experts", "router", "ternary_linear", "ternary_projection")
+
 
 def require_kernels(program: Program) -> None:
     """Raises LlmcError E0606 for each such node, with every kernel's reason."""
@@ -36,4 +38,11 @@ def _is_meant(op: str, device: str) -> bool:
     """Attention and norms; on a GPU scans, experts and ternary layers as well."""
     if "norm" in op or "attention" in op or "attend" in op:
         return True
-    return device.startswith("cuda") and op in ("scan", "short_conv", "experts", "router", "ternary_linear")
+    return device.startswith("cuda") and op in (
+        "scan",
+        "short_conv",
+        "experts",
+        "router",
+        "ternary_linear",
+        "ternary_projection",
+    )

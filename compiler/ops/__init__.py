@@ -9,6 +9,7 @@ from .add import ADD
 from .add_layer_norm import ADD_LAYER_NORM
 from .add_rms_norm import ADD_RMS_NORM
 from .add_rms_norm_linear import ADD_RMS_NORM_LINEAR
+from .add_rms_norm_ternary_projection import ADD_RMS_NORM_TERNARY_PROJECTION
 from .append_attend import APPEND_ATTEND
 from .attend_cached import ATTEND_CACHED
 from .attend_shared import ATTEND_SHARED
@@ -46,6 +47,7 @@ from .relative_bias import RELATIVE_BIAS
 from .reshape import RESHAPE
 from .rms_norm import RMS_NORM
 from .rms_norm_linear import RMS_NORM_LINEAR
+from .rms_norm_ternary_projection import RMS_NORM_TERNARY_PROJECTION
 from .rope import ROPE
 from .rope_apply import ROPE_APPLY
 from .rope_kv_full_append import ROPE_KV_FULL_APPEND
@@ -65,6 +67,7 @@ from .split_heads import SPLIT_HEADS
 from .sub import SUB
 from .sum import SUM
 from .ternary_linear import TERNARY_LINEAR
+from .ternary_projection import TERNARY_PROJECTION
 from .tile import TILE
 from .token_shift import TOKEN_SHIFT
 from .topk_sparsity import TOPK_SPARSITY
@@ -126,6 +129,9 @@ OPS: tuple[Op, ...] = (
     GATED_LINEAR,
     RMS_NORM_LINEAR,
     ADD_RMS_NORM_LINEAR,
+    TERNARY_PROJECTION,
+    RMS_NORM_TERNARY_PROJECTION,
+    ADD_RMS_NORM_TERNARY_PROJECTION,
     ROPE_TABLE,
     ROPE_APPLY,
     ROPE_KV_FULL_APPEND,

@@ -12,8 +12,10 @@ from .fuse_add_norm import fuse_add_norm
 from .fuse_append_attend import fuse_append_attend
 from .fuse_gated_activation import fuse_gated_activation
 from .fuse_norm_linear import fuse_norm_linear
+from .fuse_norm_ternary import fuse_norm_ternary
 from .fuse_projections import fuse_projections
 from .fuse_rope_append import fuse_rope_append
+from .fuse_ternary_projections import fuse_ternary_projections
 from .hoist_once import hoist_once
 from .rotate_residual import rotate_residual
 from .share_rope_table import share_rope_table
@@ -32,5 +34,11 @@ PASSES: tuple[Pass, ...] = (
     eliminate_dead,
 )
 
-GPU_PASSES: tuple[Pass, ...] = (fuse_rope_append, fuse_append_attend, fuse_norm_linear)
+GPU_PASSES: tuple[Pass, ...] = (
+    fuse_rope_append,
+    fuse_append_attend,
+    fuse_norm_linear,
+    fuse_ternary_projections,
+    fuse_norm_ternary,
+)
 """Those that follow where the target is a GPU."""

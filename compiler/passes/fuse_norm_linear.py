@@ -7,12 +7,14 @@ rewrite: n = rms_norm(x); y = gated_linear(n)      ->  y = rms_norm_linear(x, ki
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import cast
 
 from torch import fx
 
 from ..lowered import Lowered, Module, is_op, site_of, type_of
 from ..ops.add_rms_norm_linear import ADD_RMS_NORM_LINEAR
+from ..ops.declaration import Op
 from ..ops.rms_norm_linear import RMS_NORM_LINEAR
 from ..rewrite import insert_before, operand, parameters_of
 
@@ -25,14 +27,15 @@ def fuse_norm_linear(module: Module) -> int:
     for lowered in module.definitions.values():
         for node, site in lowered.sites():
             if site.op.name in ("linear", "gated_linear"):
-                count += _fuse(lowered, node)
+                count += take_norm(lowered, node, FUSED)
     return count
 
 
-def _fuse(lowered: Lowered, linear: fx.Node) -> int:
+def take_norm(lowered: Lowered, linear: fx.Node, fused_ops: Mapping[str, Op]) -> int:
+    """Put the op for its norm in the place of a projection, if there is one that nothing else reads; 1 if so."""
     value = operand(linear, "x")
     norm = cast("fx.Node", value.args[0]) if value.target is operator.getitem else value
-    if len(value.users) != 1 or not any(is_op(norm, name) for name in FUSED):
+    if len(value.users) != 1 or not any(is_op(norm, name) for name in fused_ops):
         return 0
     site, found = site_of(norm), site_of(linear)
     if site.fields.values.get("head_dim") is not None:
@@ -40,9 +43,9 @@ def _fuse(lowered: Lowered, linear: fx.Node) -> int:
     parameters = {f"norm_{name}": node for name, node in parameters_of(norm).items()}
     fused = insert_before(
         norm,
-        op=FUSED[site.op.name],
+        op=fused_ops[site.op.name],
         path=found.path,
-        fields={**site.fields.values, "features": type_of(linear).features, "kind": found.fields.values.get("kind")},
+        fields={**site.fields.values, **found.fields.values, "features": type_of(linear).features},
         inputs={port.name: operand(norm, port.name) for port in site.op.ports},
         parameters={**parameters_of(linear), **parameters},
         like=linear,

@@ -5,11 +5,13 @@ rewrite: a = linear(x, Wa); b = linear(x, Wb)  ->  a, b = split(linear(x, concat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import fx
 
 from ..lowered import Lowered, Module, is_op, site_of
+from ..ops.declaration import Op
 from ..ops.linear import LINEAR
 from ..ops.split import SPLIT
 from ..parameters import Concat, Tensor
@@ -24,26 +26,50 @@ def fuse_projections(module: Module) -> int:
 def _fuse_in(lowered: Lowered) -> int:
     groups: dict[tuple[fx.Node, bool], list[fx.Node]] = {}
     for node, _ in lowered.sites():
-        if is_op(node, "linear") and _owns_its_parameters(lowered, node):
+        if is_op(node, "linear") and owns_its_parameters(lowered, node):
             groups.setdefault((operand(node, "x"), "bias" in node.kwargs), []).append(node)
     groups = {key: nodes for key, nodes in groups.items() if len(nodes) > 1}
     for nodes in groups.values():
-        _fuse(lowered, nodes)
+        merge(lowered, nodes, LINEAR, {})
     return len(groups)
 
 
-def _owns_its_parameters(lowered: Lowered, node: fx.Node) -> bool:
+def owns_its_parameters(lowered: Lowered, node: fx.Node) -> bool:
+    """Whether no other node reads its parameters, and they are tensors of the model as they are."""
     return all(
         len(parameter.users) == 1 and isinstance(lowered.parameters[str(parameter.target)], Tensor)
         for parameter in parameters_of(node).values()
     )
 
 
-def _fuse(lowered: Lowered, nodes: list[fx.Node]) -> None:
+def merge(lowered: Lowered, nodes: list[fx.Node], op: Op, fields: Mapping[str, object]) -> None:
+    """Put one `op` with the fields of the first node and these, and a split behind it, in the place of all nodes."""
     first = nodes[0]
     paths = [site_of(node).path for node in nodes]
     path = fused_path(paths)
-    operands = {name: [parameters_of(node)[name] for node in nodes] for name in parameters_of(first)}
+    merged, old = merged_parameters(lowered, nodes, path)
+    widths = [site_of(node).fields.int("features") for node in nodes]
+    fields = {**site_of(first).fields.values, **fields, "features": sum(widths)}
+    fused = insert_before(first, op=op, path=path, fields=fields, inputs={"x": operand(first, "x")}, parameters=merged)
+    names = _short_names(paths)
+    parts = insert_before(
+        first,
+        op=SPLIT,
+        path=f"{path}.split",
+        fields={"sizes": dict(zip(names, widths, strict=True))},
+        inputs={"x": fused["out"]},
+    )
+    for node, name in zip(nodes, names, strict=True):
+        node.replace_all_uses_with(parts[name])
+        lowered.graph.erase_node(node)
+    erase_placeholders(lowered, old)
+
+
+def merged_parameters(
+    lowered: Lowered, nodes: list[fx.Node], path: str
+) -> tuple[dict[str, fx.Node], tuple[fx.Node, ...]]:
+    """The nodes' parameters stacked in order, by name; and the placeholders to erase once the nodes are gone."""
+    operands = {name: [parameters_of(node)[name] for node in nodes] for name in parameters_of(nodes[0])}
     merged = {
         name: replace_parameters(
             lowered,
@@ -53,23 +79,7 @@ def _fuse(lowered: Lowered, nodes: list[fx.Node]) -> None:
         )
         for name, old in operands.items()
     }
-    widths = [site_of(node).fields.int("features") for node in nodes]
-    fields = {**site_of(first).fields.values, "features": sum(widths)}
-    fused = insert_before(
-        first, op=LINEAR, path=path, fields=fields, inputs={"x": operand(first, "x")}, parameters=merged
-    )["out"]
-    names = _short_names(paths)
-    parts = insert_before(
-        first,
-        op=SPLIT,
-        path=f"{path}.split",
-        fields={"sizes": dict(zip(names, widths, strict=True))},
-        inputs={"x": fused},
-    )
-    for node, name in zip(nodes, names, strict=True):
-        node.replace_all_uses_with(parts[name])
-        lowered.graph.erase_node(node)
-    erase_placeholders(lowered, [node for old in operands.values() for node in old])
+    return merged, tuple(node for old in operands.values() for node in old)
 
 
 def _short_names(paths: list[str]) -> list[str]:

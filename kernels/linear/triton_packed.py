@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernel import Request
 from ..pointwise.reference import ActivationKind, gated_activation_packed
-from ..ternary.triton_pack import ternary_linear as ternary_linear_in_torch
+from ..ternary.packed_in_torch import ternary_linear as ternary_linear_in_torch
 from ..ternary.triton_ternary import WIDEST, ternary_linear
 from .reference import linear
 from .triton_int4 import int4_linear

@@ -1,7 +1,8 @@
 """Whole numbers of 8 bits, their sum and a factor for each token in Triton: of the token, its RMS norm, or a sum's.
 
 One launch writes what `ternary.reference.quantised_activation` gives of what `norm.reference.rms_norm` gives, with the
-same roundings: no product is part of a multiply-add. It writes half the bytes that the norm alone would.
+same roundings: no product is part of a multiply-add. It writes half the bytes that the norm alone would. A row that is
+not finite has the factor NaN, which the products take on.
 """
 
 # pyright: basic
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gpu.op import gpu_op, launchable
+from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div
 from . import reference
 from .row_blocks import block_of, rows_of
@@ -21,16 +22,35 @@ SMALLEST = tl.constexpr(1e-5)
 """Least largest magnitude that a factor is made of, as in `ternary.reference`."""
 _HALFWAY = tl.constexpr(12582912.0)
 """1.5 * 2^23: a float32 below 2^22 plus this is a whole number, rounded to even."""
+_IS_INTERPRETED = tl.constexpr(is_interpreted())
+
+
+@triton.jit
+def factor_of(b_largest, b_nothing, LARGEST: tl.constexpr):
+    """Of rows of these largest magnitudes; `b_nothing` is 0, or NaN where the row is not finite, and so is it then."""
+    return tl.div_rn(1.0, tl.maximum(b_largest, SMALLEST)) * LARGEST + b_nothing  # torch too has a reciprocal first
+
+
+@triton.jit
+def whole_product(b_x, b_factor):
+    """Float32 blocks -> their product as int32, rounded twice: the product is no part of a multiply-add."""
+    if _IS_INTERPRETED:
+        b_product = b_x * b_factor
+        b_whole = (tl.where(b_product == b_product, b_product, 0.0) + _HALFWAY) - _HALFWAY
+        b_whole = b_whole.to(tl.int32)
+    else:
+        b_whole = tl.inline_asm_elementwise(
+            "{ .reg .f32 t; mul.rn.f32 t, $1, $2; cvt.rni.s32.f32 $0, t; }", "=r,f,f", [b_x, b_factor],
+            dtype=tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    return b_whole
 
 
 @triton.jit
 def quantise_rows(b_x, LARGEST: tl.constexpr):
-    """Block `[N, F]` float32 -> whole numbers to LARGEST as int8, and the factor of each row `[N]`."""
-    b_largest = tl.maximum(tl.max(tl.abs(b_x), 1), SMALLEST)
-    b_factor = tl.div_rn(1.0, b_largest) * LARGEST  # torch's number / tensor is a reciprocal first
-    b_product = (b_x.to(tl.float64) * b_factor[:, None].to(tl.float64)).to(tl.float32)  # no part of a multiply-add
-    b_whole = (b_product + _HALFWAY) - _HALFWAY
-    return b_whole.to(tl.int8), b_factor
+    """Block `[N, F]` float32 -> whole numbers to LARGEST as int32, and the factor of each row `[N]`."""
+    b_factor = factor_of(tl.max(tl.abs(b_x), 1), tl.sum(b_x * 0.0, 1), LARGEST)
+    return whole_product(b_x, b_factor[:, None]), b_factor
 
 
 @triton.jit
@@ -60,9 +80,9 @@ def _forward(
         b_out = b_out.to(b_x.dtype).to(tl.float32)
     b_whole, b_factor = quantise_rows(b_out, LARGEST)  # pyright: ignore[reportGeneralTypeIssues]
     tl.store(p_factor + i_row, b_factor, mask=i_row < rows)
-    tl.store(p_count + i_row, tl.sum(b_whole.to(tl.int32), 1), mask=i_row < rows)
+    tl.store(p_count + i_row, tl.sum(b_whole, 1), mask=i_row < rows)
     m_whole = (i_row < rows)[:, None] & (o_x < padded)[None, :]
-    tl.store(p_whole + i_row[:, None] * padded + o_x[None, :], b_whole, mask=m_whole)
+    tl.store(p_whole + i_row[:, None] * padded + o_x[None, :], b_whole.to(tl.int8), mask=m_whole)
 
 
 def _launch(
@@ -123,25 +143,13 @@ def quantised(*, x: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
     return _quantise(x, None, None, False, 0.0, 0.0, bits, 1)[:2]
 
 
-def quantised_rows(*, x: Tensor, bits: int = 8, multiple: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`quantised` for products in whole numbers: each row padded with zeros to P, a multiple of `multiple`.
+def normed_rows(
+    *, x: Tensor, delta: Tensor | None = None, weight: Tensor | None = None, has_norm: bool = False, eps: float = 0.0,
+    weight_offset: float = 0.0, bits: int = 8, multiple: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`x + delta`, its RMS norm and `quantised` of that, as asked for, for products in whole numbers.
 
-    x `[..., F]` -> `[..., P]` int8, factors `[..., 1]` float32, and the sum of each row's numbers `[..., 1]` int32.
+    x, delta `[..., F]`, weight `[F]` -> rows padded with zeros to P, a multiple of `multiple`, `[..., P]` int8, factors
+    `[..., 1]` float32, the sum of each row's numbers `[..., 1]` int32, and `x + delta`, empty without a delta.
     """
-    return _quantise(x, None, None, False, 0.0, 0.0, bits, multiple)[:3]
-
-
-def rms_norm_quantised(
-    *, x: Tensor, weight: Tensor | None = None, eps: float, weight_offset: float = 0.0, bits: int = 8
-) -> tuple[Tensor, Tensor]:
-    """`quantised(rms_norm(x))`: x `[..., F]`, weight `[F]` -> `[..., F]` int8 and `[..., 1]` float32."""
-    return _quantise(x, None, weight, True, eps, weight_offset, bits, 1)[:2]
-
-
-def add_rms_norm_quantised(
-    *, delta: Tensor, residual: Tensor, weight: Tensor | None = None, eps: float, weight_offset: float = 0.0,
-    bits: int = 8,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`rms_norm_quantised(residual + delta)` and the sum: `[..., F]` int8, `[..., 1]` float32, `[..., F]`."""
-    whole, factor, _, total = _quantise(residual, delta, weight, True, eps, weight_offset, bits, 1)
-    return whole, factor, total
+    return _quantise(x, delta, weight, has_norm, eps, weight_offset, bits, multiple)

@@ -1,13 +1,18 @@
-"""The definition of `ternary_linear`: ternary weights and int8 activations, both rounded on the fly (BitNet b1.58)."""
+"""The definition of `ternary_linear`, and of what is fused with it: ternary weights and int8 activations, both rounded
+on the fly (BitNet b1.58)."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportIncompatibleMethodOverride=false
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..norm.reference import add_rms_norm, rms_norm
+from ..pointwise.reference import ActivationKind, gated_activation_packed
 
 SMALLEST = 1e-5
 """Least mean or largest magnitude that a scale is made of."""
@@ -58,9 +63,78 @@ def ternary_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, act
     x `[..., I]`, weight `[O, I]`, bias `[O]` of one dtype -> `[..., O]`. `activation_bits` null leaves x as it is.
     Gradients pass both roundings as if they were not there.
     """
-    ternary, inverse = ternary_weight(weight)
-    weight = _straight_through(weight, (ternary / inverse).to(weight.dtype))
+    return ternary_projection(x=x, weight=weight, bias=bias, activation_bits=activation_bits)
+
+
+def ternary_projection(
+    *,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> Tensor:
+    """Several ternary linears of one x, whose matrices of `parts` rows stand in one weight, each with its own scale.
+
+    x `[..., I]`, weight `[O, I]` -> `[..., O]`, or with `kind` `activation(g) * u` of its halves. `parts` null: one.
+    """
+    rounded = [_rounded_weight(matrix) for matrix in matrices_of(weight, parts)]
     if activation_bits is not None:
         whole, factor = quantised_activation(x, activation_bits)
         x = _straight_through(x, (whole / factor).to(x.dtype))
-    return functional.linear(x, weight, bias)
+    out = functional.linear(x, rounded[0] if parts is None else torch.cat(rounded), bias)
+    return out if kind is None else gated_activation_packed(x=out, kind=kind)
+
+
+def matrices_of(weight: Tensor, parts: Sequence[int] | None) -> tuple[Tensor, ...]:
+    """The matrices of `parts` rows that stand in a weight; null: it is one."""
+    return (weight,) if parts is None else cast("tuple[Tensor, ...]", weight.split(list(parts)))
+
+
+def _rounded_weight(weight: Tensor) -> Tensor:
+    """The weight that a rounded one stands for, of the same dtype."""
+    ternary, inverse = ternary_weight(weight)
+    return _straight_through(weight, (ternary / inverse).to(weight.dtype))
+
+
+def rms_norm_ternary_projection(
+    *,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    eps: float,
+    weight_offset: float = 0.0,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> Tensor:
+    """`ternary_projection(rms_norm(x))`. x `[..., I]`, norm_weight `[I]`."""
+    normal = rms_norm(x=x, weight=norm_weight, eps=eps, weight_offset=weight_offset)
+    return ternary_projection(
+        x=normal, weight=weight, bias=bias, activation_bits=activation_bits, parts=parts, kind=kind
+    )
+
+
+def add_rms_norm_ternary_projection(
+    *,
+    delta: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    eps: float,
+    weight_offset: float = 0.0,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`rms_norm_ternary_projection` of `residual + delta`, and that sum."""
+    normal, total = add_rms_norm(
+        delta=delta, residual=residual, weight=norm_weight, eps=eps, weight_offset=weight_offset
+    )
+    out = ternary_projection(
+        x=normal, weight=weight, bias=bias, activation_bits=activation_bits, parts=parts, kind=kind
+    )
+    return out, total

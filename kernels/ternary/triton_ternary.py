@@ -1,13 +1,14 @@
 """Ternary linear layers in Triton: 2-bit weights times int8 activations in whole numbers, exact up to their rounding.
 
-A vector is bound by the packed bytes (O * I / 4): four weights of one field times four activations are one instruction
-behind one mask, two for four weights, which four multiprocessor pipes of 132 keep up to 7 TB/s. Fields are not
-shifted: field f counts 4^f times, in a sum of its own, which is divided at the end without a rest. Matrices are bound
-by int8 matrix work; the weights are unpacked in registers, the left operand.
+Few tokens are `triton_vector`'s. The others are rounded in one launch, after their sum and their norm where there are,
+once for all that is projected from them, and multiplied in another, which is bound by int8 matrix work: the weights are
+unpacked in registers, the left operand.
 """
 
 # pyright: basic
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -15,20 +16,19 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from ..gpu.bytes import dot4, fields_of_2
+from ..gpu.bytes import fields_of_2
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
-from ..norm.triton_quantise import quantised_rows
-from .triton_pack import TAIL, rows_of, unpack
+from ..norm.triton_quantise import normed_rows
+from ..pointwise.reference import ActivationKind
+from ..pointwise.triton_activation import gated_activation_packed
+from .triton_pack import rows_of, scales_of, unpack
+from .triton_vector import layer, serves_few
 
 WIDEST = 32768
 """Features of a row that is quantised at once."""
-FEW = 4
-"""Tokens up to which each reads the weights for itself, from the second on out of the cache."""
-_FIELD_0, _FIELD_1 = tl.constexpr(0x03030303), tl.constexpr(0x0C0C0C0C)
-_FIELD_2, _FIELD_3 = tl.constexpr(0x30303030), tl.constexpr(0xC0C0C0C0 - (1 << 32))
 
 
 def serves(request: Request) -> str | None:
@@ -38,37 +38,10 @@ def serves(request: Request) -> str | None:
     bits = request.fields.get("activation_bits")
     if not isinstance(bits, int) or bits > 8:
         return f"activations of {bits or 'no'} bits do not fit int8"
-    width = request.shapes["x"][-1]
+    width = request.shapes["residual" if "residual" in request.shapes else "x"][-1]
     if not isinstance(width, int) or width > WIDEST:
         return f"a row of {width} features is wider than {WIDEST}"
     return None
-
-
-@triton.jit
-def _vector(
-    p_x, p_weight, p_scale, p_factor, p_count, p_bias, p_out, rows, words,
-    HAS_BIAS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
-):  # fmt: skip
-    """BLOCK_OUT outputs of one token; `words` of 4 bytes are a row of the weights and a quarter of the activations."""
-    i_token, o_row = tl.program_id(1).to(tl.int64), tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    o_in, m_row = tl.arange(0, BLOCK_IN), o_row < rows
-    p_x += i_token * 4 * words
-    o_weight = o_row.to(tl.int64)[:, None] * words + o_in[None, :]
-    b_0, b_1 = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.int32), tl.zeros((BLOCK_OUT, BLOCK_IN), tl.int32)
-    b_2, b_3 = tl.zeros((BLOCK_OUT, BLOCK_IN), tl.int32), tl.zeros((BLOCK_OUT, BLOCK_IN), tl.int32)
-    for start in range(0, words, BLOCK_IN):
-        m_in = start + o_in < words
-        b_weight = tl.load(p_weight + o_weight + start, mask=m_row[:, None] & m_in[None, :], other=0)
-        o_x = start + o_in
-        b_0 = dot4(b_weight & _FIELD_0, tl.load(p_x + o_x, mask=m_in, other=0)[None, :], b_0)
-        b_1 = dot4(b_weight & _FIELD_1, tl.load(p_x + words + o_x, mask=m_in, other=0)[None, :], b_1)
-        b_2 = dot4(b_weight & _FIELD_2, tl.load(p_x + 2 * words + o_x, mask=m_in, other=0)[None, :], b_2)
-        b_3 = dot4(b_weight & _FIELD_3, tl.load(p_x + 3 * words + o_x, mask=m_in, other=0)[None, :], b_3)
-    b_sum = tl.sum(b_0 + (b_1 >> 2) + (b_2 >> 4) + (b_3 >> 6), 1) - tl.load(p_count + i_token)
-    b_out = b_sum.to(tl.float32) * (tl.load(p_scale) / tl.load(p_factor + i_token))
-    if HAS_BIAS:
-        b_out += tl.load(p_bias + o_row, mask=m_row, other=0.0).to(tl.float32)
-    tl.store(p_out + i_token * rows + o_row, b_out.to(p_out.dtype.element_ty), mask=m_row)
 
 
 @triton.jit
@@ -95,26 +68,12 @@ def _matrix(
         b_sum = tl.dot(b_2, tl.load(p_step + 2 * size, mask=m_x, other=0), b_sum, out_dtype=tl.int32)
         b_sum = tl.dot(b_3, tl.load(p_step + 3 * size, mask=m_x, other=0), b_sum, out_dtype=tl.int32)
     b_sum -= tl.load(p_count + o_m, mask=m_m, other=0)[None, :]
-    b_scale = tl.load(p_scale) / tl.load(p_factor + o_m, mask=m_m, other=1.0)
-    b_out = b_sum.to(tl.float32) * b_scale[None, :]
+    b_scale = tl.load(p_scale + o_n, mask=m_n, other=0.0)[:, None]
+    b_out = b_sum.to(tl.float32) * (b_scale / tl.load(p_factor + o_m, mask=m_m, other=1.0)[None, :])
     if HAS_BIAS:
         b_out += tl.load(p_bias + o_n, mask=m_n, other=0.0).to(tl.float32)[:, None]
     p_tile = p_out + o_m.to(tl.int64)[None, :] * rows + o_n[:, None]
     tl.store(p_tile, b_out.to(p_out.dtype.element_ty), mask=m_n[:, None] & m_m[None, :])
-
-
-def _vector_rule(key: Key) -> Config:
-    """8 rows of 1 KiB a program of 4 warps: four loads of 16 bytes a thread, and some 4 programs a multiprocessor."""
-    return {"BLOCK_OUT": 8, "BLOCK_IN": min(256, power_of_2(int(key["words"]))), "num_warps": 4}
-
-
-def _vector_space(key: Key) -> tuple[Config, ...]:
-    return tuple(
-        {"BLOCK_OUT": out, "BLOCK_IN": words, "num_warps": warps}
-        for out in (2, 4, 8, 16)
-        for words in (128, 256, 512)
-        for warps in (2, 4, 8)
-    )
 
 
 def _matrix_rule(key: Key) -> Config:
@@ -136,60 +95,116 @@ def _matrix_space(key: Key) -> tuple[Config, ...]:
     )
 
 
-VECTOR = Tunable(name="ternary_vector", rule=_vector_rule, space=_vector_space)
 MATRIX = Tunable(name="ternary_matrix", rule=_matrix_rule, space=_matrix_space)
-TUNABLES = (VECTOR, MATRIX)
+TUNABLES = (MATRIX,)
 
 
 def _launch(
-    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, rows: int,
-    dtype: torch.dtype,
+    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, width: int, dtype: torch.dtype
 ) -> Tensor:  # fmt: skip
-    tokens, size = len(whole), whole.shape[-1] // 4
-    out = whole.new_empty((tokens, rows), dtype=dtype)
-    if not tokens:
-        return out
-    scale = packed[-TAIL:].view(torch.float32)
-    if tokens <= FEW:
-        words = size // 4
-        config = VECTOR.config({"rows": rows, "words": words})
-        launchable(_vector)[(ceil_div(rows, config["BLOCK_OUT"]), tokens)](
-            whole.view(torch.int32), packed.view(torch.int32), scale, factor, count, bias, out, rows, words,
-            HAS_BIAS=bias is not None, **config,
-        )  # fmt: skip
-    else:
+    out = _fake(whole, factor, count, packed, bias, width, dtype)
+    tokens, rows = out.shape
+    if tokens:
+        size = whole.shape[-1] // 4
         config = MATRIX.config({"rows": rows, "size": size, "tokens": min(4096, power_of_2(tokens))})
         launchable(_matrix)[(ceil_div(tokens, config["BLOCK_M"]) * ceil_div(rows, config["BLOCK_N"]),)](
-            whole, packed, scale, factor, count, bias, out, tokens, rows, size, HAS_BIAS=bias is not None,
-            **config,
+            whole, packed, scales_of(packed, width), factor, count, bias, out, tokens, rows, size,
+            HAS_BIAS=bias is not None, **config,
         )  # fmt: skip
     return out
 
 
 def _fake(
-    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, rows: int,
-    dtype: torch.dtype,
+    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, width: int, dtype: torch.dtype
 ) -> Tensor:  # fmt: skip
-    return whole.new_empty((len(whole), rows), dtype=dtype)
+    return whole.new_empty((len(whole), rows_of(packed, width)), dtype=dtype)
 
 
 def _reference(
-    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, rows: int,
-    dtype: torch.dtype,
+    whole: Tensor, factor: Tensor, count: Tensor, packed: Tensor, bias: Tensor | None, width: int, dtype: torch.dtype
 ) -> Tensor:  # fmt: skip
-    ternary, scale = unpack(packed, whole.shape[-1])
-    out = functional.linear(whole.double(), ternary.double()) * (scale.double() / factor.double()[:, None])
+    ternary, scales = unpack(packed, width)
+    out = functional.linear(whole[:, :width].double(), ternary.double()) * (scales / factor.double()[:, None])
     return (out if bias is None else out + bias.double()).to(dtype)
 
 
 _product = gpu_op("ternary_product", _launch, fake=_fake, reference=_reference)
 
 
+def _layer(
+    *, x: Tensor, delta: Tensor | None = None, norm_weight: Tensor | None = None, has_norm: bool = False,
+    packed: Tensor, bias: Tensor | None, eps: float = 0.0, weight_offset: float = 0.0, bits: int | None,
+    kind: ActivationKind | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One launch for few tokens; for more, one that norms and rounds, one that multiplies, and the gate's."""
+    assert bits is not None
+    if serves_few(x):
+        return layer(
+            x=x, delta=delta, norm_weight=norm_weight, has_norm=has_norm, packed=packed, bias=bias, eps=eps,
+            weight_offset=weight_offset, bits=bits, kind=kind,
+        )  # fmt: skip
+    whole, factor, count, total = normed_rows(
+        x=x, delta=delta, weight=norm_weight, has_norm=has_norm, eps=eps, weight_offset=weight_offset, bits=bits,
+        multiple=4 * 16,
+    )  # fmt: skip
+    width = x.shape[-1]
+    out = _product(whole.flatten(0, -2), factor.flatten(), count.flatten(), packed, bias, width, x.dtype)
+    out = out.view(*x.shape[:-1], out.shape[-1])
+    return out if kind is None else gated_activation_packed(x=out, kind=kind), total
+
+
 def ternary_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation_bits: int | None = 8) -> Tensor:
     """Arguments and result are those of the reference, but for `weight`, which `triton_pack.pack` has made."""
-    assert activation_bits is not None
-    width = x.shape[-1]
-    whole, factor, count = quantised_rows(x=x.reshape(-1, width), bits=activation_bits, multiple=4 * 16)
-    rows = rows_of(weight, width)
-    out = _product(whole, factor.flatten(), count.flatten(), weight, bias, rows, x.dtype)
-    return out.view(*x.shape[:-1], rows)
+    return _layer(x=x, packed=weight, bias=bias, bits=activation_bits)[0]
+
+
+def ternary_projection(
+    *,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> Tensor:
+    """Arguments and result are those of the reference, but for `weight`, which was packed with its `parts`."""
+    return _layer(x=x, packed=weight, bias=bias, bits=activation_bits, kind=kind)[0]
+
+
+def rms_norm_ternary_projection(
+    *,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    eps: float,
+    weight_offset: float = 0.0,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> Tensor:
+    """Arguments and result are those of the reference, but for `weight`, which was packed with its `parts`."""
+    return _layer(
+        x=x, norm_weight=norm_weight, has_norm=True, packed=weight, bias=bias, eps=eps, weight_offset=weight_offset,
+        bits=activation_bits, kind=kind,
+    )[0]  # fmt: skip
+
+
+def add_rms_norm_ternary_projection(
+    *,
+    delta: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    eps: float,
+    weight_offset: float = 0.0,
+    activation_bits: int | None = 8,
+    parts: Sequence[int] | None = None,
+    kind: ActivationKind | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Arguments and results are those of the reference, but for `weight`, which was packed with its `parts`."""
+    return _layer(
+        x=residual, delta=delta, norm_weight=norm_weight, has_norm=True, packed=weight, bias=bias, eps=eps,
+        weight_offset=weight_offset, bits=activation_bits, kind=kind,
+    )  # fmt: skip

@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 MEANT = (
     "attention", "attend_cached", "latent_attend_cached", "scan", "short_conv", "experts", "router", "ternary_linear",
+    "ternary_projection", "rms_norm_ternary_projection", "add_rms_norm_ternary_projection",
     "rms_norm", "add_rms_norm", "layer_norm", "add_layer_norm", "group_norm", "l2_norm", "kv_full_append",
     "kv_window_append", "kv_latent_append", "rope_kv_full_append", "rope_kv_window_append", "rope_apply",
     "append_attend",

@@ -14,7 +14,7 @@ from torch import fx
 import llmc
 from llmc.compiler.lower import lower
 from llmc.compiler.lowered import Lowered, Module, is_op, site_of, type_of
-from llmc.compiler.parameters import Concat
+from llmc.compiler.parameters import Concat, Formula, leaves
 from llmc.compiler.passes import GPU_PASSES, PASSES, Pass
 from llmc.compiler.pipeline import check
 from llmc.compiler.program import Program
@@ -104,25 +104,38 @@ def test_pass_is_idempotent(rewrite: Pass) -> None:
     assert dump(module) == once
 
 
-def test_norms_in_projections_give_the_same() -> None:
-    """Its fixture has no state, so that the graphs themselves can be run."""
-    rewrite = next(rewrite for rewrite in GPU_PASSES if rewrite.__name__ == "fuse_norm_linear")
+@pytest.mark.parametrize("name", ["fuse_norm_linear", "fuse_ternary_projections", "fuse_norm_ternary"])
+def test_fused_projections_give_the_same(name: str) -> None:
+    """Their fixtures have no state, so that the graphs themselves can be run."""
+    rewrite = next(rewrite for rewrite in GPU_PASSES if rewrite.__name__ == name)
     module = fixture(rewrite)
 
-    def run() -> torch.Tensor:
-        torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+    def run() -> tuple[torch.Tensor, ...]:
         (lowered,) = module.definitions.values()
         sizes = {"B": 2, "T": 3}
         inputs: list[torch.Tensor] = []
-        for node in lowered.placeholders.values():
+        for placeholder, node in lowered.placeholders.items():
             found = type_of(node)
             shape = [sizes[dim] if isinstance(dim, str) else dim for dim in found.shape]
-            inputs.append(torch.randint(11, shape) if found.dtype == "int64" else torch.randn(shape).double())
-        return cast("torch.Tensor", fx.GraphModule({}, lowered.graph)(*inputs)[0])
+            formula = lowered.parameters.get(placeholder)
+            inputs.append(torch.arange(6).view(shape) if formula is None else filled(formula))
+        return cast("tuple[torch.Tensor, ...]", fx.GraphModule({}, lowered.graph)(*inputs))
 
     before = run()
     assert rewrite(module) == 2
-    assert_close("out", run(), before)
+    for index, (found, expected) in enumerate(zip(run(), before, strict=True)):
+        assert_close(f"output {index}", found, expected)
+
+
+def filled(formula: Formula) -> torch.Tensor:
+    """Numbers that depend on the paths of what the parameter is made of alone."""
+    seeds = [sum(part.path.encode()) for part in leaves(formula)]
+    return torch.cat(
+        [
+            torch.randn(part.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            for seed, part in zip(seeds, leaves(formula), strict=True)
+        ]
+    )
 
 
 def test_every_fixture_belongs_to_a_pass() -> None:

@@ -7,44 +7,23 @@ long form. `make gpu` runs all of them on the chip, their decoding recorded as C
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 import torch
-from torch import Tensor, nn
 
 pytest.importorskip("triton")
 
 import llmc
-from llmc.compiler.program import compile_model
 from llmc.runtime.gpu.executor import GpuExecutor
-from llmc.runtime.load import DTYPES
-from llmc.runtime.model import LanguageModel
-from llmc.runtime.tree import find
 
 from .comparison import require_equal
 from .conftest import Goldens
 from .families import CAUSAL, Family
+from .gpu_programs import HAS_GPU, on_gpu, run
 from .recurrent_families import RECURRENT
 from .reference import Golden
 
-HAS_GPU = torch.cuda.is_available()
-DEVICE, TARGET = ("cuda", "cuda") if HAS_GPU else ("cpu", "cuda:sm_90")
-QUICK = ("llama", "mixtral", "deepseek_v3", "hydra", "mamba2_biases", "qwen3_next")
+QUICK = ("llama", "mistral_window", "mixtral", "deepseek_v3", "hydra", "mamba2_biases", "qwen3_next")
 PROMPT, STEPS = 9, 1
-
-
-def on_gpu(model: LanguageModel) -> LanguageModel:
-    """The same spec and numbers, compiled for a GPU."""
-    old = model.program
-    program = compile_model(old.spec, old.model, device=TARGET, dtype=old.target.dtype)
-    made = LanguageModel(program)
-    for path, parameter in model.named_parameters(remove_duplicate=False):
-        owner, _, name = path.rpartition(".")
-        leaf = cast("nn.Module", find(made, owner))
-        setattr(leaf, name, nn.Parameter(parameter.detach().to(DEVICE, DTYPES[old.target.dtype]), requires_grad=False))
-    made.retie()
-    return made.eval()
 
 
 def each() -> list[object]:
@@ -66,19 +45,6 @@ def test_logits(family: Family, goldens: Goldens) -> None:
     prompt = golden.tokens[:, :PROMPT]
     mask = torch.ones_like(prompt, dtype=torch.bool)
     mask[1, :3] = False
-    found, expected = (run(one, prompt, mask) for one in (ours, model))
+    found, expected = (run(one, prompt, mask, STEPS) for one in (ours, model))
     for name, actual, wanted in zip(("prefill", *["decode"] * STEPS), found, expected, strict=True):
         require_equal(f"{name} logits", actual.cpu(), wanted)
-
-
-def run(model: LanguageModel, prompt: Tensor, mask: Tensor) -> list[Tensor]:
-    """Logits of a prompt whose second row is padded on its left, and of tokens after it, given one by one."""
-    cache = model.new_cache(len(prompt), PROMPT + STEPS)
-    device = model.device
-    with torch.no_grad():
-        logits = [cast("Tensor", model(prompt.to(device), attention_mask=mask.to(device), cache=cache))]
-        for step in range(STEPS):
-            token = torch.full((len(prompt), 1), 3 + step, device=device)
-            logits.append(cast("Tensor", model(token, cache=cache)))
-    logits[0] = logits[0].masked_fill(~mask.to(device)[..., None], 0.0)
-    return logits

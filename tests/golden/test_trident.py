@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,19 @@ def test_without_the_rounding_it_would_differ(case: Case) -> None:
 @pytest.mark.parametrize("sizes", [(1,) * TOKENS, (9, 1, 1, 12), (1, 22)])
 def test_chunks(case: Case, model: LanguageModel, sizes: tuple[int, ...]) -> None:
     require_close(run_chunks(model, case.tokens, sizes), case.expected)
+
+
+@pytest.mark.parametrize("case", [False], indirect=True, ids=["untied"])
+def test_a_program_for_a_gpu(case: Case, model: LanguageModel) -> None:
+    """A prompt, which is rounded once for all that reads it, then tokens, each rounded where it is multiplied."""
+    pytest.importorskip("triton")
+    from .gpu_programs import DEVICE, on_gpu
+
+    ours, ends = on_gpu(model), (0, 7, 8, 9)
+    cache, tokens = ours.new_cache(2, TOKENS), case.tokens.to(DEVICE)
+    with torch.no_grad():
+        parts = [named(ours(tokens[:, start:end], cache=cache))["logits"] for start, end in pairwise(ends)]
+    require_close(torch.cat(parts, dim=1).cpu(), case.expected[:, : ends[-1]])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

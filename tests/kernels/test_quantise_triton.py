@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from llmc.kernels.norm.reference import add_rms_norm, rms_norm
-from llmc.kernels.norm.triton_quantise import add_rms_norm_quantised, quantised, quantised_rows, rms_norm_quantised
+from llmc.kernels.norm.triton_quantise import normed_rows, quantised
 from llmc.kernels.ternary.reference import quantised_activation
 
 from .gpu import DEVICE, DTYPES
@@ -44,16 +44,27 @@ def test_equals_the_reference(
         torch.testing.assert_close(actual[1], factor, rtol=2e-3 if slack else 0.0, atol=0.0)
 
     check(quantised(x=x, bits=bits), x, slack=0)
-    padded, factor, count = quantised_rows(x=x, bits=bits, multiple=64)
+    padded, factor, count, nothing = normed_rows(x=x, bits=bits, multiple=64)
     check((padded[..., :width], factor), x, slack=0)
     assert padded.shape[-1] % 64 == 0
     assert torch.equal(padded.sum(-1, keepdim=True, dtype=torch.int32), count)
+    assert not nothing.numel()
     # The sum of squares has another order than torch's: a last bit of the norm may move a number by one.
-    check(rms_norm_quantised(x=x, bits=bits, **options), rms_norm(x=x, **options), slack=1)
+    check(normed_rows(x=x, has_norm=True, bits=bits, multiple=1, **options)[:2], rms_norm(x=x, **options), slack=1)
     normal, total = add_rms_norm(delta=delta, residual=x, **options)
-    whole, factor, found = add_rms_norm_quantised(delta=delta, residual=x, bits=bits, **options)
+    whole, factor, _, found = normed_rows(x=x, delta=delta, has_norm=True, bits=bits, multiple=1, **options)
     check((whole, factor), normal, slack=1)
     assert torch.equal(found, total)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_has_no_factor(bad: float) -> None:
+    x = torch.ones(2, 20, device=DEVICE)
+    x[1, 3] = bad
+    for has_norm in (False, True):
+        factor = normed_rows(x=x, has_norm=has_norm, eps=1e-5, multiple=16)[1]
+        assert factor.isfinite().tolist() == [[True], [False]]
 
 
 def test_halves_go_to_even() -> None:
