@@ -50,10 +50,14 @@ def solved(
 @triton.jit
 def between(
     p_v, p_position, p_skip, p_scores, p_scores_v, p_reads, p_writes, p_writes_v, p_w, p_u, p_whole, p_initial, p_final,
-    p_out, tokens, padded, heads, key_dim, value_dim, v_row, scale,
+    p_out, p_states, p_solution, tokens, padded, heads, key_dim, value_dim, v_row, scale,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_V columns of one head, chunk by chunk; operands as `inside` and `solved` leave them."""
+    """BLOCK_V columns of one head, chunk by chunk; operands as `inside` and `solved` leave them.
+
+    Where given, p_states `[B, H, N, Dk, Dv]` keeps the state before each chunk and p_solution `[B, H, T, Dv]` keeps u;
+    p_out may then be absent.
+    """
     i_bh = tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     o_c, o_k, o_v = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K), tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -73,18 +77,32 @@ def between(
         o_row = i_bh * padded + o_t
         o_square = o_row[:, None] * CHUNK + o_c[None, :]
         o_key = o_row[:, None] * key_dim + o_k[None, :]
-        b_scores = tl.load(p_scores + o_square, mask=m_causal, other=0.0)
-        b_reads = tl.load(p_reads + o_key, mask=m_k[None, :], other=0.0)
+        if p_states is not None:
+            p_to = p_states + (i_bh * chunks + i) * key_dim * value_dim + o_k[:, None] * value_dim + o_v[None, :]
+            tl.store(p_to, b_s.to(p_states.dtype.element_ty), mask=m_s)
         b_writes = tl.load(p_writes + o_key, mask=m_k[None, :], other=0.0)
         p_from = p_v + (i_b * tokens + o_t)[:, None] * v_row + i_h * value_dim + o_v[None, :]
         b_v = tl.load(p_from, mask=m_t[:, None] & m_v[None, :], other=0.0).to(DTYPE)
         b_u = b_v
-        b_out = state_product(b_reads, b_s)
         if UPDATE != "add":
             b_w = tl.load(p_w + o_key, mask=m_k[None, :], other=0.0)
             b_right = tl.load(p_u + o_row[:, None] * value_dim + o_v[None, :], mask=m_v[None, :], other=0.0)
             b_u = (b_right.to(tl.float32) - state_product(b_w, b_s)).to(DTYPE)
-        b_out += tl.dot(b_scores, b_u, input_precision="ieee")
+            if p_solution is not None:
+                tl.store(p_solution + o_row[:, None] * value_dim + o_v[None, :], b_u, mask=m_v[None, :])
+        if p_out is not None:
+            b_scores = tl.load(p_scores + o_square, mask=m_causal, other=0.0)
+            b_reads = tl.load(p_reads + o_key, mask=m_k[None, :], other=0.0)
+            b_out = state_product(b_reads, b_s) + tl.dot(b_scores, b_u, input_precision="ieee")
+            if UPDATE == "erase_write":
+                b_scores_v = tl.load(p_scores_v + o_square, mask=m_causal, other=0.0)
+                b_out += tl.dot(b_scores_v, b_v, input_precision="ieee")
+            b_out *= scale
+            if p_skip is not None:
+                b_out += tl.load(p_skip + i_h).to(tl.float32) * b_v.to(tl.float32)
+            p_to = p_out + (i_b * tokens + o_t)[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
+            b_out = tl.where(m_t[:, None], b_out, 0.0).to(p_out.dtype.element_ty)
+            tl.store(p_to, b_out, mask=m_in[:, None] & m_v[None, :])
         if PER_CHANNEL:
             b_whole = tl.load(p_whole + (i_bh * chunks + i) * key_dim + o_k, mask=m_k, other=0.0)
             b_s *= tl.exp(b_whole)[:, None]
@@ -92,14 +110,6 @@ def between(
             b_s *= tl.exp(tl.load(p_whole + i_bh * chunks + i))
         b_s += tl.dot(tl.trans(b_writes), b_u, input_precision="ieee")
         if UPDATE == "erase_write":
-            b_scores_v = tl.load(p_scores_v + o_square, mask=m_causal, other=0.0)
-            b_out += tl.dot(b_scores_v, b_v, input_precision="ieee")
             b_writes_v = tl.load(p_writes_v + o_key, mask=m_k[None, :], other=0.0)
             b_s += tl.dot(tl.trans(b_writes_v), b_v, input_precision="ieee")
-        b_out *= scale
-        if p_skip is not None:
-            b_out += tl.load(p_skip + i_h).to(tl.float32) * b_v.to(tl.float32)
-        p_to = p_out + (i_b * tokens + o_t)[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
-        b_out = tl.where(m_t[:, None], b_out, 0.0).to(p_out.dtype.element_ty)
-        tl.store(p_to, b_out, mask=m_in[:, None] & m_v[None, :])
     tl.store(p_final + o_s, b_s, mask=m_s)

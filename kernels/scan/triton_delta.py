@@ -14,18 +14,16 @@ import torch
 from torch import Tensor
 
 from ..gpu.op import gpu_op, launchable
-from ..gpu.rows import optional_rows, token_rows
+from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from . import reference
 from .rates import rates_per_channel, rates_per_head
 from .reference import DecayForm, DecayShape, ScanState, Update
-from .triton_between import between, solved
-from .triton_inside import inside, invert
+from .triton_between import between
+from .triton_prepared import Prepared, prepare
 
-CHUNK = 64
-SUB = 16
 WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
 PER_CHANNEL = ("state", "token_channel")
@@ -45,8 +43,6 @@ def serves(request: Request) -> str | None:
         return f"a key of {key_dim} elements is longer than {WIDEST}"
     if value_dim == 1:
         return "a state of one column has no matrix products"
-    if request.phase == "train":
-        return "no gradients"
     return None
 
 
@@ -70,6 +66,24 @@ BETWEEN = Tunable(name="scan_between", rule=_rule, space=_space)
 TUNABLES = (BETWEEN,)
 
 
+def walk(
+    made: Prepared, v: Tensor, position: Tensor, skip: Tensor | None, initial: Tensor | None, final: Tensor,
+    out: Tensor | None, states: Tensor | None, *, key_dim: int, value_dim: int, update: str, per_channel: bool,
+    scale: float,
+) -> None:  # fmt: skip
+    """From chunk to chunk: writes `out` and `final`; or, given `states`, those before each chunk, and u over made.u."""
+    (batch, tokens), heads = position.shape, v.shape[-1] // value_dim
+    v, v_row = token_rows(v)
+    block_k, columns = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
+    config = BETWEEN.config({"key_dim": block_k, "value_dim": columns, "dtype": str(v.dtype).removeprefix("torch.")})
+    launchable(between)[(ceil_div(value_dim, config["BLOCK_V"]), batch * heads)](
+        v, position.contiguous(), skip, made.scores, made.scores_v, made.reads, made.writes, made.writes_v, made.w,
+        made.u, made.whole, initial, final, out, states, None if states is None else made.u, tokens, made.padded, heads,
+        key_dim, value_dim, v_row, scale, UPDATE=update, PER_CHANNEL=per_channel, CHUNK=made.chunk, BLOCK_K=block_k,
+        **config,
+    )  # fmt: skip
+
+
 def _launch(
     v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
     erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
@@ -81,40 +95,13 @@ def _launch(
     initial = None if initial is None else initial.contiguous()
     if not out.numel():
         return out, final.zero_() if initial is None else final.copy_(initial)
-    (batch, tokens), heads, groups = position.shape, v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    (v, v_row), (k, k_row), (q, q_row), position = token_rows(v), token_rows(k), token_rows(q), position.contiguous()
-    (beta, beta_row), (erase, erase_row), (write, write_row) = (optional_rows(x) for x in (beta, erase, write))
-    log, log_row = optional_rows(log) if per_channel else (log, 0)
-    chunk = min(CHUNK, max(SUB, power_of_2(tokens)))
-    padded = ceil_div(tokens, chunk) * chunk
-    block_k, columns = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
-
-    def scratch(width: int, *, is_needed: bool = True, dtype: torch.dtype = v.dtype) -> Tensor | None:
-        return v.new_empty((batch, heads, padded, width), dtype=dtype) if is_needed else None
-
-    is_solved, is_erased = update != "add", update == "erase_write"
-    scores, reads, writes = scratch(chunk), scratch(key_dim), scratch(key_dim)
-    system = scratch(chunk, is_needed=is_solved, dtype=torch.float32)
-    solves, w, u = (scratch(width, is_needed=is_solved) for width in (key_dim, key_dim, value_dim))
-    scores_v, feed = scratch(chunk, is_needed=is_erased), scratch(chunk, is_needed=is_erased)
-    writes_v = scratch(key_dim, is_needed=is_erased)
-    whole = v.new_empty(batch, heads, padded // chunk, key_dim if per_channel else 1, dtype=torch.float32)
-    sizes = {"UPDATE": update, "CHUNK": chunk, "BLOCK_K": block_k}
-    launchable(inside)[(padded // SUB, batch * heads)](
-        k, q, position, log, dt, beta, erase, write, scores, system, scores_v, feed, reads, solves, writes, writes_v,
-        whole, tokens, padded, heads, heads // groups, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
-        PER_CHANNEL=per_channel, num_warps=4, **sizes,
+    made = prepare(
+        v, k, q, position, log, dt, beta, erase, write, key_dim=key_dim, value_dim=value_dim, update=update,
+        per_channel=per_channel,
     )  # fmt: skip
-    if is_solved:
-        launchable(invert)[(padded // chunk, batch * heads)](system, padded, CHUNK=chunk, num_warps=2)
-        launchable(solved)[(padded // chunk, batch * heads)](
-            system, solves, feed, v, position, beta, dt, w, u, tokens, padded, heads, key_dim, value_dim, v_row,
-            beta_row, BLOCK_V=min(64, columns), num_warps=4, **sizes,
-        )  # fmt: skip
-    config = BETWEEN.config({"key_dim": block_k, "value_dim": columns, "dtype": str(v.dtype).removeprefix("torch.")})
-    launchable(between)[(ceil_div(value_dim, config["BLOCK_V"]), batch * heads)](
-        v, position, skip, scores, scores_v, reads, writes, writes_v, w, u, whole, initial, final, out, tokens, padded,
-        heads, key_dim, value_dim, v_row, scale, PER_CHANNEL=per_channel, **sizes, **config,
+    walk(
+        made, v, position, skip, initial, final, out, None, key_dim=key_dim, value_dim=value_dim, update=update,
+        per_channel=per_channel, scale=scale,
     )  # fmt: skip
     return out, final
 
@@ -128,13 +115,15 @@ def _fake(
     return torch.empty_like(v, memory_format=torch.contiguous_format), v.new_empty(shape, dtype=torch.float32)
 
 
-def _reference(
+def by_reference(
     v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
     erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
     value_dim: int, update: Update, per_channel: bool, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What the operator computes, by the definition, differentiable."""
     shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    state = v.new_zeros(shape, dtype=torch.float32) if initial is None else initial.clone()
+    # another tensor than the one that is read, since it is written
+    state = v.new_zeros(shape, dtype=torch.float64) if initial is None else initial.double()
     amounts, read = v, v
     if dt is not None:  # its part in the decay is in `log` already
         amounts = (v.unflatten(-1, (shape[1], -1)) * dt.transpose(1, 2)[..., None]).flatten(-2).to(v.dtype)
@@ -148,10 +137,32 @@ def _reference(
     if skip is not None:
         more = (v.unflatten(-1, (shape[1], -1)) * skip[:, None]).flatten(-2)
         read = read + more.masked_fill((position < 0)[..., None], 0.0)
-    return read.contiguous(), state
+    return read.contiguous(), state.float()
 
 
-_scan = gpu_op("scan_delta", _launch, fake=_fake, reference=_reference)
+_scan = gpu_op("scan_delta", _launch, fake=_fake, reference=by_reference)
+
+
+def _keep(ctx, inputs, output) -> None:
+    *tensors, ctx.key_dim, ctx.value_dim, ctx.update, ctx.per_channel, ctx.scale = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
+    from .triton_delta_backward import scan_delta_backward
+
+    given = ctx.saved_tensors
+    grad = torch.zeros_like(given[0]) if grad is None else grad
+    made = scan_delta_backward(
+        grad, grad_final, *given, ctx.key_dim, ctx.value_dim, ctx.update, ctx.per_channel, ctx.scale
+    )
+    made = (*made[:3], None, *made[3:])  # of v, k, q, position, log, dt, beta, erase, write, skip, initial
+    taken = (None if x is None or value is None else value.to(x.dtype) for x, value in zip(given, made, strict=True))
+    return *taken, None, None, None, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_keep)
 
 
 def scan(
@@ -160,7 +171,7 @@ def scan(
     skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
     scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
 ) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
-    """Arguments and result are those of the reference. Gradients are not made."""
+    """Arguments and result are those of the reference."""
     del chunk_size
     heads, per_channel = v.shape[-1] // value_dim, decay_per in PER_CHANNEL
     log, steps = rates_per_head(
@@ -171,7 +182,7 @@ def scan(
         log = rates_per_channel(
             decay=decay, dt=dt, position=position, decay_per=decay_per, decay_form=decay_form, heads=heads
         )
-    initial = None if state is None else state[0]
+    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
     out, final = _scan(
         v, k, q, position, log, steps, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
     )

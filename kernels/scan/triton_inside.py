@@ -16,14 +16,14 @@ SUB = tl.constexpr(16)
 
 
 @triton.jit
-def _tile(p_x, o_row, m_row, x_row, o_k, m_k):
+def tile(p_x, o_row, m_row, x_row, o_k, m_k):
     """Rows of one head, `[16, K]` float32."""
     b_x = tl.load(p_x + o_row[:, None] * x_row + o_k[None, :], mask=m_row[:, None] & m_k[None, :], other=0.0)
     return b_x.to(tl.float32)
 
 
 @triton.jit
-def _logs(p_log, i_bh, i_b, i_first, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL: tl.constexpr):
+def logs(p_log, i_bh, i_b, i_first, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL: tl.constexpr):
     """Log decays of tokens o_t of a row, `[16, K]` float32, or `[16, 1]` where a head has one."""
     if PER_CHANNEL:
         b_log = tl.load(
@@ -39,7 +39,7 @@ def _logs(p_log, i_bh, i_b, i_first, o_t, m_t, log_row, tokens, o_k, m_k, PER_CH
 
 
 @triton.jit
-def _tokens(p_position, i_b, o_t, is_in, tokens):
+def tokens_of(p_position, i_b, o_t, is_in, tokens):
     """Which of o_t are tokens of the row, padding left out; `is_in` says which are asked for."""
     return tl.load(p_position + i_b * tokens + o_t, mask=is_in & (o_t < tokens), other=-1) >= 0
 
@@ -66,16 +66,16 @@ def inside(
     first = begin + i_sub * SUB
     o_s, o_k = tl.arange(0, SUB), tl.arange(0, BLOCK_K)
     o_t, m_k = first + o_s, o_k < key_dim
-    m_t = _tokens(p_position, i_b, o_t, o_s < SUB, tokens)
-    m_next = _tokens(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens)
+    m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens)
+    m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens)
     o_row = i_b * tokens + o_t
     p_kh, p_qh = p_k + (i_h // shared) * key_dim, p_q + (i_h // shared) * key_dim
     own = i_h * key_dim
-    b_log = _logs(p_log, i_bh, i_b, own, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL)
-    b_next = _logs(p_log, i_bh, i_b, own, o_t + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
+    b_log = logs(p_log, i_bh, i_b, own, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL)
+    b_next = logs(p_log, i_bh, i_b, own, o_t + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_since = tl.cumsum(b_log, axis=0)
     b_until = tl.cumsum(b_next, axis=0, reverse=True)
-    b_q, b_k = _tile(p_qh, o_row, m_t, q_row, o_k, m_k), _tile(p_kh, o_row, m_t, k_row, o_k, m_k)
+    b_q, b_k = tile(p_qh, o_row, m_t, q_row, o_k, m_k), tile(p_kh, o_row, m_t, k_row, o_k, m_k)
     b_dt = tl.full((SUB,), 1.0, tl.float32)
     if p_dt is not None:
         b_dt = tl.load(p_dt + i_bh * tokens + o_t, mask=m_t, other=0.0)
@@ -84,10 +84,10 @@ def inside(
         b_beta = tl.load(p_beta + o_row * beta_row + i_h, mask=m_t, other=0.0).to(tl.float32)
         b_solve = b_k * b_beta[:, None]
     if UPDATE == "erase_write":
-        m_before = _tokens(p_position, i_b, o_t - 1, o_s > 0, tokens)
-        b_before = _logs(p_log, i_bh, i_b, own, o_t - 1, m_before, log_row, tokens, o_k, m_k, PER_CHANNEL)
+        m_before = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens)
+        b_before = logs(p_log, i_bh, i_b, own, o_t - 1, m_before, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_since_solve = tl.cumsum(b_before, axis=0)
-        b_solve = -_tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
+        b_solve = -tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
 
     o_out = (i_bh * padded + o_t)[:, None] * CHUNK + i_sub * SUB + o_s[None, :]
     DTYPE: tl.constexpr = p_reads.dtype.element_ty
@@ -96,12 +96,12 @@ def inside(
     b_from_solve = b_solve * tl.exp(b_since_solve)
     for n in range(i_sub):
         o_c = first - (n + 1) * SUB + o_s
-        m_c = _tokens(p_position, i_b, o_c, o_s < SUB, tokens)
-        m_cn = _tokens(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens)
-        b_log_c = _logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
-        b_next_c = _logs(p_log, i_bh, i_b, own, o_c + 1, m_cn, log_row, tokens, o_k, m_k, PER_CHANNEL)
+        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens)
+        m_cn = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens)
+        b_log_c = logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
+        b_next_c = logs(p_log, i_bh, i_b, own, o_c + 1, m_cn, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_left = tl.exp(tl.cumsum(b_next_c, axis=0, reverse=True) + b_between[None, :])
-        b_col = _tile(p_kh, i_b * tokens + o_c, m_c, k_row, o_k, m_k) * b_left
+        b_col = tile(p_kh, i_b * tokens + o_c, m_c, k_row, o_k, m_k) * b_left
         b_dt_c = tl.full((SUB,), 1.0, tl.float32)
         if p_dt is not None:
             b_dt_c = tl.load(p_dt + i_bh * tokens + o_c, mask=m_c, other=0.0)
@@ -110,7 +110,7 @@ def inside(
             b_scores_v = _product(b_from_q, b_col, DTYPE) * b_dt_c[None, :]
             tl.store(p_scores_v + o_to, b_scores_v.to(DTYPE))
             tl.store(p_feed + o_to, (_product(b_from_solve, b_col, DTYPE) * -b_dt_c[None, :]).to(DTYPE))
-            b_col = _tile(p_write + own, i_b * tokens + o_c, m_c, write_row, o_k, m_k) * b_left
+            b_col = tile(p_write + own, i_b * tokens + o_c, m_c, write_row, o_k, m_k) * b_left
         b_scores = _product(b_from_q, b_col, DTYPE)
         if UPDATE == "add":
             b_scores *= b_dt_c[None, :]
@@ -154,8 +154,8 @@ def inside(
     b_rest = tl.zeros((RATES,), tl.float32)
     for n in range(i_sub + 1, BLOCKS):
         o_c = begin + n * SUB + o_s
-        m_c = _tokens(p_position, i_b, o_c, o_s < SUB, tokens)
-        b_rest += tl.sum(_logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL), 0)
+        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens)
+        b_rest += tl.sum(logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL), 0)
     o_key = (i_bh * padded + o_t)[:, None] * key_dim + o_k[None, :]
     m_key = tl.broadcast_to(m_k[None, :], (SUB, BLOCK_K))
     tl.store(p_reads + o_key, (b_q * tl.exp(b_since + b_between[None, :])).to(DTYPE), mask=m_key)
@@ -165,7 +165,7 @@ def inside(
         b_written *= b_dt[:, None]
     if UPDATE == "erase_write":
         tl.store(p_writes_v + o_key, b_written.to(DTYPE), mask=m_key)
-        b_written = _tile(p_write + own, o_row, m_t, write_row, o_k, m_k) * b_left
+        b_written = tile(p_write + own, o_row, m_t, write_row, o_k, m_k) * b_left
     tl.store(p_writes + o_key, b_written.to(DTYPE), mask=m_key)
     if UPDATE != "add":
         b_solves = b_solve * tl.exp(b_since_solve + b_between[None, :])

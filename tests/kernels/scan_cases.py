@@ -141,23 +141,32 @@ def compare(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> N
 
 
 def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:
-    """Of every operand, for a random gradient of what is read. Padding of an operand has the gradient 0.
+    """Of every operand and of the state before, for a random gradient of what is read and of the state afterwards.
 
-    What the dtype has no normal number for counts as 0: strong decays leave less than that.
+    Padding of an operand has the gradient 0. What the dtype has no normal number for counts as 0: strong decays leave less than that.
     """
-    given, _ = operands(case)
+    given, state = operands(case)
     given = {
         name: value.nan_to_num(0.0) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in given.items()
     }
+    if case.has_state:
+        given["state"] = state
     names = [name for name, value in given.items() if isinstance(value, Tensor) and value.is_floating_point()]
-    weight = torch.randn(given["v"].shape, generator=torch.Generator().manual_seed(case.seed + 1)).to(DEVICE)  # type: ignore[union-attr]
+    make = torch.Generator().manual_seed(case.seed + 1)
+    weight, slope = (torch.randn(x.shape, generator=make).to(DEVICE) for x in (given["v"], state))  # type: ignore[union-attr]
 
     def gradients(function: Callable[..., object], given: dict[str, object]) -> list[Tensor]:
         leaves = {name: given[name].detach().requires_grad_() for name in names}  # type: ignore[union-attr]
-        out = function(**given | leaves)
-        assert isinstance(out, Tensor)
-        return list(torch.autograd.grad(out, list(leaves.values()), weight.to(out.dtype)))
+        if case.has_state:  # another tensor than the leaf, since it is written
+            held = (leaves["state"].float().clone(),)
+            out, _ = function(**given | leaves | {"state": held})  # type: ignore[misc]
+            outs, weights = [out, held[0]], [weight, slope]
+        else:
+            outs, weights = [function(**given | leaves)], [weight]
+        weights = [x.to(out.dtype) for out, x in zip(outs, weights, strict=True)]
+        inputs = list(leaves.values())
+        return list(torch.autograd.grad(outs, inputs, weights, materialize_grads=True))  # type: ignore[arg-type]
 
     bound = TOLERANCE[case.dtype] * slack
     for name, ours, exact in zip(names, gradients(scan, given), gradients(reference.scan, widened(given)), strict=True):
