@@ -1,8 +1,8 @@
-"""Gradients of what passes between the chunks of a scan in Triton: one walk from the row's end, then products side by side.
+"""Gradients of what passes between the chunks of a scan in Triton: a walk from the row's end, then products.
 
 The walk carries the gradient of the state, as the forward walk carries the state; all else is made of both, of each
-chunk alone. Gradients are multiplied in bfloat16 for bfloat16 operands, else in float32 (TF32 for float16), since they
-may leave float16's range.
+chunk alone, all side by side. Gradients are multiplied in bfloat16 for bfloat16 operands, else in float32 (TF32 for
+float16), since they may leave float16's range.
 """
 
 # pyright: basic

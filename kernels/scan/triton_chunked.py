@@ -252,7 +252,7 @@ def scan(
     del chunk_size
     if update != "add" or decay_per not in PER_HEAD or beta is not None or erase is not None or write is not None:
         raise ValueError(f"no chunks for update {update} with decay_per {decay_per}")
-    initial = None if state is None else state[0]
+    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
     log, steps = rates_per_head(
         decay=decay,
         dt=dt,

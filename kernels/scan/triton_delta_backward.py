@@ -59,6 +59,7 @@ def _launch(
     side, chunks = batch * heads, made.padded // made.chunk
     precision = {"PRECISION": "ieee" if v.dtype == torch.float32 else "tf32"}
     law = {"UPDATE": update, "CHUNK": made.chunk}
+    warps, few = 8 if is_erased else 4, 8 if is_solved and per_channel else 4
     slopes, right = torch.empty_like(states), rows(value_dim)
     end = None if grad_final is None else grad_final.contiguous()
     config = triton_delta.BETWEEN.config(
@@ -74,7 +75,7 @@ def _launch(
     launchable(values_backward)[(chunks, side)](
         grad, v, position, skip, beta, dt, made.inverse, made.scores_v, made.writes_v, made.feed, slopes, right, grad_v,
         amounts, sum_skip, tokens, made.padded, heads, key_dim, value_dim, grad_row, v_row, beta_row, scale,
-        BLOCK_K=block_k, BLOCK_V=min(BLOCK, block_v), num_warps=4, num_stages=2, **law, **precision,
+        BLOCK_K=block_k, BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
     )  # fmt: skip
     scores, system = rows(made.chunk), rows(made.chunk, is_needed=is_solved)
     scores_v, feed = (rows(made.chunk, is_needed=is_erased) for _ in range(2))
@@ -89,7 +90,7 @@ def _launch(
     launchable(keys_backward)[(chunks, side, parts)](
         grad, v, position, made.u, right, made.whole, states, slopes, reads, solves, writes, writes_v, whole, tokens,
         made.padded, heads, key_dim, value_dim, grad_row, v_row, scale, PER_CHANNEL=per_channel,
-        BLOCK_K=min(BLOCK, block_k), BLOCK_V=min(BLOCK, block_v), num_warps=4, num_stages=2, **law, **precision,
+        BLOCK_K=min(BLOCK, block_k), BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
     )  # fmt: skip
     by_head = (batch, tokens, heads, key_dim)
     sum_k, sum_q = grad_k, grad_q
@@ -101,7 +102,7 @@ def _launch(
         scores, system, scores_v, feed, reads, solves, writes, writes_v, whole, amounts,
         sum_k, sum_q, grad_log if per_channel else sum_log, sum_dt, sum_beta, grad_erase, grad_write,
         tokens, made.padded, heads, heads // groups, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
-        PER_CHANNEL=per_channel, BLOCK_K=min(BLOCK, block_k), num_warps=4, **law, **precision,
+        PER_CHANNEL=per_channel, BLOCK_K=min(BLOCK, block_k), num_warps=few, **law, **precision,
     )  # fmt: skip
     if heads > groups:
         for total, part in ((grad_k, sum_k), (grad_q, sum_q)):
@@ -147,11 +148,9 @@ def _reference(
     leaves = {name: x.float() for name, x in given.items() if x is not None}
 
     def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        every = {name: leaves.get(name) for name in given}
-        return triton_delta.by_reference(
-            **every, position=position, key_dim=key_dim, value_dim=value_dim, update=update, per_channel=per_channel,
-            scale=scale,
-        )  # type: ignore[arg-type]  # fmt: skip
+        every = [leaves.get(name) for name in given]
+        found = (*every[:3], position, *every[3:], key_dim, value_dim, update, per_channel, scale)
+        return triton_delta.by_reference(*found)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     last = torch.zeros_like(begin) if grad_final is None else grad_final
     (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.float()))

@@ -19,7 +19,7 @@ from .triton_inside import SUB, logs, tile, tokens_of
 def _reach(m_over, b_x, PER_CHANNEL: tl.constexpr):
     """Rows of x `[16, K]` summed where m_over `[16, 16]` says so, and over K where a head has one decay."""
     if PER_CHANNEL:
-        b_sum = tl.dot(tl.where(m_over, 1.0, 0.0), b_x, input_precision="ieee")
+        b_sum = tl.dot(tl.where(m_over, 1.0, 0.0), b_x, input_precision="tf32x3")
     else:
         b_sum = tl.sum(tl.where(m_over, tl.sum(b_x, 1)[None, :], 0.0), 1)[:, None]
     return b_sum
@@ -63,7 +63,7 @@ def _columns(
     b_next = logs(p_log, i_bh, i_b, own, o_c + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_left = tl.exp(tl.cumsum(b_next, axis=0, reverse=True) + b_over[None, :])
     b_col_v = tile(p_kh, i_b * tokens + o_c, m_c, k_row, o_k, m_k) * b_left
-    if UPDATE != "delta":
+    if UPDATE != "delta":  # noqa: SIM102 (constants of the kernel, which Triton takes one by one)
         if p_dt is not None:
             b_col_v *= tl.load(p_dt + i_bh * tokens + o_c, mask=m_c, other=0.0)[:, None]
     b_col = b_col_v

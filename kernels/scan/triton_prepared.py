@@ -1,4 +1,4 @@
-"""What the chunks of a scan in Triton need of each other, made for all of them side by side before any state is known."""
+"""What chunks of a scan in Triton give each other, made for all of them side by side before any state is known."""
 
 # pyright: basic
 from __future__ import annotations
@@ -56,15 +56,14 @@ def prepare(
     padded = ceil_div(tokens, chunk) * chunk
     block_k, columns = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
 
-    def scratch(width: int, *, is_needed: bool = True, dtype: torch.dtype = v.dtype) -> Tensor | None:
-        return v.new_empty((batch, heads, padded, width), dtype=dtype) if is_needed else None
+    def scratch(width: int, dtype: torch.dtype = v.dtype) -> Tensor:
+        return v.new_empty((batch, heads, padded, width), dtype=dtype)
 
     is_solved, is_erased = update != "add", update == "erase_write"
     scores, reads, writes = scratch(chunk), scratch(key_dim), scratch(key_dim)
-    system = scratch(chunk, is_needed=is_solved, dtype=torch.float32)
-    solves, w, u = (scratch(width, is_needed=is_solved) for width in (key_dim, key_dim, value_dim))
-    scores_v, feed = scratch(chunk, is_needed=is_erased), scratch(chunk, is_needed=is_erased)
-    writes_v = scratch(key_dim, is_needed=is_erased)
+    system = scratch(chunk, torch.float32) if is_solved else None
+    solves, w, u = (scratch(width) if is_solved else None for width in (key_dim, key_dim, value_dim))
+    scores_v, feed, writes_v = (scratch(width) if is_erased else None for width in (chunk, chunk, key_dim))
     whole = v.new_empty(batch, heads, padded // chunk, key_dim if per_channel else 1, dtype=torch.float32)
     sizes = {"UPDATE": update, "CHUNK": chunk, "BLOCK_K": block_k}
     launchable(inside)[(padded // SUB, batch * heads)](

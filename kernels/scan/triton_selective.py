@@ -202,7 +202,7 @@ def scan(
         raise ValueError(f"no channels of one value and one shared key: value_dim {value_dim}, decay_per {decay_per}")
     if update != "add" or beta is not None or erase is not None or write is not None:
         raise ValueError(f"no channels of update {update}")
-    initial = None if state is None else state[0]
+    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
     out, final = _scan(v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale)
     if state is None:
         return out

@@ -94,7 +94,7 @@ def _between(name: str, update: str, key_dim: int, columns: int, warps: int, *, 
             **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_skip": "None", "scale": "fp32",
             **dict.fromkeys(("p_w", "p_u"), "*bf16:16" if is_solved else "None"), "p_position": "*i64:16",
             **dict.fromkeys(("p_scores_v", "p_writes_v"), "*bf16:16" if is_erased else "None"),
-            **_fp32("p_whole", "p_initial", "p_final"),
+            **_fp32("p_whole", "p_initial", "p_final"), **dict.fromkeys(("p_states", "p_solution"), "None"),
         },
         constexprs={"UPDATE": update, "PER_CHANNEL": True, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns},
         num_warps=warps,
@@ -174,6 +174,84 @@ def _selective_backward(name: str, kernel: str, *, backwards: bool = False, spil
     )
 
 
+def _delta_backward(
+    name: str, kernel: str, update: str, key_dim: int, value_dim: int, *, per_channel: bool, warps: int = 4
+) -> Case:
+    """A kernel of triton_between_backward, its arguments picked from those of all of them."""
+    always = ("p_grad", "p_v", "p_scores", "p_reads", "p_writes", "p_slopes", "p_states", "p_grad_u", "p_grad_v")
+    solved, erased = ("p_w", "p_u", "p_right", "p_grad_system", "p_grad_solves"), (
+        "p_scores_v", "p_writes_v", "p_feed", "p_grad_scores_v", "p_grad_feed", "p_grad_writes_v")  # fmt: skip
+    is_solved, is_erased = update != "add", update == "erase_write"
+    every = {
+        **dict.fromkeys((*always, "p_skip", "p_grad_scores", "p_grad_reads", "p_grad_writes"), "*bf16:16"),
+        **dict.fromkeys(solved, "*bf16:16" if is_solved else "None"), "p_right": "*bf16:16",
+        **dict.fromkeys(erased, "*bf16:16" if is_erased else "None"),
+        **_fp32("p_whole", "p_end", "p_begin", "p_grad_skip", "p_grad_whole"), "p_dt": "None",
+        "p_inverse": "*fp32:16" if is_solved else "None", "p_beta": "*bf16:16" if update == "delta" else "None",
+        "p_grad_amount": "*fp32:16" if update == "delta" else "None", "p_position": "*i64:16", "scale": "fp32",
+        **dict.fromkeys(("tokens", "padded", "heads", "key_dim", "value_dim", "grad_row", "v_row"), "i32:16"),
+        "beta_row": "i32:16",
+    }  # fmt: skip
+    constants = {
+        "UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": value_dim,
+        "PRECISION": "tf32",
+    }  # fmt: skip
+    names = TAKEN[kernel].split()
+    return Case(
+        name=f"scan_delta {kernel} {name}",
+        kernel=f"scan.triton_between_backward:{kernel}",
+        arguments={key: every[key] for key in names if key in every},
+        constexprs={key: constants[key] for key in names if key in constants},
+        num_warps=warps,
+        num_stages=2,
+    )
+
+
+def _inside_backward(name: str, update: str, key_dim: int, *, per_channel: bool) -> Case:
+    both = ("scores", "reads", "writes"), ("system", "solves"), ("scores_v", "feed", "writes_v")
+    is_given = (True, update != "add", update == "erase_write")
+    kinds = {
+        f"p_grad_{what}": "*bf16:16" if given else "None"
+        for group, given in zip(both, is_given, strict=True)
+        for what in group
+    }
+    kinds |= {
+        "p_reads": "*bf16:16", "p_writes": "*bf16:16", "p_solves": kinds["p_grad_solves"],
+        "p_writes_v": kinds["p_grad_writes_v"], "p_erase": kinds["p_grad_feed"], "p_write": kinds["p_grad_feed"],
+        "p_grad_erase": kinds["p_grad_feed"], "p_grad_write": kinds["p_grad_feed"],
+    }  # fmt: skip
+    rows = ("tokens", "padded", "heads", "key_dim", "k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
+    is_delta = update == "delta"
+    return Case(
+        name=f"scan_inside backward {name}",
+        kernel="scan.triton_inside_backward:inside_backward",
+        arguments={
+            **kinds, **dict.fromkeys(("p_k", "p_q", "p_grad_k", "p_grad_q"), "*bf16:16"), "p_position": "*i64:16",
+            **_fp32("p_log", "p_grad_whole", "p_grad_log", "p_grad_dt", "p_grad_beta"), "p_dt": "None",
+            "p_beta": "*bf16:16" if is_delta else "None", "p_grad_amount": "*fp32:16" if is_delta else "None",
+            **dict.fromkeys(rows, "i32:16"), "shared": "i32",
+        },
+        constexprs={
+            "UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim, "PRECISION": "tf32",
+        },
+        num_warps=8 if per_channel and update != "add" else 4,
+    )  # fmt: skip
+
+
+TAKEN = {
+    "between_backward": """p_grad p_position p_scores p_reads p_writes p_w p_whole p_end p_slopes p_grad_u p_begin
+        tokens padded heads key_dim value_dim grad_row scale UPDATE PER_CHANNEL CHUNK BLOCK_K BLOCK_V""",
+    "values_backward": """p_grad p_v p_position p_skip p_beta p_dt p_inverse p_scores_v p_writes_v p_feed p_slopes
+        p_grad_u p_grad_v p_grad_amount p_grad_skip tokens padded heads key_dim value_dim grad_row v_row beta_row scale
+        UPDATE CHUNK BLOCK_K BLOCK_V PRECISION""",
+    "squares_backward": """p_grad p_v p_position p_u p_right p_grad_scores p_grad_system p_grad_scores_v p_grad_feed
+        tokens padded heads value_dim grad_row v_row scale UPDATE CHUNK BLOCK_V PRECISION""",
+    "keys_backward": """p_grad p_v p_position p_u p_right p_whole p_states p_slopes p_grad_reads p_grad_solves
+        p_grad_writes p_grad_writes_v p_grad_whole tokens padded heads key_dim value_dim grad_row v_row scale UPDATE
+        PER_CHANNEL CHUNK BLOCK_K BLOCK_V PRECISION""",
+}
+"""Which arguments each kernel takes."""
+
 CASES = (
     _step("delta", _given("p_decay", "p_beta"), "token_head", 1, 128, 16, 4),
     _step("ssd", _given("p_decay", "p_dt", "p_skip"), "head", 1, 128, 32, 8),
@@ -209,4 +287,24 @@ CASES = (
     _between("delta", "delta", 128, 64, 8),
     _between("gla", "add", 256, 32, 8),
     _between("erase_write", "erase_write", 64, 64, 4),
+    _delta_backward("delta", "between_backward", "delta", 128, 64, per_channel=False, warps=8),
+    _delta_backward("gla", "between_backward", "add", 256, 32, per_channel=True, warps=8),
+    _delta_backward("erase_write", "between_backward", "erase_write", 64, 64, per_channel=True),
+    *(
+        _delta_backward(
+            update,
+            kernel,
+            update,
+            64,
+            64,
+            per_channel=update != "delta",
+            warps=8 if update == "erase_write" and kernel != "squares_backward" else 4,
+        )
+        for kernel in ("values_backward", "squares_backward", "keys_backward")
+        for update in ("add", "delta", "erase_write")
+    ),
+    _inside_backward("delta", "delta", 64, per_channel=False),
+    _inside_backward("delta by channel", "delta", 64, per_channel=True),
+    _inside_backward("gla", "add", 64, per_channel=True),
+    _inside_backward("erase_write", "erase_write", 64, per_channel=True),
 )

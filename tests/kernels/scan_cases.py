@@ -143,7 +143,8 @@ def compare(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> N
 def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:
     """Of every operand and of the state before, for a random gradient of what is read and of the state afterwards.
 
-    Padding of an operand has the gradient 0. What the dtype has no normal number for counts as 0: strong decays leave less than that.
+    Padding of an operand has the gradient 0. What the dtype has no normal number for counts as 0: strong decays leave
+    less than that.
     """
     given, state = operands(case)
     given = {
@@ -155,6 +156,7 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
     names = [name for name, value in given.items() if isinstance(value, Tensor) and value.is_floating_point()]
     make = torch.Generator().manual_seed(case.seed + 1)
     weight, slope = (torch.randn(x.shape, generator=make).to(DEVICE) for x in (given["v"], state))  # type: ignore[union-attr]
+    weight = weight.to(case.dtype)
 
     def gradients(function: Callable[..., object], given: dict[str, object]) -> list[Tensor]:
         leaves = {name: given[name].detach().requires_grad_() for name in names}  # type: ignore[union-attr]
@@ -164,9 +166,8 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
             outs, weights = [out, held[0]], [weight, slope]
         else:
             outs, weights = [function(**given | leaves)], [weight]
-        weights = [x.to(out.dtype) for out, x in zip(outs, weights, strict=True)]
-        inputs = list(leaves.values())
-        return list(torch.autograd.grad(outs, inputs, weights, materialize_grads=True))  # type: ignore[arg-type]
+        weights = [x.to(out.dtype) for out, x in zip(outs, weights, strict=True)]  # type: ignore[attr-defined]  # pyright: ignore
+        return list(torch.autograd.grad(outs, list(leaves.values()), weights, materialize_grads=True))  # type: ignore[arg-type]  # pyright: ignore
 
     bound = TOLERANCE[case.dtype] * slack
     for name, ours, exact in zip(names, gradients(scan, given), gradients(reference.scan, widened(given)), strict=True):
