@@ -63,13 +63,19 @@ class Setting(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 class Device(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
-    """`cpu`, `cuda`, `cuda:0` or `cuda:sm_90`."""
+    """`cpu`, `cuda`, `cuda:0`, or `cuda:sm_90` and its like: an architecture, which need not be here."""
 
-    name = "cpu|cuda"
+    name = "cpu|cuda|cuda:sm_90"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2}|:sm_[0-9]{2,3}a?)?", str(value)):
-            self.fail(f"{value!r} is none of cpu, cuda, cuda:sm_90", param, ctx)
+        from ..kernels.gpu.target import TARGETS
+
+        known = ", ".join(f"cuda:{name}" for name in TARGETS)
+        if re.fullmatch(r"cuda:sm_[0-9]{2,3}[af]?", str(value)):
+            if str(value).partition(":")[2] not in TARGETS:
+                self.fail(f"there is no GPU architecture {value!r} among {known}", param, ctx)
+        elif not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", str(value)):
+            self.fail(f"{value!r} is none of cpu, cuda, {known}", param, ctx)
         return str(value)
 
 

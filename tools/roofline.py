@@ -13,6 +13,7 @@ from math import prod
 
 from ..compiler.ir import Model
 from ..compiler.plan import Plan, input_types, off_stream, parameters
+from ..kernels.gpu.target import GpuTarget
 
 PROBE_BYTES = 2**28
 
@@ -52,6 +53,14 @@ def measure(device: str, dtype: str) -> Machine:
     bandwidth = max(probe.bandwidth() for _ in range(5))
     flops = max(probe.rate(kind) for kind in kinds for _ in range(3))
     return Machine(bandwidth=bandwidth, flops=flops, source=f"measured on cpu, {thread_count()} threads")
+
+
+def of_target(target: GpuTarget, dtype: str) -> Machine:
+    """What a GPU of the architecture reaches at most, by its data sheet."""
+    flops = target.flops_float32 if dtype == "float32" else target.flops
+    return Machine(
+        bandwidth=target.bandwidth, flops=flops, source=f"data sheet of {target.example}, {target.architecture}"
+    )
 
 
 def measure_by_torch(device: str, dtype: str) -> Machine:

@@ -35,9 +35,10 @@ def _vector(width: int, outputs: int, kind: str) -> Case:
     )  # fmt: skip
 
 
-def _matrix(block_m: int, block_n: int, block_k: int, warps: int, stages: int) -> Case:
+def _matrix(block_m: int, block_n: int, block_k: int, warps: int, stages: int, architecture: str = "sm_90") -> Case:
     return Case(
-        name=f"ternary_matrix {block_m}x{block_n}x{block_k}",
+        name=f"ternary_matrix {block_m}x{block_n}x{block_k} {architecture}",
+        architecture=architecture,
         kernel="ternary.triton_ternary:_matrix",
         arguments={**PRODUCT, "p_x": "*i8:16", "p_weight": "*u8:16", "tokens": "i32", "size": "i32:16"},
         constexprs={"HAS_BIAS": False, "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP": 8},
@@ -53,5 +54,6 @@ CASES = (
     _vector(4096, 28672, ""),
     _vector(16384, 8192, "relu2"),
     _matrix(128, 128, 64, 8, 3),
+    _matrix(128, 128, 64, 8, 2, "sm_86"),
     _matrix(16, 64, 128, 4, 4),
 )

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from llmc.compiler.schema import schema_text
+from llmc.kernels.gpu.target import TARGETS
 from llmc.specs.codes import CODES
 
 from .command_line import TINY, child, run, values, wrong_spec
@@ -95,6 +96,34 @@ def test_plan_table() -> None:
     assert "fits: " in text
     assert "memory-bound" in text
     assert "assumed" in text
+
+
+def test_plan_for_a_gpu_that_is_elsewhere() -> None:
+    small, large = (
+        cast("dict[str, float]", values("plan", "llama2_7b", "--device", device, "--dtype", "float16", "--ctx", "1k"))
+        for device in ("cuda:sm_86", "cuda:sm_90")
+    )
+    assert small["fits"]
+    assert large["decode_tokens_per_second"] / small["decode_tokens_per_second"] == pytest.approx(3350 / 936)
+    whole = cast("dict[str, float]", values("plan", "llama2_7b", "--device", "cuda:sm_86"))
+    assert not whole["fits"]
+    assert "RTX 3090" in run("plan", TINY, "--device", "cuda:sm_86").stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_known_architecture_is_a_device(target: str) -> None:
+    pytest.importorskip("triton")
+    found = run("explain", TINY, "attend", "--device", f"cuda:{target}", "--dtype", "bfloat16")
+    assert found.exit_code == 0, found.stderr
+    assert f"{target}: {TARGETS[target].shared_memory // 1024} KiB of shared memory a block" in found.stdout
+
+
+def test_an_architecture_that_is_not_known() -> None:
+    for command in ("explain", "plan", "build"):
+        found = run(command, TINY, "--device", "cuda:sm_75")
+        assert found.exit_code == 2
+        assert all(f"cuda:{name}" in found.stderr for name in TARGETS)
+    assert "none of cpu, cuda, cuda:sm_80" in run("plan", TINY, "--device", "rocm").stderr
 
 
 def test_show_table() -> None:

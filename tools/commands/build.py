@@ -168,6 +168,7 @@ def _show(
             "state",
             f"{bytes_text(per_token)} per token, {bytes_text(sizes.state_bytes)} at {count(sizes.context)} tokens",
         ),
+        *_target(program),
         *_native(program),
         *((f"kernels {phase}", text) for phase, text in kernels.items()),
         *(("verified", line) for line in compared),
@@ -196,6 +197,20 @@ def _state_per_token(program: Program) -> float:
     return sum(
         state_bytes(state.spec, 1, 2, size) - state_bytes(state.spec, 1, 1, size) for state in program.plan.states
     )
+
+
+def _target(program: Program) -> list[tuple[str, str]]:
+    """An architecture that need not be here: its limits, and whether a GPU of it holds the weights and one context."""
+    from ...kernels.gpu.target import asked_target
+    from .explain import limits
+
+    target, sizes = asked_target(program.target.device), program.plan
+    if target is None:
+        return []
+    needed = sizes.weight_bytes + sizes.state_bytes
+    verdict = "fits" if needed <= target.memory else "does not fit"
+    memory = f"{bytes_text(needed)} of {bytes_text(target.memory)} ({target.example})"
+    return [("target", limits(target)), ("memory", f"{verdict}: {memory}")]
 
 
 def _native(program: Program) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from ..terminal import write_json
 if TYPE_CHECKING:
     from ...compiler.ops.declaration import Value
     from ...compiler.program import Program
+    from ...kernels.gpu.target import GpuTarget
 
 
 @click.command("explain")
@@ -42,12 +43,16 @@ def command(
         return
     found = locate(subject, as_params(settings))
     from ...compiler.pipeline import build
+    from ...kernels.gpu.target import asked_target
 
     program = build(found.spec, found.params, origin=found.origin, device=device, dtype=dtype or "float32")
     chosen = _choices(program, node)
     if as_json:
         write_json(chosen)
         return
+    target = asked_target(device)
+    if target is not None:
+        print(limits(target))
     previous: object = None
     for one in chosen:
         if one["definition"] != previous:
@@ -57,6 +62,12 @@ def command(
         print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phases}  {one['place']}")
         for name, reason in one["refused"]:  # type: ignore[attr-defined]
             print(f"      {name}: {reason}")
+
+
+def limits(target: GpuTarget) -> str:
+    """What kernels have to do with on an architecture."""
+    float8 = "float8" if target.has_float8 else "no float8"
+    return f"{target.architecture}: {target.shared_memory // 1024} KiB of shared memory a block, {float8}"
 
 
 def _explain_code(code: str, as_json: bool) -> None:

@@ -55,7 +55,8 @@ def command(
 ) -> None:
     """Parameters, FLOPs, bytes, state per layer, whether it fits, and the speed that the roofline allows.
 
-    The machine is measured for a second (this imports torch) unless --bandwidth and --tflops say what to assume.
+    The machine is measured for a second (this imports torch) unless --bandwidth and --tflops say what to assume. For
+    a GPU that is elsewhere, --device cuda:sm_90 takes the numbers of a data sheet.
     """
     from ...compiler.pipeline import read
     from ...compiler.plan import plan
@@ -168,15 +169,17 @@ def _fits(needed: int, available: int | None, sizes: Plan) -> str:
 
 
 def _machine(device: str, dtype: str, bandwidth: float | None, tflops: float | None) -> Machine:
-    from ..roofline import Machine, measure
+    from ...kernels.gpu.target import asked_target
+    from ..roofline import Machine, measure, of_target
 
     if bandwidth is not None and tflops is not None:
         return Machine(bandwidth=bandwidth * 1e9, flops=tflops * 1e12, source="assumed")
-    if device != "cpu":
+    target = asked_target(device)
+    if target is None and device != "cpu":
         from ...runtime.device import require_device
 
         require_device(device)
-    found = measure(device, dtype)
+    found = measure(device, dtype) if target is None else of_target(target, dtype)
     if bandwidth is None and tflops is None:
         return found
     return Machine(
@@ -191,6 +194,11 @@ def _available(device: str) -> int | None:
         from ...runtime.memory import available_bytes
 
         return available_bytes()
+    from ...kernels.gpu.target import asked_target
+
+    target = asked_target(device)
+    if target is not None:
+        return round(target.memory)
     import torch
 
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
