@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..terminal import big, table
-from .gpu_cases import attention, linear, moe, scan
+from .gpu_cases import attention, linear, moe, packed, pointwise, sampling, scan
 from .gpu_cases.case import Builder, Sizes
 from .gpu_measure import Limits, Line, events, measure, measure_limits
 from .gpu_models import SHAPES, ModelLine, measure_models
@@ -26,6 +26,9 @@ FAMILIES: Mapping[str, Callable[[Sizes], Iterator[Builder]]] = {
     "scan": scan.cases,
     "moe": moe.cases,
     "linear": linear.cases,
+    "packed": packed.cases,
+    "sampling": sampling.cases,
+    "pointwise": pointwise.cases,
 }
 
 

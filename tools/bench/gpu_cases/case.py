@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, cast
 
@@ -61,11 +61,11 @@ class Sizes:
 
 
 def picked(
-    op: str, phase: Phase, sizes: Sizes, operands: Mapping[str, object], **others: object
+    op: str, phase: Phase, sizes: Sizes, operands: Mapping[str, object], *, format: str = "", **others: object
 ) -> tuple[str, Callable[..., object]]:
     """The name and the function of the kernel that the compiler takes for such a node on this GPU.
 
-    others: fields that are no operands.
+    format: of a packed weight; others: fields that are no operands.
     """
     fields = {name: value for name, value in operands.items() if not isinstance(value, (Tensor, tuple))} | others
     shapes = {name: tuple(value.shape) for name, value in operands.items() if isinstance(value, Tensor)}
@@ -76,11 +76,22 @@ def picked(
         dtype=str(sizes.dtype).removeprefix("torch."),
         device="cuda" if sizes.device.type == "cuda" else "cuda:sm_90",
         phase=phase,
+        format=format,
     )
     for kernel in kernels_for(op):
-        if kernel.refusal(request) is None:
+        if kernel.format == format and kernel.refusal(request) is None:
             return kernel.name, kernel.function()
     raise LookupError(f"no kernel serves {op} in {phase}")
+
+
+def forward_and_backward(run: Callable[[], object], leaves: Sequence[Tensor], grad: Tensor) -> Run:
+    """The gradients of all leaves, from an output of one tensor."""
+
+    def both() -> object:
+        with torch.enable_grad():
+            return torch.autograd.grad(cast("Tensor", run()), leaves, grad)
+
+    return both
 
 
 def first_tensor(result: object) -> Tensor | None:

@@ -18,10 +18,11 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     """All measurements of the family, at Qwen3-30B-A3B's shape."""
     for tokens in (32768, 8, 1):
         yield partial(_case, sizes, sizes.pick(tokens, 20) if tokens > 8 else tokens)
+    yield partial(_backward, sizes, sizes.pick(32768, 9))
     yield partial(_router, sizes, sizes.pick(128, 4), sizes.pick(2048, 32), sizes.pick(8, 2))
 
 
-def _case(sizes: Sizes, tokens: int) -> Case:
+def _operands(sizes: Sizes, tokens: int) -> dict[str, object]:
     experts, width, inner = sizes.pick(128, 4), sizes.pick(2048, 32), sizes.pick(768, 48)
     chosen = sizes.pick(8, 2)
     up = sizes.randn(experts, 2 * inner, width) * width**-0.5
@@ -29,11 +30,24 @@ def _case(sizes: Sizes, tokens: int) -> Case:
     x = sizes.randn(1, tokens, up.shape[2])
     scores = torch.randn(1, tokens, len(up), device=sizes.device).softmax(-1)
     weights, picks = scores.topk(chosen, dim=-1)
-    operands: dict[str, object] = {
+    return {
         "x": x, "weights": weights, "experts": picks, "gate_up_proj": up, "down_proj": down, "packing": "halves",
     }  # fmt: skip
+
+
+def _tensors(operands: dict[str, object]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x, weights, picks, gate and up, down."""
+    names = ("x", "weights", "experts", "gate_up_proj", "down_proj")
+    x, weights, picks, up, down = (cast("Tensor", operands[name]) for name in names)
+    return x, weights, picks, up, down
+
+
+def _case(sizes: Sizes, tokens: int) -> Case:
+    operands = _operands(sizes, tokens)
+    x, weights, picks, up, down = _tensors(operands)
+    chosen = picks.shape[-1]
     phase = "decode" if tokens == 1 else "prefill"
-    name, function = picked("experts", phase, sizes, operands, num_experts=experts)
+    name, function = picked("experts", phase, sizes, operands, num_experts=len(up))
     rivals: dict[str, Run | str] = {"torch grouped_mm": _grouped(sizes, x[0], weights[0], picks[0], up, down)}
     if sizes.is_tiny:
         by_expert = cast("Callable[..., Tensor]", reference.experts)
@@ -47,6 +61,34 @@ def _case(sizes: Sizes, tokens: int) -> Case:
         flops=2.0 * tokens * chosen * (up[0].numel() + down[0].numel()), bound="matmul" if is_long else "bandwidth",
         rivals=rivals,
         goal="550 TFLOP/s, >= 2x grouped_mm" if is_long else ">= 80 %",
+    )  # fmt: skip
+
+
+def _backward(sizes: Sizes, tokens: int) -> Case:
+    """Gradients of tokens, weights and all matrices: two products of the forward pass's size for each of its."""
+    operands = _operands(sizes, tokens)
+    name, function = picked("experts", "train", sizes, operands, num_experts=len(cast("Tensor", operands["down_proj"])))
+    names = ("x", "weights", "gate_up_proj", "down_proj")
+    leaves = {key: cast("Tensor", operands[key]).requires_grad_() for key in names}
+    x, weights, picks, up, down = _tensors(operands)
+    grad = sizes.randn(*x.shape)
+
+    def backward(run: Callable[[], object]) -> Run:
+        with torch.enable_grad():
+            out = cast("Tensor", run())
+        return lambda: torch.autograd.grad(out, list(leaves.values()), grad, retain_graph=True)
+
+    by_torch = _grouped(sizes, x[0], weights[0], picks[0], up, down)
+    rivals: dict[str, Run | str] = {"torch grouped_mm": by_torch if isinstance(by_torch, str) else backward(by_torch)}
+    if sizes.is_tiny:
+        by_expert = cast("Callable[..., Tensor]", reference.experts)
+        rivals = {"reference": backward(lambda: by_expert(**operands)), **rivals}
+    matrices, chosen = up.nbytes + down.nbytes, picks.shape[-1]
+    return Case(
+        target="G5", name=f"experts backward, {len(up)} of {up.shape[1] // 2}, {chosen} a token, {tokens} tokens",
+        kernel=name, ours=backward(lambda: function(**operands)), bytes=float(2 * matrices + 4 * x.nbytes),
+        flops=4.0 * picks.numel() * (up[0].numel() + down[0].numel()), bound="matmul", rivals=rivals,
+        goal=">= 1x grouped_mm",
     )  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""Sampling (G7): temperature, top-k, top-p and min-p over a vocabulary of 128k, beside sorting in torch.
+
+The floor is one look at the logits; what counts is the share of a decoded token, which the table of models shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ....kernels.sampling import reference
+from ....kernels.sampling.triton_sample import sample
+from .case import Builder, Case, Sizes
+
+TEMPERATURE, TOP_K, TOP_P = 0.8, 50, 0.9
+
+
+def cases(sizes: Sizes) -> Iterator[Builder]:
+    """All measurements of the family."""
+    for batch in (1, sizes.pick(8, 2)):
+        yield partial(_sampling, sizes, batch)
+
+
+def settings(batch: int, device: torch.device) -> dict[str, Tensor]:
+    """All that `sample` takes beside logits, the same in every row."""
+
+    def full(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((batch,), value, dtype=dtype, device=device)
+
+    return {
+        "temperature": full(TEMPERATURE), "top_k": full(TOP_K, torch.int32), "top_p": full(TOP_P), "min_p": full(0.0),
+        "repetition_penalty": full(1.0), "presence_penalty": full(0.0), "frequency_penalty": full(0.0),
+        "seed": full(7, torch.int64), "step": full(3, torch.int64),
+    }  # fmt: skip
+
+
+def _sampling(sizes: Sizes, batch: int) -> Case:
+    logits = torch.randn(batch, sizes.pick(128256, 200), device=sizes.device) * 3
+    given = settings(batch, sizes.device)
+
+    def by_sorting() -> Tensor:
+        scores, ids = (logits / TEMPERATURE).sort(dim=-1, descending=True)
+        scores[:, TOP_K:] = -torch.inf
+        share = scores.softmax(-1)
+        share = share.masked_fill(share.cumsum(-1) - share > TOP_P, 0.0)
+        return ids.gather(-1, share.multinomial(1))
+
+    return Case(
+        target="G7", name=f"sampling, {logits.shape[1]} tokens, {batch} rows", kernel="triton",
+        ours=lambda: sample(logits=logits, **given), bytes=float(logits.nbytes), flops=float(4 * logits.numel()),
+        bound="bandwidth", goal="<= 2 % of a token",
+        rivals={"torch, by definition": lambda: reference.sample(logits=logits, **given), "torch, sorted": by_sorting},
+    )  # fmt: skip
