@@ -36,7 +36,7 @@ def function_text(body: Body, ports: Sequence[Port | None], renamed: Mapping[str
             *body.constants,
             *([""] if body.constants else []),
             f"static void {name}(llmc_thread *t, const llmc_pass *pass, const llmc_call *call) {{",
-            "    const int64_t rows = pass->rows;",
+            "    const int64_t rows = llmc_room(pass);",
             *(_port(index, port) for index, port in enumerate(ports) if port is not None),
             *(_buffer(body, name, renamed) for name in body.buffers),
             "    (void)rows;",

@@ -130,7 +130,7 @@ def attend_cached(
     wide = torch.promote_types(q.dtype, torch.float32)
     heads = q.shape[-1] // head_dim
     grouped = q.view(b, t, hkv, heads // hkv, head_dim).permute(0, 2, 3, 1, 4)  # [B, Hkv, H/Hkv, T, D]
-    rows = grouped.reshape(b, hkv, -1, head_dim).to(wide)
+    rows = grouped.reshape(b, hkv, heads // hkv * t, head_dim).to(wide)
     scores = rows @ keys.to(wide).transpose(-1, -2)  # [B, Hkv, H/Hkv * T, S]
     scores = scores.view(b, heads, t, s) * (head_dim**-0.5 if scale is None else scale)
     if softcap is not None:
@@ -150,7 +150,8 @@ def attend_cached(
     weights = scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
     weights = functional.dropout(weights, dropout, training)
     out = weights.view(b, hkv, heads // hkv * t, s) @ values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
-    return out.view(b, heads, t, -1).transpose(1, 2).reshape(b, t, -1).to(q.dtype)
+    size = values.shape[-1]
+    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(q.dtype)
 
 
 def attention(
@@ -182,8 +183,8 @@ def attention(
     """
     return attend_cached(
         q=q,
-        keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
-        values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
+        keys=k.view(*k.shape[:-1], k.shape[-1] // head_dim, head_dim).transpose(1, 2),
+        values=v.view(*v.shape[:-1], k.shape[-1] // head_dim, v_head_dim or head_dim).transpose(1, 2),
         key_position=position if key_position is None else key_position,
         position=position,
         head_dim=head_dim,

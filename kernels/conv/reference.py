@@ -45,6 +45,8 @@ def short_conv(
     gives zeros) -> `[B, T, C]` of x's dtype. With a state the tokens continue it, and `(out, state)` is given: the tail
     is updated in place.
     """
+    if position.shape[1] == 0:
+        return x if state is None else (x, state)
     taps = weight.shape[-1]
     rows = ragged(position)
     tail = x.new_zeros(x.shape[0], taps - 1, x.shape[-1]) if state is None else state[0].to(x.dtype).transpose(1, 2)

@@ -60,10 +60,12 @@ def latent_attend_cached(
     q's dtype. `scale` defaults to `1 / sqrt(Dn + Dr)`. Sees keys at or before the query.
     """
     heads = q_nope.shape[-1] // nope_head_dim
-    expanded = (latents[:, 0] @ kv_up.T).view(*key_position.shape, heads, -1).transpose(1, 2)  # [B, H, S, Dn + Dv]
+    size = nope_head_dim + v_head_dim
+    expanded = (latents[:, 0] @ kv_up.T).view(*key_position.shape, heads, size).transpose(1, 2)  # [B, H, S, Dn + Dv]
     k_nope, values = expanded[..., :nope_head_dim], expanded[..., nope_head_dim:]
     keys = torch.cat((k_nope, k_ropes.expand(-1, heads, -1, -1)), dim=-1)
-    q = torch.cat([part.view(*position.shape, heads, -1) for part in (q_nope, q_rope)], dim=-1)
+    parts = ((q_nope, nope_head_dim), (q_rope, rope_head_dim))
+    q = torch.cat([part.view(*position.shape, heads, size) for part, size in parts], dim=-1)
     return attend_cached(
         q=q.flatten(-2),
         keys=keys,

@@ -40,8 +40,9 @@ def slice_features(node: NativeNode) -> None:
 def tile(node: NativeNode) -> None:
     """`reference.tile`."""
     x, y, times = node.input("x"), node.output(), cast("int", node.field("times"))
-    copy = f"memcpy({y.row()} + i * {x.width}, {x.row()}, {x.width} * sizeof(float));"
-    node.row(f"for (int64_t i = 0; i < {times}; i++) {copy}", rows=y.rows)
+    size = x.shape[-1]
+    copy = f"memcpy({y.row()} + i * {size}, {x.row()} + i / {times} * {size}, {size} * sizeof(float));"
+    node.row(f"for (int64_t i = 0; i < {y.width // size}; i++) {copy}", rows=y.rows)
 
 
 def reshape(node: NativeNode) -> None:

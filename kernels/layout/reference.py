@@ -10,7 +10,8 @@ from torch import Tensor
 
 def split_heads(*, x: Tensor, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
     """Every head cut into the same parts. x `[..., H*D]`, sizes that add up to D -> one `[..., H*size]` per part."""
-    heads = x.view(*x.shape[:-1], -1, sum(sizes.values()))
+    size = sum(sizes.values())
+    heads = x.view(*x.shape[:-1], x.shape[-1] // size, size)
     return tuple(part.flatten(-2) for part in torch.split(heads, list(sizes.values()), dim=-1))
 
 
@@ -31,6 +32,6 @@ def reshape(*, x: Tensor, shape: Sequence[int], keep: int = 2) -> Tensor:
 
 def mix_streams(*, x: Tensor, weights: Tensor, num_streams: int) -> Tensor:
     """New stream r is `sum_s weights[r, s] * stream s`. x `[B, T, S*M]`, weights `[B, T, R*S]` -> `[B, T, R*M]`."""
-    streams = x.view(*x.shape[:-1], num_streams, -1)
-    rows = weights.view(*weights.shape[:-1], -1, num_streams).to(x.dtype)
+    streams = x.view(*x.shape[:-1], num_streams, x.shape[-1] // num_streams)
+    rows = weights.view(*weights.shape[:-1], weights.shape[-1] // num_streams, num_streams).to(x.dtype)
     return (rows @ streams).flatten(-2)

@@ -50,8 +50,11 @@ typedef struct {
  * (NaN or infinity): that step is not counted. Returns the steps done. */
 int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d);
 
+/* Rows that memory is laid out for: without tokens, what there is once for a row of the batch still takes its own. */
+static inline int64_t llmc_room(const llmc_pass *pass) { return pass->rows > pass->batch ? pass->rows : pass->batch; }
+
 static inline void *llmc_value(const llmc_pass *pass, int64_t place) {
-    return place < 0 ? pass->inputs[-1 - place] : (void *)(pass->values + place * pass->rows);
+    return place < 0 ? pass->inputs[-1 - place] : (void *)(pass->values + place * llmc_room(pass));
 }
 
 /* Rows of a chunk of a loop over rows: a few chunks a thread. */

@@ -9,7 +9,7 @@ POINTWISE = ("norm/native.h", "pointwise/native.h")
 ATTENTION = ("attention/native.h",)
 LINEAR = ("linear/native/linear.h",)
 ROPE = ("rope/native.h",)
-CONV = ("pointwise/native.h", "conv/native.h")
+CONV = (*POINTWISE, "conv/native.h")
 SIZES = ("heads", "key_dim", "value_dim", "window")
 VIEWS = ("values", "key_position")
 LATENT = (*LINEAR, "latent_attention/native.h")
@@ -48,7 +48,9 @@ NATIVE_KERNELS: tuple[NativeKernel, ...] = (
     NativeKernel(op="gated_activation", emitter="pointwise.native:gated_activation", headers=POINTWISE),
     NativeKernel(op="gated_activation_packed", emitter="pointwise.native:gated_activation_packed", headers=POINTWISE),
     NativeKernel(op="pool", emitter="pointwise.position_native:pool", headers=POSITION),
-    NativeKernel(op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION),
+    NativeKernel(
+        op="sinusoidal", emitter="pointwise.position_native:sinusoidal", headers=POSITION, implied=("features",)
+    ),
     NativeKernel(op="position_scale", emitter="pointwise.position_native:position_scale", headers=POSITION),
     NativeKernel(
         op="kv_latent_append",

@@ -30,7 +30,7 @@ def add_layer_norm(node: NativeNode) -> None:
 def group_norm(node: NativeNode) -> None:
     """`reference.group_norm`."""
     x, y = node.input("x"), node.output()
-    size = x.width // cast("int", node.field("num_groups"))
+    size = x.shape[-1] // cast("int", node.field("num_groups"))
     weight, bias = _feature(node, "weight"), _feature(node, "bias")
     if node.field("centre"):
         _loop(node, x, y, size, f"llmc_layer_norm(y, x, {weight}, {bias}, {node.number('eps')}, {size});")
@@ -44,7 +44,7 @@ def group_norm(node: NativeNode) -> None:
 def l2_norm(node: NativeNode) -> None:
     """`reference.l2_norm`."""
     x, y = node.input("x"), node.output()
-    size = cast("int | None", node.field("head_dim")) or x.width
+    size = cast("int | None", node.field("head_dim")) or x.shape[-1]
     _loop(node, x, y, size, f"llmc_l2_norm(y, x, {node.number('eps')}, {size});")
 
 
@@ -55,7 +55,7 @@ def _sum(node: NativeNode) -> Place:
 
 
 def _rms(node: NativeNode, x: Place, y: Place) -> None:
-    size = _head_dim(node) or x.width
+    size = _head_dim(node) or x.shape[-1]
     weight = _feature(node, "weight")
     _loop(
         node,
@@ -67,7 +67,7 @@ def _rms(node: NativeNode, x: Place, y: Place) -> None:
 
 
 def _layer(node: NativeNode, x: Place, y: Place) -> None:
-    size = _head_dim(node) or x.width
+    size = _head_dim(node) or x.shape[-1]
     weight, bias = _feature(node, "weight"), _feature(node, "bias")
     _loop(node, x, y, size, f"llmc_layer_norm(y, x, {weight}, {bias}, {node.number('eps')}, {size});")
 
@@ -82,12 +82,14 @@ def _feature(node: NativeNode, name: str) -> str:
         return "0"
     weight = node.input(name)
     size = _group_size(node)
-    return f"({weight.pointer} + h * {size})" if size is not None and weight.width > size else weight.pointer
+    if size is None or weight.width == size:
+        return weight.pointer
+    return f"({weight.pointer} + h % {weight.width // size} * {size})"
 
 
 def _group_size(node: NativeNode) -> int | None:
     if node.op == "group_norm":
-        return node.input("x").width // cast("int", node.field("num_groups"))
+        return node.input("x").shape[-1] // cast("int", node.field("num_groups"))
     return _head_dim(node)
 
 

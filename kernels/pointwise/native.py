@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from statistics import NormalDist
 from typing import cast
 
@@ -44,14 +45,15 @@ def lerp(node: NativeNode) -> None:
 
 
 def clamp(node: NativeNode) -> None:
-    """`reference.clamp`: NaN stays NaN."""
+    """`reference.clamp`: NaN stays NaN, and bounds that cross give the upper one."""
     x, y = node.input("x"), node.output()
     value = _read(x, y)
-    text = value
-    if node.field("max") is not None:
-        text = f"({value} > {_float(node.number('max'))} ? {_float(node.number('max'))} : {text})"
-    if node.field("min") is not None:
-        text = f"({value} < {_float(node.number('min'))} ? {_float(node.number('min'))} : {text})"
+    text, bounds = value, {name: cast("float | None", node.field(name)) for name in ("min", "max")}
+    if bounds["min"] is not None:
+        least = bounds["min"] if bounds["max"] is None else min(bounds["min"], bounds["max"])
+        text = f"({value} < {_float(literal(bounds['min']))} ? {_float(literal(least))} : {text})"
+    if bounds["max"] is not None:
+        text = f"({value} > {_float(literal(bounds['max']))} ? {_float(literal(bounds['max']))} : {text})"
     _each(node, y, text)
 
 
@@ -76,21 +78,18 @@ def activation(node: NativeNode) -> None:
 def gated_activation(node: NativeNode) -> None:
     """`reference.gated_activation`."""
     gate, up, y = node.input("gate"), node.input("up"), node.output()
-    _gate(node, gate, up, y)
+    if not gate.width == y.width == up.width:
+        raise NotNative("gate and up differ in width")
+    call = f"llmc_gate_{node.field('kind')}({y.row()}, {gate.row()}, {up.row()}, {y.width});"
+    node.row(call, rows=y.rows)
 
 
 def gated_activation_packed(node: NativeNode) -> None:
     """`reference.gated_activation_packed`."""
     x, y = node.input("x"), node.output()
-    _gate(node, x.part(0, y.shape), x.part(y.width, y.shape), y)
-
-
-def _gate(node: NativeNode, gate: Place, up: Place, y: Place) -> None:
-    if gate.width == y.width == up.width:
-        call = f"llmc_gate_{node.field('kind')}({y.row()}, {gate.row()}, {up.row()}, {y.width});"
-        node.row(call, rows=y.rows)
-        return
-    raise NotNative("gate and up differ in width")
+    size = y.shape[-1]
+    call = f"llmc_gate_{node.field('kind')}(y + h * {size}, x + h * {2 * size}, x + h * {2 * size} + {size}, {size});"
+    _runs(node, x, y, call)
 
 
 def identity(node: NativeNode) -> None:
@@ -120,11 +119,12 @@ def concat(node: NativeNode) -> None:
     xs, y = node.inputs("xs"), node.output()
     heads = cast("int", node.field("heads"))
     lines: list[str] = []
-    start, width = 0, y.width // heads
+    runs = prod(y.shape[:-1]) * heads
+    start, width = 0, y.width // runs
     for x in xs:
-        size = x.width // heads
+        size = x.width // runs
         lines.append(
-            f"for (int64_t h = 0; h < {heads}; h++) "
+            f"for (int64_t h = 0; h < {runs}; h++) "
             f"memcpy({y.row()} + h * {width} + {start}, {x.row()} + h * {size}, {size} * sizeof(float));"
         )
         start += size
@@ -134,7 +134,7 @@ def concat(node: NativeNode) -> None:
 def reduce(node: NativeNode) -> None:
     """`reference.reduce`."""
     x, y = node.input("x"), node.output()
-    size = cast("int | None", node.field("head_dim")) or x.width
+    size = cast("int | None", node.field("head_dim")) or x.shape[-1]
     number = {
         "sum": f"llmc_sum(x, {size})",
         "mean": f"llmc_sum(x, {size}) / {size}.0f",
@@ -160,7 +160,8 @@ def topk_sparsity(node: NativeNode) -> None:
         return
     y = node.output()
     quantile = _float(literal(NormalDist().inv_cdf(sparsity)))
-    node.row(f"llmc_topk_sparsity({y.row()}, {x.row()}, {quantile}, {y.width});", rows=y.rows)
+    size = y.shape[-1]
+    _runs(node, x, y, f"llmc_topk_sparsity(y + h * {size}, x + h * {size}, {quantile}, {size});")
 
 
 def _float(text: str) -> str:
@@ -186,6 +187,15 @@ def _read(x: Place, y: Place) -> str:
             terms.append(f"i / {inner_y} % {wanted} * {inner_x}")
         inner_y, inner_x = inner_y * wanted, inner_x * own
     return f"({x.row()})[{' + '.join(terms)}]"
+
+
+def _runs(node: NativeNode, x: Place, y: Place, call: str) -> None:
+    """The call for each run h of y's last axis in a row."""
+    runs = prod(y.shape[:-1])
+    node.row(
+        f"{{ const float *x = {x.row()}; float *y = {y.row()};\nfor (int64_t h = 0; h < {runs}; h++) {call} }}",
+        rows=y.rows,
+    )
 
 
 def _each(node: NativeNode, y: Place, value: str) -> None:

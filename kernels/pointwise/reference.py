@@ -60,7 +60,8 @@ def reduce(*, x: Tensor, kind: ReduceKind, head_dim: int | None = None, keep: bo
 
     x `[..., H*D]` -> `[..., H]`, or with `keep` `[..., H*D]`, where it stands at each feature of its head.
     """
-    heads = x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], -1, head_dim or x.shape[-1])
+    size = head_dim or x.shape[-1]
+    heads = x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], x.shape[-1] // size, size)
     match kind:
         case "sum":
             number = heads.sum(-1)
@@ -178,6 +179,8 @@ def pool(*, x: Tensor, position: Tensor, kind: PoolKind) -> Tensor:
     x `[B, T, M]`, position `[B, T]` int64 -> `[B, M]` of x's dtype. `mean` is summed in float32. A row without tokens
     gives zeros.
     """
+    if x.shape[1] == 0:
+        return x.new_zeros(x.shape[0], x.shape[-1])
     is_token = position >= 0
     has_tokens = is_token.any(1, keepdim=True)
     if kind in ("first", "last"):

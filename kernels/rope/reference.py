@@ -145,7 +145,7 @@ def rope_apply(
     (GPT-J).
     """
     dims = rotary_dim or head_dim
-    heads = x.view(*x.shape[:-1], -1, head_dim)  # [B, T, H, D]
+    heads = x.view(*x.shape[:-1], x.shape[-1] // head_dim, head_dim)  # [B, T, H, D]
     cos, sin = table.to(x.dtype)[:, :, None, :].chunk(2, dim=-1)  # [B, T, 1, R/2]
     turned, rest = heads[..., :dims], heads[..., dims:]
     if layout == "half":

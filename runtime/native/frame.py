@@ -79,7 +79,7 @@ def make_frame(
     known, `without` some.
     """
     batch = sizes["B"]
-    arenas = {axis: memory.arena(axis, batch * sizes.get(axis, 1)) for axis in axes}
+    arenas = {axis: memory.arena(axis, batch * max(1, sizes.get(axis, 1))) for axis in axes}
     values = Values(types=types, slots=native.slots, arenas=arenas, sizes=sizes, dtype=dtype)
     for name in native.outside:
         if name in given:
@@ -107,7 +107,7 @@ def _struct(
 ) -> PassStruct:
     """The struct of one axis; what it points into is added to `held`."""
     made = PassStruct()
-    made.batch, made.tokens, made.rows = sizes["B"], sizes.get(axis, 1), arena.rows
+    made.batch, made.tokens, made.rows = sizes["B"], sizes.get(axis, 1), sizes["B"] * sizes.get(axis, 1)
     made.values = arena.memory.data_ptr()
     made.locals = made.values + 4 * arena.rows * native.values_floats
     for name in ("position", "lengths"):

@@ -15,7 +15,7 @@ from ...compiler.ops.declaration import TensorType
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """The memory of a pass over the tokens of one axis, and how many rows they make."""
+    """The memory of a pass over the tokens of one axis, and how many rows it is laid out for."""
 
     memory: Tensor
     rows: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -9,7 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,22 +64,43 @@ def library(name: str, sources: Sequence[Path], extra: str = "") -> ctypes.CDLL:
     lacking = sorted(set(NEEDS[name].split()) - _processor())
     if lacking:
         pytest.skip(f"this processor lacks {', '.join(lacking)}")
-    (folder,) = _FOLDERS
-    key = hashlib.sha256(repr((name, sources, extra)).encode()).hexdigest()[:16]
-    target = folder / f"{key}.so"
-    with (folder / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    text = _place(repr((name, sources, extra)), ".c")
+    with _locked(text):
+        if not text.exists():
+            text.write_text(extra, encoding="utf-8")
+    objects = [_compiled(compiler, name, source) for source in (*sources, text)]
+    target = text.with_suffix(".so")
+    with _locked(target):
         if not target.exists():
-            _compile(compiler, name, sources, extra, target)
+            _call([compiler, "-shared", *map(str, objects), "-o", str(target), "-lpthread", "-lm"])
     return ctypes.CDLL(str(target))
 
 
-def _compile(compiler: str, name: str, sources: Sequence[Path], extra: str, target: Path) -> None:
-    text = target.with_suffix(".c")
-    text.write_text(extra, encoding="utf-8")
-    flags = [*INSTRUCTION_SETS[name], "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    places = [f"-I{KERNELS / 'native'}", *(f"-I{p}" for p in sorted({str(s.parent) for s in sources}))]
-    command = [compiler, *flags, *places, *map(str, sources), str(text), "-o", str(target), "-lpthread", "-lm"]
+def _compiled(compiler: str, name: str, source: Path) -> Path:
+    """The object of one file, which libraries share."""
+    target = _place(repr((name, source)), ".o")
+    flags = [*INSTRUCTION_SETS[name], "-O2", "-fPIC", "-c", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+    with _locked(target):
+        if not target.exists():
+            places = [f"-I{folder}" for folder in (KERNELS / "native", KERNELS / "linear" / "native", source.parent)]
+            _call([compiler, *flags, *places, str(source), "-o", str(target)])
+    return target
+
+
+def _place(key: str, suffix: str) -> Path:
+    (folder,) = _FOLDERS
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Generator[None, None, None]:
+    """Alone with the making of a file."""
+    with target.with_suffix(f"{target.suffix}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _call(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
 
