@@ -6,13 +6,6 @@
 #include "../native/vector_math.h"
 #include "../norm/native.h"
 
-/* log(1 + exp(x)), x itself above 20 as torch has it. Rare enough to be done one by one. */
-static inline float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
-
-LLMC_INLINE vf vf_softplus(vf x) {
-    for (int i = 0; i < LLMC_LANES; i++) x[i] = softplus(x[i]);
-    return x;
-}
 LLMC_INLINE vf vf_gelu_quick(vf x) { return x * vf_sigmoid(vf_all(1.702f) * x); }
 LLMC_INLINE vf vf_identity(vf x) { return x; }
 

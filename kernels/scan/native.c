@@ -1,10 +1,12 @@
 /* The scan in order of time. Heads with wide values run with values side by side in vectors, a key at a time, in the
- * state itself; heads with few values (one, in S6) with keys side by side, in a copy that lies values first. */
+ * state itself; heads with few values with keys side by side, in a copy that lies values first; heads with one value
+ * (S6) as `channels.h` has it. */
 #include "native.h"
 
 #include <string.h>
 
 #include "../native/vector_math.h"
+#include "channels.h"
 
 #define WIDE 4 /* vectors of values taken at once */
 
@@ -229,6 +231,7 @@ static void run_keys(const llmc_scan *a, float *scratch, int64_t b, int64_t firs
 /* --- how the work is cut ------------------------------------------------------------------------------------------ */
 
 #define CHUNKS_A_THREAD 4
+#define CHANNEL_FLOATS (6 << 10)
 #define COPY_FLOATS (1 << 20) /* of copies in a chunk, at most (but one head always) */
 
 static int64_t heads_at_once(const llmc_scan *a, int threads) {
@@ -245,7 +248,22 @@ static int64_t values_at_once(const llmc_scan *a, int threads) {
     return count;
 }
 
+/* Heads that run together: whole vectors, and no more than a thread's first cache holds of their states. */
+static int64_t channels_at_once(const llmc_scan *a, int threads) {
+    int64_t most = CHANNEL_FLOATS / (2 * a->key_dim) / LLMC_LANES * LLMC_LANES;
+    int64_t heads = smaller(padded(heads_at_once(a, threads)), most);
+    return heads < LLMC_LANES ? LLMC_LANES : heads;
+}
+
 void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
+    if (takes_channels(a)) {
+        int64_t heads = channels_at_once(a, t->count), groups = (a->heads + heads - 1) / heads;
+        LLMC_FOR(t, chunk, a->batch * groups) {
+            int64_t first = chunk % groups * heads;
+            run_channels(a, t->scratch, chunk / groups, first, smaller(first + heads, a->heads));
+        }
+        return;
+    }
     if (a->value_dim < LLMC_LANES / 2) {
         int64_t heads = heads_at_once(a, t->count), groups = (a->heads + heads - 1) / heads;
         LLMC_FOR(t, chunk, a->batch * groups) {

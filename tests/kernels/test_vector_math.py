@@ -30,6 +30,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "sigmoid": (torch.sigmoid, 2.4e-7),
     "tanh": (torch.tanh, 2.4e-7),
     "erf": (torch.erf, 2.4e-7),
+    "softplus": (lambda x: x.clamp(min=0) + torch.log1p(torch.exp(-x.abs())), 4e-7),
     "silu": (functional.silu, 1e-6),
     "gelu": (exact_gelu, 3e-5),
     "gelu_tanh": (lambda x: x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)), 3e-5),
@@ -103,7 +104,7 @@ def test_special_values(isa: str) -> None:
         actual = call(getattr(build(isa), f"t_{name}"), x, np.float32)
         expected = FUNCTIONS[name][0](torch.from_numpy(x)).numpy()
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=0, err_msg=name)
-    for name in ("silu", "gelu", "gelu_tanh", "relu"):
+    for name in ("silu", "gelu", "gelu_tanh", "relu", "softplus"):
         actual = call(getattr(build(isa), f"t_{name}"), x, np.float32)
         expected = FUNCTIONS[name][0](torch.from_numpy(x)).numpy()
         kept = [0, 1, 2, 4, 5]
