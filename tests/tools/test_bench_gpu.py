@@ -11,9 +11,12 @@ import torch
 
 pytest.importorskip("triton")
 
-from llmc.tools.bench.gpu import FAMILIES
+from llmc.tools.bench import gpu_models
+from llmc.tools.bench.gpu import FAMILIES, run_kernels, show
 from llmc.tools.bench.gpu_cases.case import Run, Sizes
-from llmc.tools.bench.gpu_measure import measure, measure_limits
+from llmc.tools.bench.gpu_compile import measure_compile
+from llmc.tools.bench.gpu_measure import Limits, measure, measure_limits
+from llmc.tools.bench.gpu_models import Shape, measure_models
 
 SIZES = Sizes(device=torch.device("cpu"), dtype=torch.float16, is_tiny=True)
 
@@ -36,3 +39,30 @@ def test_every_case_runs_and_agrees(family: str) -> None:
         assert math.isfinite(line.share)
         assert line.error is None or line.error < 5e-3, line.name
     assert any(line.error is not None for line in lines)
+
+
+LIMITS = Limits(bandwidth=4e12, matmul=7e14)
+SHAPES = (
+    Shape(name="tiny", spec="llama_tiny", params={}),
+    Shape(name="absent", spec="no_such_spec", params={}),
+)
+
+
+def test_the_table_names_all_that_was_measured_and_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(gpu_models, "STEPS", 4)
+    lines = list(run_kernels(["linear"], SIZES, LIMITS, clock, lambda: False))
+    models = list(measure_models(LIMITS, clock, "cpu", "float32", SHAPES, lambda: False))
+    show(LIMITS, lines, models, measure_compile("cpu", "float32", layers=1, backend=None))
+    shown = capsys.readouterr().out
+    for wanted in ("G1", "a GPU", "tiny", "not measured: absent: ", "G8  1 layers", "not asked for"):
+        assert wanted in shown, wanted
+
+
+def test_nothing_begins_when_the_time_is_over() -> None:
+    lines = list(run_kernels(list(FAMILIES), SIZES, LIMITS, clock, lambda: True))
+    models = list(measure_models(LIMITS, clock, "cpu", "float32", SHAPES, lambda: True))
+    assert len(lines) == len(FAMILIES)
+    assert all(isinstance(line, str) and "no time was left" in line for line in (*lines, *models))

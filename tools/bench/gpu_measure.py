@@ -58,6 +58,8 @@ class Line:
     error: float | None
     """Of our output against the first rival's."""
     goal: str
+    spent: float = 0.0
+    """Seconds of the benchmark for this case: operands, compilation and repetitions."""
 
 
 def measure(case: Case, limits: Limits, clock: Clock) -> Line:

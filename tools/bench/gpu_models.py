@@ -1,4 +1,4 @@
-"""Whole models on a GPU: decoded tokens a second beside the bandwidth limit and transformers (G1, G8, G9)."""
+"""Whole models on a GPU: decoded tokens a second beside the bandwidth limit and transformers (G1, G7, G9)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import cast
 
 import torch
 
+from ...kernels.sampling.triton_sample import sample
 from ...runtime.gpu.executor import GpuExecutor
 from ...runtime.load import load
 from ...runtime.model import LanguageModel
-from .gpu_measure import Limits
+from .gpu_cases.sampling import settings
+from .gpu_measure import Clock, Limits
 from .llmc_engine import random_ids
 
 STEPS = 128
@@ -54,19 +56,31 @@ class ModelLine:
     load: float
     first: float
     """The first decoded token, with all kernels compiled or found in the cache, and the graph recorded."""
+    sampling: float
+    """The share of a token that drawing from the largest probabilities takes, by itself."""
     transformers: float | str
     """Its seconds a token, with a static cache and torch.compile; or why there is none."""
 
 
-def measure_models(limits: Limits, device: str, dtype: str, shapes: tuple[Shape, ...]) -> Iterator[ModelLine]:
-    """One model after the other; each is let go before the next."""
+def measure_models(
+    limits: Limits, clock: Clock, device: str, dtype: str, shapes: tuple[Shape, ...], is_over: Callable[[], bool]
+) -> Iterator[ModelLine | str]:
+    """One model after the other; each is let go before the next. None is begun where the time is over."""
     for shape in shapes:
-        yield _measure(shape, limits, device, dtype)
+        if is_over():
+            yield f"{shape.name}: no time was left"
+            continue
+        try:
+            yield _measure(shape, limits, clock, device, dtype, is_over)
+        except Exception as error:  # one broken model must not cost the lease
+            yield f"{shape.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if device == "cuda":
             torch.cuda.empty_cache()
 
 
-def _measure(shape: Shape, limits: Limits, device: str, dtype: str) -> ModelLine:
+def _measure(
+    shape: Shape, limits: Limits, clock: Clock, device: str, dtype: str, is_over: Callable[[], bool]
+) -> ModelLine:
     started = time.perf_counter()
     model = load(shape.spec, params=dict(shape.params), device=device, dtype=dtype)
     loaded = time.perf_counter() - started
@@ -85,8 +99,26 @@ def _measure(shape: Shape, limits: Limits, device: str, dtype: str) -> ModelLine
         kernels=_launches(model) if device == "cuda" else None,
         load=loaded,
         first=first,
-        transformers=_transformers(shape, model, prompt) if device == "cuda" else "only on a GPU",
+        sampling=_sampling_seconds(model, clock) / token,
+        transformers=_peer(shape, model, prompt, device, is_over),
     )
+
+
+def _peer(
+    shape: Shape, model: LanguageModel, prompt: list[int], device: str, is_over: Callable[[], bool]
+) -> float | str:
+    if device != "cuda":
+        return "only on a GPU"
+    return "no time was left" if is_over() else _transformers(shape, model, prompt)
+
+
+def _sampling_seconds(model: LanguageModel, clock: Clock) -> float:
+    """Of one row, with the settings of the sampling cases."""
+    size = model.facts.vocab_size
+    assert isinstance(size, int)
+    logits = torch.randn(1, size, device=model.device) * 3
+    given = settings(1, model.device)
+    return clock(lambda: sample(logits=logits, **given))
 
 
 def _unread(model: LanguageModel) -> int:
