@@ -42,10 +42,13 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """The function that makes of a parameter what its kernel reads; with `parts`, the rows of the matrices that stand
-    in it, it takes those too."""
+    in it, it takes those too. Machine code packs the same as `format`, a gate and its up projection as a pair.
+    """
 
     function: str
     parts: tuple[int, ...] | None = None
+    format: str = ""
+    is_pair: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +97,21 @@ def select_definition(
             own=_own_parameters(node, lowered),
         )
         if serving:
-            parts = cast("list[int] | None", site.fields.values.get("parts"))
-            prepared |= {
-                str(node.kwargs[name]): Preparation(function, None if parts is None else tuple(parts))
-                for name, function in serving[0].prepares.items()
-            }
+            prepared |= _preparations(node, site, serving[0])
         copy.target = _implementation(site, serving)
         name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
     return Selection(name=f"{lowered.name}_{phase}", graph=graph, choices=tuple(choices), prepared=prepared)
+
+
+def _preparations(node: fx.Node, site: Site, kernel: Kernel) -> Mapping[str, Preparation]:
+    """What of the node's parameters is to be made, by placeholder."""
+    parts = cast("list[int] | None", site.fields.values.get("parts"))
+    rows = None if parts is None else tuple(parts)
+    return {
+        str(node.kwargs[name]): Preparation(function, rows, kernel.packed_as, site.op.name == "gated_linear")
+        for name, function in kernel.prepares.items()
+    }
 
 
 def request_of(node: fx.Node, site: Site, phase: Phase, target: Target, format: str = "") -> Request:

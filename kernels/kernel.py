@@ -53,6 +53,8 @@ class Kernel:
     """By argument, the function that makes of a parameter what the kernel reads in its place: packed weights. It is
     applied once, when the program is bound. The model keeps its parameter. Where the node has a field `parts`, the rows
     of the matrices that stand in its parameter, the function takes them too."""
+    packed_as: str = ""
+    """How machine code packs the weight that it prepares: `linear.triton_repack` makes the one of the other."""
     format: str = ""
     """The format of weights that it is asked for: a node whose weight has none asks kernels that have none."""
     plain: str = ""

@@ -24,6 +24,7 @@ def _packed(op: str, format: str) -> Kernel:
         serves="linear.triton_packed:serves",
         is_triton=True,
         prepares={"weight": module},
+        packed_as=format,
         plain=f"{function}_torch",
     )
 
@@ -37,6 +38,7 @@ def _ternary(op: str) -> Kernel:
         serves="ternary.triton_ternary:serves",
         is_triton=True,
         prepares={"weight": "ternary.triton_pack:pack"},
+        packed_as="ternary",
         plain=f"ternary.packed_in_torch:{op}",
     )
 

@@ -33,12 +33,12 @@ def make_executor(program: Program, binder: ParameterBinder) -> Executor:
 def make_packed_executor(
     program: Program, binder: ParameterBinder, formats: Formats, packed: Mapping[str, Tensor]
 ) -> Executor:
-    """One whose matrices are packed. Raises E0861 where there are no kernels for them."""
+    """One whose matrices are packed; `packed` are those of machine code, by call and placeholder, which serve both.
+
+    Raises E0861 where there are no kernels for them, E0753 where `packed` is of another program.
+    """
     if program.target.device.startswith("cuda"):
-        if packed:
-            reason = "packed matrices are those of machine code for a CPU"
-            raise fail("E0861", f"{program.spec.name} cannot be loaded onto a GPU: {reason}", help="load its original")
-        return GpuExecutor(program.packed(formats), [tuple(tensors_of(bound)) for bound in binder.bind()])
+        return GpuExecutor(program.packed(formats), [tuple(tensors_of(bound)) for bound in binder.bind()], packed)
     reason = refusal(program, binder)
     if reason is None:
         try:

@@ -105,9 +105,16 @@ class Executor(ABC):
 class TorchExecutor(Executor):
     """Runs every call through torch, with the kernels that were selected."""
 
-    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        parameters: Sequence[tuple[Tensor, ...]],
+        packed: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """packed: matrices of machine code by call and placeholder, for the kernels that have a use for them."""
         self.program = program
-        prepared = Prepared(program)
+        real = (one.device for tensors in parameters for one in tensors if not one.is_meta)
+        prepared = Prepared(program, packed, next(real, None))
         self.steps = [self._step(index, tensors, prepared) for index, tensors in enumerate(parameters)]
         self.once = once_values(program.module)
         self.kept = kept_values(program.module)
@@ -136,7 +143,7 @@ class TorchExecutor(Executor):
             selections={phase: self.program.selections[phase][call.definition] for phase in PHASES},
             inputs=tuple(call.inputs.values()),
             ambient=tuple(lowered.ambient),
-            operands=prepared.operands(call.definition, tensors),
+            operands=prepared.operands(call, tensors),
             states=tuple(call.binding.own(path) for path, _ in lowered.states.values()),
             scalars=tuple(scalar_operands(lowered, call).values()),
             outputs=tuple(call.outputs.values()),

@@ -10,12 +10,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..compiler.native.formats import QUANTIZE
+from ..compiler.native.formats import QUANTIZE, Quantize
 from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
 from ..compiler.spec import Spec
-from ..specs.diagnostics import fail
+from ..specs.diagnostics import LlmcError, fail
 from ..specs.source import plain
 from .checkpoint import Checkpoint, open_checkpoint
 from .containment import find_inside, inside, read_json_object, require_folder
@@ -25,7 +25,7 @@ from .initialise import initialise
 from .memory import require_memory
 from .model import LanguageModel
 from .pack_cache import pack_cached
-from .packed_folder import packed_format, read_packed
+from .packed_folder import fill_packed, packed_contents, packed_format, read_packed
 from .special_tokens import read_special_tokens
 from .tokenizer import Tokenizer, load_tokenizer
 from .tree import assign
@@ -78,9 +78,14 @@ def load(
         _fill(loaded, program, chosen, device, seed)
     else:
         with checkpoint:
-            loaded = load_program(program, folder, checkpoint)
-            if quantize is not None and packed_as is None:
-                pack_cached(loaded, quantize, checkpoint)
+            loaded = None
+            if quantize is not None and packed_as is None and device != "cpu":
+                loaded = load_packed_by_cpu(program, folder, checkpoint, quantize, torch.device(device))
+            if loaded is None:
+                loaded = load_program(program, folder, checkpoint)
+                if quantize is not None and packed_as is None and device == "cpu":
+                    pack_cached(loaded, quantize, checkpoint)
+            if quantize is not None:
                 checkpoint.forget_pages()
     if quantize is not None and loaded.quantize is None:
         loaded.pack(quantize)
@@ -91,12 +96,7 @@ def load(
 
 def load_program(program: Program, folder: Path, checkpoint: Checkpoint) -> LanguageModel:
     """A compiled program with the weights and the tokenizer of a folder. Raises as `load`."""
-    model = LanguageModel(program, tokenizer=_tokenizer(folder, program.spec))
-    model.source = folder
-    model.folder_eos_ids = _eos_ids(folder)
-    model.folder_repetition_penalty = _repetition_penalty(folder)
-    model.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
-    _check_vocabulary(model, model.tokenizer)
+    model = _empty(program, folder)
     if packed_format(checkpoint) is not None:
         read_packed(model, checkpoint)
         return model
@@ -106,6 +106,35 @@ def load_program(program: Program, folder: Path, checkpoint: Checkpoint) -> Lang
         assign(model, path, nn.Parameter(tensor.to(program.target.device), requires_grad=is_trained))
     model.layout = checkpoint.layout
     model.retie()
+    return model
+
+
+def load_packed_by_cpu(
+    program: Program, folder: Path, checkpoint: Checkpoint, quantize: Quantize, device: torch.device
+) -> LanguageModel | None:
+    """A program for a GPU on matrices that machine code packs, or had packed for an earlier load: the weights
+    themselves never get to `device`. None where machine code cannot pack them, and the GPU has to."""
+    here = compile_model(program.spec, program.model, dtype=program.target.dtype)
+    on_cpu = load_program(here, folder, checkpoint)
+    try:
+        tensors, matrices = packed_contents(on_cpu, lambda: pack_cached(on_cpu, quantize, checkpoint))
+    except LlmcError as error:
+        if error.diagnostics[0].code != "E0861":
+            raise
+        return None
+    made = _empty(program, folder)
+    fill_packed(made, quantize, tensors, matrices, device)
+    return made
+
+
+def _empty(program: Program, folder: Path) -> LanguageModel:
+    """A model without parameters, and what the folder says beside its weights."""
+    model = LanguageModel(program, tokenizer=_tokenizer(folder, program.spec))
+    model.source = folder
+    model.folder_eos_ids = _eos_ids(folder)
+    model.folder_repetition_penalty = _repetition_penalty(folder)
+    model.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
+    _check_vocabulary(model, model.tokenizer)
     return model
 
 

@@ -262,13 +262,14 @@ class LanguageModel(LateTree):
     def pack(self, quantize: Quantize, packed: Mapping[str, Tensor] = MappingProxyType({})) -> None:
         """Pack the matrices of the linear layers, once and for all: the model then runs and has no parameters.
 
-        packed: those that were packed before. Raises E0860 for rules of the spec that disagree, E0861 where there is no
-        code for packed matrices.
+        packed: those that machine code packed before, by call and placeholder. Raises E0860 for rules of the spec that
+        disagree, E0861 where there is no code for packed matrices.
         """
         program = self.program.packable()
         formats = choose_formats(program.module, quantize, rules_of(program.spec))
         with torch.inference_mode(False):
-            self._fixed = (self.device, self.dtype)
+            real = (one.device for one in self.parameters() if not one.is_meta)
+            self._fixed = (next(real, self.device), self.dtype)
             binder = ParameterBinder(self, program)
             self._packed = make_packed_executor(program, binder, formats, packed)
         self.quantize = quantize
@@ -300,7 +301,7 @@ class LanguageModel(LateTree):
     def packed_executor(self) -> NativeExecutor:
         """What runs a model that is packed for a CPU, and holds its matrices. Raises E0861 where there is none."""
         if not isinstance(self._packed, NativeExecutor):
-            what = "is not packed" if self._packed is None else "is packed for a GPU, and such matrices are not written"
+            what = "is not packed" if self._packed is None else "is packed for a GPU"
             raise fail("E0861", f"{self.facts.name} {what}", help="load it with quantize, on a CPU")
         return self._packed
 

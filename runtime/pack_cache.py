@@ -36,9 +36,9 @@ NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint) -> None:
-    """As `model.pack`, with the matrices of the cache, which is filled where it lacks them. For a GPU, where it cannot
-    be used, and where the checkpoint has only just been written, they are packed for this process alone."""
-    key = None if model.program.target.device.startswith("cuda") else _key(model, quantize, checkpoint)
+    """As `model.pack` on a CPU, with the matrices of the cache, which is filled where it lacks them. Where it cannot be
+    used, and where the checkpoint has only just been written, they are packed for this process alone."""
+    key = _key(model, quantize, checkpoint)
     if key is None:
         model.pack(quantize)
         return

@@ -33,6 +33,11 @@ def tensors_of(bound: Iterable[Bound]) -> Iterator[Tensor]:
     return chain.from_iterable(one if isinstance(one, tuple) else (one,) for one in bound)
 
 
+def operand_name(call: Call, placeholder: str) -> str:
+    """What a parameter of one call is called: `model.layers.3:mlp_down_proj_weight`."""
+    return f"{call.binding.prefix}:{placeholder}"
+
+
 class ParameterBinder:
     """Finds what the parameter operands of a program are in a model's tree; each is evaluated once."""
 

@@ -30,9 +30,13 @@ def pack_int8(weight: Tensor) -> Tensor:
     wide = weight.float()
     scale = wide.abs().amax(-1, keepdim=True) / 127
     inverse = torch.where(scale > 0, 1 / scale, torch.zeros_like(scale))
-    whole = (wide * inverse).clamp(-127, 127).round().to(torch.int8)
-    whole = functional.pad(whole, (0, padded(weight.shape[1], 1) - weight.shape[1]))
-    return torch.cat((whole.view(torch.uint8).flatten(), scale.view(torch.uint8).flatten()))
+    return join_int8((wide * inverse).clamp(-127, 127).round().to(torch.int8), scale)
+
+
+def join_int8(whole: Tensor, scale: Tensor) -> Tensor:
+    """Whole numbers `[O, I]` int8, scales `[O, 1]` float32 -> uint8 `[O * (P + 4)]`."""
+    whole = functional.pad(whole, (0, padded(whole.shape[1], 1) - whole.shape[1]))
+    return torch.cat((whole.view(torch.uint8).flatten(), scale.contiguous().view(torch.uint8).flatten()))
 
 
 def unpack_int8(packed: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -68,9 +72,15 @@ def _pack_int4(weight: Tensor, group: int) -> Tensor:
         is_better = error < least
         best_whole, best_scale = torch.where(is_better, whole, best_whole), torch.where(is_better, scale, best_scale)
         least = torch.where(is_better, error, least)
-    codes = (best_whole + 8).to(torch.uint8).view(rows, 2, -1)
-    scales = best_scale.half().view(torch.uint8)
-    return torch.cat(((codes[:, 0] | codes[:, 1] << 4).flatten(), scales.flatten()))
+    return join_int4((best_whole + 8).to(torch.uint8).view(rows, -1), best_scale.half().view(rows, -1), width, group)
+
+
+def join_int4(codes: Tensor, scales: Tensor, width: int, group: int) -> Tensor:
+    """Codes w + 8 `[O, at most P]` uint8, scales of groups `[O, …]` float16 -> uint8 `[O * (P / 2 + 2 P / G)]`."""
+    size = padded(width, group)
+    codes = functional.pad(codes, (0, size - codes.shape[1]), value=8).view(len(codes), 2, -1)
+    scales = functional.pad(scales, (0, size // group - scales.shape[1])).contiguous()
+    return torch.cat(((codes[:, 0] | codes[:, 1] << 4).flatten(), scales.view(torch.uint8).flatten()))
 
 
 def unpack_int4(packed: Tensor, width: int, group: int) -> tuple[Tensor, Tensor]:

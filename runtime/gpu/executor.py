@@ -34,8 +34,13 @@ class _Recorded:
 class GpuExecutor(TorchExecutor):
     """A TorchExecutor whose prefill sees few lengths and whose decoding is one graph launch a token."""
 
-    def __init__(self, program: Program, parameters: Sequence[tuple[Tensor, ...]]) -> None:
-        super().__init__(program, parameters)
+    def __init__(
+        self,
+        program: Program,
+        parameters: Sequence[tuple[Tensor, ...]],
+        packed: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(program, parameters, packed)
         self._types = value_types(program.module)
         self._ports = [port for port in program.model.inputs if port.type.shape[:2] == ("B", "T")]
         self._recorded: dict[tuple[tuple[int, ...], bool], _Recorded] = {}

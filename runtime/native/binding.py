@@ -15,7 +15,7 @@ from ...compiler.native.outline import Outline
 from ...compiler.native.sharing import buffer_count
 from ...specs.diagnostics import fail
 from ..execute import State
-from ..storage import Bound
+from ..storage import Bound, operand_name
 from .abi import CallStruct
 from .packing import pack, packed_bytes
 
@@ -128,8 +128,3 @@ class Binding:
                 for buffer in states[path]:
                     pointers[index], slots[index] = buffer.data_ptr(), buffer.shape[2] if buffer.dim() > 2 else 0
                     index += 1
-
-
-def operand_name(call: Call, placeholder: str) -> str:
-    """What a parameter of one call is called: `model.layers.3:mlp_down_proj_weight`."""
-    return f"{call.binding.prefix}:{placeholder}"

@@ -93,22 +93,28 @@ def command(
 
 
 def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple[Program, str]:
-    """Write the packed weights into the folder that is built; returns the program that reads them, and what packing
-    costs on a text."""
+    """Write the packed weights into the folder that is built, those of a GPU too; returns the program that reads them,
+    and what packing costs on a text."""
     from dataclasses import replace
     from typing import cast
 
-    from ...compiler.native.formats import Quantize
+    from ...compiler.native.formats import Quantize, choose_formats, rules_of
+    from ...compiler.program import compile_model
     from ...runtime.checkpoint import open_checkpoint
     from ...runtime.load import load_program
     from ...runtime.packed_folder import write_packed
     from ...runtime.quantisation_error import quantisation_error, sample
 
+    width, is_for_gpu = cast("Quantize", quantize), program.target.device != "cpu"
+    here = compile_model(program.spec, program.model, dtype=program.target.dtype) if is_for_gpu else program
+    if is_for_gpu:  # raises where its kernels do not serve, before anything is written
+        program = program.packable()
+        program = program.packed(choose_formats(program.module, width, rules_of(program.spec)))
     with open_checkpoint(weights) as checkpoint:
-        reference, model = (load_program(program, weights, checkpoint) for _ in range(2))
-        write_packed(model, cast("Quantize", quantize), target)
+        reference, model = (load_program(here, weights, checkpoint) for _ in range(2))
+        write_packed(model, width, target)
     error = quantisation_error(reference, model, sample(reference))
-    return replace(program, native=model.packed_executor().native), str(error)
+    return program if is_for_gpu else replace(program, native=model.packed_executor().native), str(error)
 
 
 def _check_weights(resolved: object, model: object, folder: Path, dtype: str | None) -> str:
