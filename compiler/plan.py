@@ -11,7 +11,7 @@ from .axes import STREAM, node_axis
 from .ir import INPUT, Call, Model, TypedDefinition
 from .ops.declaration import ParameterSpec, Sizes, StateSpec, TensorType
 
-ITEMSIZE: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+ITEMSIZE: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8, "float8_e4m3fn": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

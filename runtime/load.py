@@ -32,7 +32,9 @@ from .tree import assign
 from .weights import checkpoint_dtype, match_checkpoint, read_parameters
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-CACHE_DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = {name: DTYPES[name] for name in ("float32", "bfloat16", "float16")} | {
+    "float8_e4m3fn": torch.float8_e4m3fn
+}
 MANIFEST = "manifest.json"
 
 
@@ -90,7 +92,7 @@ def load(
     if quantize is not None and loaded.quantize is None:
         loaded.pack(quantize)
     if cache_dtype is not None:
-        loaded.keep_keys_as(DTYPES[cache_dtype])
+        loaded.keep_keys_as(CACHE_DTYPES[cache_dtype])
     return loaded.eval()
 
 

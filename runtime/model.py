@@ -17,6 +17,7 @@ from ..compiler.native.formats import Quantize, choose_formats, rules_of
 from ..compiler.program import Program
 from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
+from .cache_dtype import refuse_cache_dtype
 from .choose import make_executor, make_packed_executor
 from .execute import Executor
 from .gpu.cache_pool import CachePool
@@ -246,15 +247,15 @@ class LanguageModel(LateTree):
             )
 
     def keep_keys_as(self, dtype: torch.dtype) -> None:
-        """Let caches hold keys and values in `dtype`; what attention computes stays float32. Raises E0855 where torch
-        runs a part of the model, which needs them in the model's own."""
+        """Let caches hold keys and values in `dtype`; what attention computes stays float32.
+
+        Machine code takes any but float8, which torch and GPUs take. Raises E0855 where the dtype cannot be.
+        """
         executor = self.executor()
-        if dtype != self.dtype and not (isinstance(executor, NativeExecutor) and executor.takes_other_caches):
-            raise fail(
-                "E0855",
-                f"{self.facts.name} keeps its states as {str(self.dtype).removeprefix('torch.')} here",
-                help="another cache_dtype needs keys and values, and machine code for all of the model",
-            )
+        reason = refuse_cache_dtype(dtype, self.dtype, executor)
+        if reason is not None:
+            name = str(dtype).removeprefix("torch.")
+            raise fail("E0855", f"{self.facts.name} cannot keep keys and values as {name} here", help=reason)
         self.cache_dtype = dtype
 
     # --- the fused view ------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def dtype_option(function: F) -> F:
 
 
 def cache_dtype_option(function: F) -> F:
-    choices = click.Choice(["float32", "bfloat16", "float16"])
+    choices = click.Choice(["float32", "bfloat16", "float16", "float8_e4m3fn"])
     return click.option("--cache-dtype", type=choices, help="Of cached keys and values; default: --dtype.")(function)
 
 

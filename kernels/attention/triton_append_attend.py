@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cache.triton_float8 import quantised
 from ..gpu.arrivals import MOST, arrivals
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
@@ -80,16 +81,16 @@ def _join_parts(
 
 @triton.jit
 def append_attend_kernel(
-    p_q, p_k, p_v, p_table, p_q_weight, p_k_weight, p_keys, p_values, p_position, p_lengths, p_distance, p_sink, p_out,
-    p_part, p_lse, p_arrived,
+    p_q, p_k, p_v, p_table, p_q_weight, p_k_weight, p_keys, p_values, p_key_scale, p_value_scale, p_position,
+    p_lengths, p_distance, p_sink, p_out, p_part, p_lse, p_arrived,
     group, slots, shares, eps, offset, scale, softcap, window, chunk, reach, power,
     stride_qb, stride_kb, stride_vb, stride_tb, stride_pb,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, ROTARY: tl.constexpr, IS_INTERLEAVED: tl.constexpr,
     HAS_NORM: tl.constexpr, HAS_OFFSET: tl.constexpr, IS_RING: tl.constexpr, HAS_WINDOW: tl.constexpr,
     HAS_CHUNK: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    HAS_SINK: tl.constexpr, IS_WHOLE: tl.constexpr, IS_JOINED: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, HEADS: tl.constexpr, BLOCK_S: tl.constexpr,
-    CHUNK: tl.constexpr,
+    HAS_SINK: tl.constexpr, HAS_SCALES: tl.constexpr, IS_WHOLE: tl.constexpr, IS_JOINED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK_S: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """One share of a tile of query heads of one key head. IS_WHOLE: there is one share; IS_JOINED: the last program
     joins them."""
@@ -115,21 +116,33 @@ def append_attend_kernel(
     b_k = turn_heads(
         p_k + i_batch * stride_kb + o_k, p_table, p_k_weight, eps, offset, m_new, HEAD_DIM, ROTARY, IS_INTERLEAVED,
         HAS_NORM, HAS_OFFSET, BLOCK_D,
-    ).to(p_keys.dtype.element_ty)  # fmt: skip
+    )  # fmt: skip
     b_v = tl.load(p_v + i_batch * stride_vb + o_value + o_v[None, :], mask=m_new[:, None] & m_v[None, :], other=0.0)
-    b_v = b_v.to(p_values.dtype.element_ty)
 
     slot, last = position, position
     if IS_RING:
         last = tl.maximum(tl.load(p_lengths + i_batch).to(tl.int32), position + 1) - 1
         slot = (position + slots) % slots
-    p_keys += (i_batch * kv_heads + i_kv) * slots * HEAD_DIM
-    p_values += (i_batch * kv_heads + i_kv) * slots * V_HEAD_DIM
+    o_cache = (i_batch * kv_heads + i_kv) * slots
+    p_keys += o_cache * HEAD_DIM
+    p_values += o_cache * V_HEAD_DIM
     m_stored = m_new & (slot < slots) & (i_first == 0)
     if IS_RING:
         m_stored = m_stored & (position > last - slots)
+    if HAS_SCALES:
+        p_key_scale += o_cache
+        p_value_scale += o_cache
+        b_k, b_k_scale = quantised(b_k)
+        b_v, b_v_scale = quantised(b_v)
+        tl.store(p_key_scale + slot + o_one, b_k_scale, mask=m_stored)
+        tl.store(p_value_scale + slot + o_one, b_v_scale, mask=m_stored)
+    b_k, b_v = b_k.to(p_keys.dtype.element_ty), b_v.to(p_values.dtype.element_ty)
     tl.store(p_keys + slot.to(tl.int64) * HEAD_DIM + o_d[None, :], b_k, mask=m_stored[:, None] & m_d[None, :])
     tl.store(p_values + slot.to(tl.int64) * V_HEAD_DIM + o_v[None, :], b_v, mask=m_stored[:, None] & m_v[None, :])
+
+    b_k, b_v = b_k.to(tl.float32), b_v.to(tl.float32)
+    if HAS_SCALES:
+        b_k, b_v = b_k * b_k_scale[:, None], b_v * b_v_scale[:, None]
 
     first = 0
     if HAS_WINDOW:
@@ -149,7 +162,7 @@ def append_attend_kernel(
         slope = alibi_slope((i_head + o_m).to(tl.int32), power)[:, None]
     if HAS_DISTANCE:
         p_near = p_distance + tl.where(m_row, i_head + o_m, 0)[:, None] * (2 * reach + 1)
-    b_own = tl.sum(b_q.to(tl.float32) * b_k.to(tl.float32), 1)[:, None]
+    b_own = tl.sum(b_q.to(tl.float32) * b_k, 1)[:, None]
     b_own, _b_own_bent = scores(
         b_own, position, position, 0, 0, True, p_q, p_near, 0, 0, slope, scale, softcap, reach, HAS_SOFTCAP, HAS_ALIBI,
         False, HAS_DISTANCE,
@@ -158,7 +171,7 @@ def append_attend_kernel(
     b_own = tl.sum(b_own, 1)
     b_top = tl.where(m_own, b_own, float("-inf"))
     b_sum = tl.where(m_own, 1.0, 0.0)
-    b_out = b_sum[:, None] * b_v.to(tl.float32)
+    b_out = b_sum[:, None] * b_v
     if HAS_SINK:
         b_sink = tl.load(p_sink + i_head + o_m, mask=m_own, other=float("-inf")).to(tl.float32) * LOG2_E
         b_new = tl.maximum(b_top, b_sink)
@@ -176,14 +189,18 @@ def append_attend_kernel(
         p_rows = p_keys + o_slot.to(tl.int64)[:, None] * HEAD_DIM + o_d[None, :]
         b_key = tl.load(p_rows, mask=m_seen[:, None] & m_d[None, :], other=0.0)
         b_score = tl.dot(b_q, tl.trans(b_key.to(b_q.dtype)), input_precision="ieee")
+        if HAS_SCALES:
+            b_score *= tl.load(p_key_scale + o_slot, mask=m_seen, other=0.0)[None, :]
         b_score, _b_bent = scores(
             b_score, position, b_at[None, :], 0, 0, True, p_q, p_near, 0, 0, slope, scale, softcap, reach, HAS_SOFTCAP,
             HAS_ALIBI, False, HAS_DISTANCE,
         )  # fmt: skip
         p_rows = p_values + o_slot.to(tl.int64)[:, None] * V_HEAD_DIM + o_v[None, :]
-        b_value = tl.load(p_rows, mask=m_seen[:, None] & m_v[None, :], other=0.0).to(b_q.dtype)
+        b_value = tl.load(p_rows, mask=m_seen[:, None] & m_v[None, :], other=0.0)
+        if HAS_SCALES:
+            b_value = b_value.to(tl.float32) * tl.load(p_value_scale + o_slot, mask=m_seen, other=0.0)[:, None]
         b_score = tl.where(m_seen[None, :], b_score, float("-inf"))
-        b_out, b_top, b_sum = join(b_out, b_top, b_sum, b_score, b_value)
+        b_out, b_top, b_sum = join(b_out, b_top, b_sum, b_score, b_value.to(b_q.dtype))
 
     b_out = b_out / tl.where(b_sum > 0.0, b_sum, 1.0)[:, None]
     o_row = i_batch * kv_heads * group + i_head
@@ -209,9 +226,10 @@ def append_attend_kernel(
 
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, position: Tensor, lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None,
-    arrived: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
+    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
+    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
+    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
+    softcap: float, alibi: bool,
 ) -> Tensor:  # fmt: skip
     if not (keys.is_contiguous() and values.is_contiguous()):
         raise ValueError("the buffers of a cache are contiguous")
@@ -235,17 +253,19 @@ def _launch(
         lse = q.new_empty((batch, heads, 1, shares), dtype=torch.float32)
     joined_heads, block_v = min(block_m, power_of_2(group)), max(16, power_of_2(width))
     launchable(append_attend_kernel)[(shares, tiles, batch)](
-        q, k, v, q if table is None else table, q_weight, k_weight, keys, values, position, lengths.contiguous(),
-        None if distance_bias is None else distance_bias.contiguous(), None if sink is None else sink.contiguous(),
-        out, part, lse, arrived, group, slots, shares, eps, offset, scale, softcap, window, chunk,
+        q, k, v, q if table is None else table, q_weight, k_weight, keys, values, key_scale, value_scale, position,
+        lengths.contiguous(), None if distance_bias is None else distance_bias.contiguous(),
+        None if sink is None else sink.contiguous(), out, part, lse, arrived,
+        group, slots, shares, eps, offset, scale, softcap, window, chunk,
         0 if distance_bias is None else distance_bias.shape[1] // 2, 1 << (heads.bit_length() - 1),
         q.stride(0), k.stride(0), v.stride(0), 0 if table is None else table.stride(0), position.stride(0),
         HEAD_DIM=head_dim, V_HEAD_DIM=width, ROTARY=0 if table is None else rotary_dim, IS_INTERLEAVED=is_interleaved,
         HAS_NORM=q_weight is not None, HAS_OFFSET=offset != 0.0, IS_RING=is_ring, HAS_WINDOW=window > 0,
         HAS_CHUNK=chunk > 0, HAS_SOFTCAP=softcap > 0, HAS_ALIBI=alibi, HAS_DISTANCE=distance_bias is not None,
-        HAS_SINK=sink is not None, IS_WHOLE=shares == 1, IS_JOINED=joined, BLOCK_M=block_m, BLOCK_N=block,
-        BLOCK_D=max(16, power_of_2(head_dim)), BLOCK_V=block_v, HEADS=joined_heads, BLOCK_S=power_of_2(shares),
-        CHUNK=max(1, min(power_of_2(shares), JOINED_AT_ONCE // (joined_heads * block_v))), **config,
+        HAS_SINK=sink is not None, HAS_SCALES=key_scale is not None, IS_WHOLE=shares == 1, IS_JOINED=joined,
+        BLOCK_M=block_m, BLOCK_N=block, BLOCK_D=max(16, power_of_2(head_dim)), BLOCK_V=block_v, HEADS=joined_heads,
+        BLOCK_S=power_of_2(shares), CHUNK=max(1, min(power_of_2(shares), JOINED_AT_ONCE // (joined_heads * block_v))),
+        **config,
     )  # fmt: skip
     if part is not None and lse is not None and not joined:
         combine(part, lse, out, heads)
@@ -254,21 +274,24 @@ def _launch(
 
 def _fake(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, position: Tensor, lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None,
-    arrived: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
+    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
+    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
+    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
+    softcap: float, alibi: bool,
 ) -> Tensor:  # fmt: skip
     return q.new_empty((q.shape[0], 1, q.shape[-1] // keys.shape[-1] * values.shape[-1]))
 
 
 def _reference(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, position: Tensor, lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None,
-    arrived: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
+    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
+    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
+    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
+    softcap: float, alibi: bool,
 ) -> Tensor:  # fmt: skip
     return reference.append_attend(
-        state=(keys, values), q=q, k=k, v=v, position=position, lengths=lengths, heads=keys.shape[1],
+        state=(keys, values) if key_scale is None or value_scale is None else (keys, values, key_scale, value_scale),
+        q=q, k=k, v=v, position=position, lengths=lengths, heads=keys.shape[1],
         key_dim=keys.shape[3], value_dim=values.shape[3], ring=(window or chunk) if is_ring else None, table=table,
         rotary_dim=rotary_dim, layout="interleaved" if is_interleaved else "half", q_norm_weight=q_weight,
         k_norm_weight=k_weight, norm_eps=eps, norm_offset=offset, window=window or None, chunk=chunk or None,
@@ -277,7 +300,11 @@ def _reference(
 
 
 _append_attend = gpu_op(
-    "append_attend", _launch, fake=_fake, reference=_reference, mutates_args=("keys", "values", "arrived")
+    "append_attend",
+    _launch,
+    fake=_fake,
+    reference=_reference,
+    mutates_args=("keys", "values", "key_scale", "value_scale", "arrived"),
 )
 
 
@@ -310,11 +337,13 @@ def append_attend(
     is_static: bool = False,
 ) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference with `is_static`, for one token a row, else ValueError."""
+    keys, values, *scales = state
+    key_scale, value_scale = scales or (None, None)
     if position.shape[1] != 1:
         raise ValueError(f"one token a row is added, not {position.shape[1]}")
     out = _append_attend(
-        q, k, v, table, q_norm_weight, k_norm_weight, *state, position, lengths, distance_bias, sink, arrivals(q),
-        ring is not None, rotary_dim or key_dim, layout == "interleaved", norm_eps, norm_offset, window or 0,
-        chunk or 0, key_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
+        q, k, v, table, q_norm_weight, k_norm_weight, keys, values, key_scale, value_scale, position, lengths,
+        distance_bias, sink, arrivals(q), ring is not None, rotary_dim or key_dim, layout == "interleaved", norm_eps,
+        norm_offset, window or 0, chunk or 0, key_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
     )  # fmt: skip
     return out, state

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from ..rope.reference import RopeLayout, rope_apply
-
-KvState: TypeAlias = tuple[Tensor, Tensor]
-"""Keys `[B, Hkv, slots, D]` and values `[B, Hkv, slots, Dv]`."""
+from .float8 import KvState, append_float8, dequantise, is_float8
 
 CrossState: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` and their positions `[B, S]` int64."""
@@ -68,10 +66,14 @@ def kv_full_append(
     same dtype; position `[B, T]` int64, per row -1 (padding, not stored) or the next positions from `lengths`; lengths
     `[B]` int64, the tokens each row held before -> `(state, keys [B, Hkv, S, D], values [B, Hkv, S, Dv], key_position
     [B, S])`. Keys and values are views of the buffers cut at the longest row, key_position is -1 beyond a row's own
-    length. `is_static` reads nothing on the host and leaves the views whole (S = capacity): what a CUDA graph needs.
-    Raises ValueError where the capacity is exceeded, unless static.
+    length; of a state of float8 they are copies, of k's dtype. `is_static` reads nothing on the host and leaves the
+    views whole (S = capacity): what a CUDA graph needs. Raises ValueError beyond the capacity, unless static.
     """
-    keys, values = state
+    if is_float8(state):
+        sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
+        call = {"position": position, "lengths": lengths, "is_static": is_static}
+        return append_float8(kv_full_append, dequantise, state=state, k=k, v=v, sizes=sizes, call=call)
+    keys, values = state[0], state[1]
     capacity = keys.shape[2]
     new_keys, new_values = k.view(*k.shape[:-1], heads, key_dim), v.view(*v.shape[:-1], heads, value_dim)
     start = None if is_static else _shared_start(position)
@@ -112,7 +114,11 @@ def kv_window_append(
     overwrite (S = the filled part + T). Only the last tokens that fit are stored. The attention that reads them must
     apply the window: after a rollback some slots hold a token that is gone, always outside the window.
     """
-    keys, values = state
+    if is_float8(state):
+        sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
+        call = {"window": window, "position": position, "lengths": lengths, "is_static": is_static}
+        return append_float8(kv_window_append, dequantise, state=state, k=k, v=v, sizes=sizes, call=call)
+    keys, values = state[0], state[1]
     ring, tokens = keys.shape[2], k.shape[1]
     if ring < window and not is_static:
         _check_capacity(int(_length_after(position, lengths).max()), ring)
@@ -255,7 +261,7 @@ def _ring_positions(length: Tensor, ring: int) -> Tensor:
 
 def _write_ring(state: KvState, new_keys: Tensor, new_values: Tensor, position: Tensor, is_static: bool) -> None:
     """Stores the last tokens that fit. new_keys `[B, T, Hkv, D]`, position `[B, T]`."""
-    keys, values = state
+    keys, values = state[0], state[1]
     ring, tokens = keys.shape[2], position.shape[1]
     start = None if is_static else _shared_start(position)
     if start is None:

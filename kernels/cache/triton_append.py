@@ -18,8 +18,10 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
 from ..rope.reference import RopeLayout, rope_apply
+from ..rope.triton_rope import rope_apply as turn
 from . import reference
-from .reference import KvState
+from .float8 import KvState, append_float8, is_float8
+from .triton_float8 import dequantise
 
 WIDEST_HEAD = 1024
 TILE = 4096
@@ -265,12 +267,34 @@ def _appended(
     state: KvState, k: Tensor, v: Tensor, position: Tensor, lengths: Tensor, *, is_ring: bool,
     table: Tensor | None = None, rotary_dim: int = 0, layout: RopeLayout = "half", q: Tensor | None = None,
 ) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    keys, values = state
+    if is_float8(state):
+        return _appended_float8(state, k, v, position, lengths, is_ring, table, rotary_dim, layout, q)
+    keys, values = state[0], state[1]
     is_interleaved = layout == "interleaved"
     if is_ring and k.shape[1] != 1:
         return state, *_append_seen(q, k, v, table, keys, values, position, lengths, rotary_dim, is_interleaved)
     at, turned = _append(q, k, v, table, keys, values, position, lengths, is_ring, rotary_dim, is_interleaved)
     return state, keys, values, at, turned
+
+
+def _appended_float8(
+    state: KvState, k: Tensor, v: Tensor, position: Tensor, lengths: Tensor, is_ring: bool, table: Tensor | None,
+    rotary_dim: int, layout: RopeLayout, q: Tensor | None,
+) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Keys turned, then numbers and scales, each by an append of its own; what is read is expanded."""
+    (heads, _, key_dim), value_dim = state[0].shape[1:], state[1].shape[-1]
+    turned = k.new_empty(0)
+    if table is not None:
+        k = turn(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
+        if q is not None:
+            turned = turn(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
+
+    def move(*, state: KvState, k: Tensor, v: Tensor, **_sizes: int):
+        return _appended(state, k, v, position, lengths, is_ring=is_ring)[:4]
+
+    sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
+    found = append_float8(move, dequantise, state=state, k=k, v=v, sizes=sizes, call={})
+    return *found, turned
 
 
 def kv_full_append(

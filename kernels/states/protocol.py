@@ -52,7 +52,7 @@ class StateKind:
     append: str
     """The reference that adds a call's tokens, `cache:<function>`."""
     may_be_shorter: bool = False
-    """Whether kernels in C read and write its buffers in another dtype than the model's."""
+    """Whether kernels read and write its buffers in another dtype than the model's."""
     axis: Literal["stream", "once"] = "stream"
     """Whose tokens `capacity` counts: those of the stream, or those that the first call gives once (an encoder's), so
     that their number is not known before it: allocated for 0, the state is replaced by what that call computes."""
@@ -62,18 +62,26 @@ class StateKind:
     """
 
     def bytes(self, sizes: Sizes, batch: int, capacity: int, itemsize: int) -> int:
-        """Bytes of all buffers; `itemsize` is that of the model's dtype."""
+        """Bytes of all buffers; `itemsize` is that of the dtype of `allocate`."""
         width = {"model": itemsize, "float32": 4, "int64": 8}
-        return batch * sum(prod(slot.shape) * width[slot.dtype] for slot in self.slots(sizes, capacity))
+        slots = self.slots(sizes, capacity)
+        scales = 4 * sum(prod(slot.shape[:-1]) for slot in slots) if itemsize == 1 else 0
+        return batch * (sum(prod(slot.shape) * width[slot.dtype] for slot in slots) + scales)
 
     def allocate(
         self, sizes: Sizes, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
     ) -> tuple[Tensor, ...]:
-        """Buffers `[B, *slot.shape]` in the order of `slots`; zeros, because a masked weight times NaN is NaN."""
+        """Buffers `[B, *slot.shape]` in the order of `slots`; zeros, because a masked weight times NaN is NaN.
+
+        Of one byte an element, which only kinds that `may_be_shorter` are asked for, each has a scale for each row,
+        float32 `[B, *slot.shape[:-1]]`; these follow the buffers.
+        """
         import torch
 
         dtypes = {"model": dtype, "float32": torch.float32, "int64": torch.int64}
+        slots = self.slots(sizes, capacity)
+        scales = [(slot.shape[:-1], torch.float32) for slot in slots] if dtype.itemsize == 1 else []
         return tuple(
-            torch.zeros(batch, *slot.shape, dtype=dtypes[slot.dtype], device=device)
-            for slot in self.slots(sizes, capacity)
+            torch.zeros(batch, *shape, dtype=of, device=device)
+            for shape, of in (*((slot.shape, dtypes[slot.dtype]) for slot in slots), *scales)
         )

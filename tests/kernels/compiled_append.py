@@ -13,6 +13,7 @@ def append(
     is_ring: bool = False,
     seen: bool = False,
     cache: str = "bf16",
+    given: str = "bf16",
     is_one: bool = False,
 ) -> Case:
     """One launch with 8 heads of 128."""
@@ -22,8 +23,8 @@ def append(
         name=f"kv_append {name}",
         kernel="cache.triton_append:append_kernel",
         arguments={
-            "p_k": "*bf16:16",
-            "p_v": "*bf16:16",
+            "p_k": f"*{given}:16",
+            "p_v": f"*{given}:16",
             **({"p_table": "*fp32:16", "p_q": "*bf16:16"} if rotary else {"p_table": "None", "p_q": "None"}),
             "p_turned": "*bf16:16",
             **tensors,
@@ -47,4 +48,5 @@ CASES = (
     append("plain, ring", is_ring=True),
     append("interleaved, ring, several tokens", rotary=64, is_interleaved=True, is_ring=True, seen=True),
     append("rotated, float8", rotary=128, cache="fp8e4nv"),
+    append("bytes of float8, ring", is_ring=True, seen=True, cache="i8", given="i8"),
 )

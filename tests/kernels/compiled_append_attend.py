@@ -24,6 +24,7 @@ def joined(
     is_joined: bool = True,
     ones: tuple[str, ...] = (),
     spills: int = 0,
+    cache: str = "",
 ) -> Case:
     """One launch for `heads` query heads a key head; `flags` of FLAGS are on, `present` of OPTIONAL are given."""
     width = max(16, 1 << (head_dim - 1).bit_length())
@@ -32,6 +33,8 @@ def joined(
         kernel="attention.triton_append_attend:append_attend_kernel",
         arguments={
             **{f"p_{part}": f"*{dtype}:16" for part in ("q", "k", "v", "keys", "values", "out")},
+            **{f"p_{part}": f"*{cache or dtype}:16" for part in ("keys", "values")},
+            **{f"p_{part}_scale": "*fp32:16" if cache else "None" for part in ("key", "value")},
             "p_table": "*fp32:16",
             **{part: "None" for part in OPTIONAL},
             **{part: f"*{dtype}:16" for part in present},
@@ -48,6 +51,7 @@ def joined(
         constexprs={
             "HEAD_DIM": head_dim, "V_HEAD_DIM": head_dim, "ROTARY": head_dim if rotary is None else rotary,
             "IS_INTERLEAVED": is_interleaved, "IS_RING": is_ring, **{f"HAS_{flag}": flag in flags for flag in FLAGS},
+            "HAS_SCALES": cache != "",
             "IS_WHOLE": is_whole, "IS_JOINED": is_joined, "BLOCK_M": 16, "BLOCK_N": block, "BLOCK_D": width,
             "BLOCK_V": width, "HEADS": heads, "BLOCK_S": 64, "CHUNK": max(1, 8192 // (heads * width)),
         },
@@ -67,5 +71,16 @@ CASES = (
     joined("80, half of it turned, interleaved", head_dim=80, rotary=40, is_interleaved=True),
     joined("128, alibi", rotary=0, flags=("ALIBI",), ones=("group", "shares")),
     joined("64, distance", head_dim=64, block=128, rotary=0, flags=("DISTANCE",), present=("p_distance",)),
+    joined("128, float8", block=128, cache="fp8e4nv"),
+    joined("64, float8, ring", head_dim=64, block=128, heads=8, is_ring=True, flags=("WINDOW",), cache="fp8e4nv"),
+    Case(
+        name="expand_float8",
+        kernel="cache.triton_float8:expand_kernel",
+        arguments={
+            "p_x": "*fp8e4nv:16", "p_scale": "*fp32:16", "p_at": "*i64:16", "p_out": "*bf16:16", "heads": "i32",
+            "slots": "i32:16", "stride_ab": "i32:16", "stride_as": "i32:1",
+        },
+        constexprs={"DIM": 128, "BLOCK_S": 64, "BLOCK_D": 128},
+    ),
     joined("128, float32", dtype="fp32", block=32, spills=64),
 )  # fmt: skip

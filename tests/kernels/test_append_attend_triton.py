@@ -14,9 +14,12 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from llmc.kernels.attention import append_attend, reference, triton_append_attend
+from llmc.kernels.cache import float8, triton_append
+from llmc.kernels.cache import reference as cache
 from llmc.kernels.gpu.arrivals import arrivals
 from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Phase, Request
+from llmc.kernels.rope.reference import rope_apply
 from llmc.kernels.states.kv_window import ROLLBACK_SLACK
 from llmc.kernels.tolerance import assert_close
 
@@ -109,6 +112,88 @@ def test_values(
             else:
                 assert not out[row].any()
     assert not arrivals(out).any(), "the counters are left as they were"
+
+
+@given(
+    lengths=st.lists(st.sampled_from([-1, 0, 15, 40, 71]), min_size=1, max_size=2),
+    heads=st.sampled_from([(1, 1), (2, 3)]),
+    dims=st.sampled_from([(32, 32), (20, 12)]),
+    ring=st.sampled_from([None, 9]),
+    rope=st.sampled_from([None, ("half", None)]),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+def test_a_float8_cache(
+    lengths: list[int], heads: tuple[int, int], dims: tuple[int, int], ring: int | None,
+    rope: tuple[str, int | None] | None, dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
+    """Numbers and scales as the reference stores them, attention over them; each head has a size of its own."""
+    call = case(lengths, heads, dims, ring, None, "none", rope, None, dtype, seed)
+    call["v"] = call["v"] * torch.tensor([0.01, 50.0]).to(call["v"]).repeat_interleave(dims[1])[: heads[0] * dims[1]]
+    (keys, key_scale), (values, value_scale) = (float8.quantise(x) for x in call["state"])
+    call["state"] = (keys, values, key_scale, value_scale)
+    ours = {**call, "state": tuple(x.clone() for x in call["state"])}
+    with forced("attend_shares", BLOCKS):
+        out, state = triton_append_attend.append_attend(**ours)
+    _, expected = reference.append_attend(**call, is_static=True)
+    if rope is None:
+        for found, wanted in zip(state, expected, strict=True):
+            assert torch.equal(found.float(), wanted.float())
+    # a last bit of a turned key may be a step of float8, so what is attended to is what was stored
+    stored = [x.double() * scale.double()[..., None] for x, scale in zip(state[:2], state[2:], strict=True)]
+    position = call["position"]
+    for found, wanted, scale in zip(stored, expected[:2], expected[2:], strict=True):
+        assert_close("stored", found, wanted.double() * scale.double()[..., None], tolerance=0.03)
+    at = torch.arange(stored[0].shape[2], device=DEVICE).expand(len(lengths), -1)
+    at = cache._ring_positions(position[:, 0] + 1, stored[0].shape[2]) if ring else at.where(at <= position, -1)
+    exact = wide(call)
+    if rope is not None:
+        exact["q"] = rope_apply(x=exact["q"], table=exact["table"], head_dim=dims[0], layout="half")
+    attended = reference.attend_cached(
+        q=exact["q"], keys=stored[0], values=stored[1], key_position=at, position=position, head_dim=dims[0],
+        v_head_dim=dims[1], window=ring,
+    )  # fmt: skip
+    assert_close("out", out, attended)
+
+
+@given(size=st.sampled_from([1e-30, 1e-3, 1.0, 300.0]), seed=st.integers(0, 2**16))
+def test_the_error_of_float8(size: float, seed: int) -> None:
+    """Of each element half a step of its mantissa, or of the smallest numbers; of a head of zeros nothing."""
+    x = torch.randn(3, 4, 20, generator=torch.Generator().manual_seed(seed)) * size
+    x[0, 0] = 0.0
+    small, scale = float8.quantise(x)
+    error = (small.double() * scale.double()[..., None] - x.double()).abs()
+    bound = torch.maximum(x.double().abs() / 16, x.double().abs().amax(-1, keepdim=True) / 448 / 1024) * (1 + 1e-6)
+    assert (error <= bound).all()
+    assert float(error.max() / x.abs().max()) > 0.01
+    assert not small[0, 0].float().any()
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("window", [None, 6])
+def test_several_tokens_of_a_float8_cache(tokens: int, window: int | None) -> None:
+    """The appends of prompts, in Triton and by reference: buffers bit by bit, and what is read of them."""
+    call = case([3, 7], (2, 1), (16, 12), window, None, "none", None, None, torch.float32, 3)
+    state = [float8.quantise(x) for x in call["state"]]
+    state = (state[0][0], state[1][0], state[0][1], state[1][1])
+    make = torch.Generator().manual_seed(4)
+    given: dict[str, Any] = {
+        "k": torch.randn(2, tokens, 32, generator=make).to(DEVICE), "heads": 2, "key_dim": 16, "value_dim": 12,
+        "v": torch.randn(2, tokens, 24, generator=make).to(DEVICE), "lengths": call["lengths"],
+        "position": call["lengths"][:, None] + torch.arange(tokens, device=DEVICE),
+    }  # fmt: skip
+    given["position"][0, 1:] = -1
+    given |= {} if window is None else {"window": window}
+    name = "kv_full_append" if window is None else "kv_window_append"
+    copy = tuple(x.clone() for x in state)
+    _, *found, at = getattr(triton_append, name)(state=state, **given)
+    _, *expected, wanted_at = getattr(cache, name)(state=copy, **given, is_static=True)
+    for ours, wanted in zip(state, copy, strict=True):
+        assert torch.equal(ours.float(), wanted.float())
+    assert torch.equal(at, wanted_at)
+    held = (at >= 0)[:, None, :, None]
+    for ours, wanted in zip(found, expected, strict=True):
+        assert_close("read", ours, wanted.masked_fill(~held, 0.0), tolerance=1e-6)
 
 
 def test_more_heads_than_a_tile_store_once_and_join_alike() -> None:

@@ -17,7 +17,7 @@ from triton.runtime.interpreter import GridExecutor
 import llmc
 from llmc.compiler.program import kernels_are_on, passes_are_on
 from llmc.kernels.gpu.op import is_interpreted
-from llmc.runtime.execute import Executor
+from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.storage import ParameterBinder, tensors_of
 
 SIZES = {
@@ -64,7 +64,7 @@ def test_a_layer_is_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes = {**SIZES, "num_layers": layers + 1}
         model = llmc.load("llama", params=sizes, dtype="float16")
         program = llmc.build("llama", params=sizes, device="cuda:sm_90", dtype="float16")
-        executor = Executor(program, [tuple(tensors_of(one)) for one in ParameterBinder(model, program).bind()])
+        executor = TorchExecutor(program, [tuple(tensors_of(one)) for one in ParameterBinder(model, program).bind()])
         cache = model.new_cache(1, 256)
         with torch.inference_mode():
             model.run_program({"tokens": torch.tensor([[1, 2, 3]])}, cache, None, executor=executor)
