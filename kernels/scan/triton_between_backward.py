@@ -188,10 +188,11 @@ def keys_backward(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_K elements of the keys of one chunk of one head: the gradients of what reads the state before it and of
-    what is written after it, `[C, Dk]`; of the chunk's log decay `[Dk]`."""
-    i_bh, i_chunk, chunks = tl.program_id(1).to(tl.int64), tl.program_id(0), tl.num_programs(0)
+    what is written after it, `[C, Dk]`; of the chunk's log decay `[Dk]`. Blocks of one chunk run together."""
+    parts = tl.cdiv(key_dim, BLOCK_K)
+    i_bh, i_chunk, chunks = tl.program_id(1).to(tl.int64), tl.program_id(0) // parts, tl.num_programs(0) // parts
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
-    o_c, o_k = tl.arange(0, CHUNK), tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)
+    o_c, o_k = tl.arange(0, CHUNK), (tl.program_id(0) % parts) * BLOCK_K + tl.arange(0, BLOCK_K)
     o_t, m_k = i_chunk * CHUNK + o_c, o_k < key_dim
     m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0
     o_in, o_row = i_b * tokens + o_t, i_bh * padded + o_t

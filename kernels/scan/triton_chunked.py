@@ -2,8 +2,8 @@
 
 Dao and Gu 2024, section 6. A program takes one head and some columns of its values through all chunks of a segment of
 the row: keys, queries and values are read once and the output written once, which is the floor. Matrix products bound
-it: a token and head take `2 * Dk * (C + 2 * Dv) + 2 * C * Dv` operations. Exponents are sums of the log decays of the
-tokens between, never differences of sums, so that a strong decay costs the tokens after it no digits.
+it: a token and head take `2 * Dk * (C + 2 * Dv) + 2 * C * Dv` operations. Exponents are differences of float64 sums of
+log decays, so that a strong decay costs the tokens after it no digits.
 """
 
 # pyright: basic
@@ -30,6 +30,8 @@ WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
 WIDEST_TRAINED = 128
 """Elements of a key and of a value whose gradients a program makes at once."""
+FORGOTTEN = tl.constexpr(-1e4)
+"""A log decay whose factor is 0; a lower one would cost the sums after it their digits."""
 PER_HEAD = ("none", "head", "token_head")
 
 
@@ -67,18 +69,24 @@ def state_product(b_x, b_s):
 
 
 @triton.jit
-def decay_between(b_log, CHUNK: tl.constexpr):
-    """`exp` of the log decays of the tokens after s up to t, for s <= t, else 0: `[C, C]`."""
-    o_c = tl.arange(0, CHUNK)
-    b_sum = tl.cumsum(tl.where(o_c[:, None] > o_c[None, :], b_log[:, None], 0.0), axis=0)
-    return tl.where(o_c[:, None] >= o_c[None, :], tl.exp(b_sum), 0.0)
+def summed(b_log):
+    """Log decays summed from the chunk's start, `[C]` float64, whose differences keep the digits of float32."""
+    return tl.cumsum(tl.maximum(b_log, FORGOTTEN).to(tl.float64), axis=0)
 
 
 @triton.jit
-def decay_after(b_log, CHUNK: tl.constexpr):
-    """The sum of the log decays of the tokens after each: `[C]`."""
+def decay_between(b_sum, CHUNK: tl.constexpr):
+    """`exp` of the log decays of the tokens after s up to t, for s <= t, else 0: `[C, C]`. b_sum as `summed` gives."""
     o_c = tl.arange(0, CHUNK)
-    return tl.sum(tl.where(o_c[:, None] > o_c[None, :], b_log[:, None], 0.0), 0)
+    b_over = (b_sum[:, None] - b_sum[None, :]).to(tl.float32)
+    return tl.exp(tl.where(o_c[:, None] >= o_c[None, :], b_over, FORGOTTEN))
+
+
+@triton.jit
+def decay_after(b_sum, CHUNK: tl.constexpr):
+    """`exp` of the log decays of the tokens after each: `[C]`."""
+    b_last = tl.sum(tl.where(tl.arange(0, CHUNK) == CHUNK - 1, b_sum, 0.0), 0)
+    return tl.exp((b_last - b_sum).to(tl.float32))
 
 
 @triton.jit
@@ -115,20 +123,22 @@ def _chunks(
             b_log = tl.load(p_log + o_rate, mask=m_in, other=0.0)
         if p_dt is not None:
             b_dt = tl.load(p_dt + o_rate, mask=m_in, other=0.0)
+        b_total = summed(b_log)
         if WITH_OUT:
             p_qt = p_q + i_row[:, None] * q_row + (i_h // shared) * key_dim + o_k[None, :]
             b_q = tl.load(p_qt, mask=m_t[:, None] & m_k[None, :], other=0.0).to(p_v.dtype.element_ty)
+            b_out = state_product(b_q, b_s) * tl.exp(b_total.to(tl.float32))[:, None]
             b_scores = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
-            b_scores *= decay_between(b_log, CHUNK) * b_dt[None, :]
-            b_out = state_product(b_q, b_s) * tl.exp(tl.cumsum(b_log, axis=0))[:, None]
-            b_out = (b_out + tl.dot(b_scores.to(b_v.dtype), b_v, input_precision="ieee")) * scale
+            b_scores *= decay_between(b_total, CHUNK)
+            b_amount = (b_v.to(tl.float32) * b_dt[:, None]).to(b_v.dtype)
+            b_out = (b_out + tl.dot(b_scores.to(b_v.dtype), b_amount, input_precision="ieee")) * scale
             if p_skip is not None:
                 b_out += tl.load(p_skip + i_h).to(tl.float32) * b_v.to(tl.float32)
             p_o = p_out + i_row[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
             tl.store(p_o, b_out.to(p_out.dtype.element_ty), mask=m_in[:, None] & m_v[None, :])
-        b_written = (b_k.to(tl.float32) * (tl.exp(decay_after(b_log, CHUNK)) * b_dt)[:, None]).to(b_v.dtype)
+        b_written = (b_v.to(tl.float32) * (decay_after(b_total, CHUNK) * b_dt)[:, None]).to(b_v.dtype)
         b_sum = tl.sum(b_log, 0)
-        b_s = b_s * tl.exp(b_sum) + tl.dot(tl.trans(b_written), b_v, input_precision="ieee")
+        b_s = b_s * tl.exp(b_sum) + tl.dot(tl.trans(b_k), b_written, input_precision="ieee")
         b_whole += b_sum
     if p_final is not None:
         tl.store(p_final + o_s, b_s, mask=m_k[:, None] & m_v[None, :])
@@ -137,16 +147,16 @@ def _chunks(
 
 
 def _rule(key: Key) -> Config:
-    """At most 32 registers of state a thread."""
-    columns = max(16, min(int(key["value_dim"]), 8192 // int(key["key_dim"])))
-    return {"BLOCK_V": columns, "num_warps": 8, "num_stages": 2}
+    """At most 32 registers of state a thread. Four warps, since scores of 64 rows are made twice by eight."""
+    columns = max(16, min(int(key["value_dim"]), 64, 4096 // int(key["key_dim"])))
+    return {"BLOCK_V": columns, "num_warps": 4, "num_stages": 2}
 
 
 def _space(key: Key) -> tuple[Config, ...]:
     return tuple(
         {"BLOCK_V": columns, "num_warps": warps, "num_stages": stages}
-        for columns in (32, 64, 128)
-        if columns <= max(32, int(key["value_dim"])) and columns * int(key["key_dim"]) <= 16384
+        for columns in (16, 32, 64, 128)
+        if columns <= max(16, int(key["value_dim"])) and columns * int(key["key_dim"]) <= 16384
         for warps in (4, 8)
         for stages in (1, 2, 3)
     )

@@ -87,7 +87,7 @@ def _launch(
     solves, writes_v = rows(key_dim, is_needed=is_solved), rows(key_dim, is_needed=is_erased)
     whole = v.new_empty((batch, heads, chunks, key_dim), dtype=torch.float32)
     parts = ceil_div(key_dim, BLOCK)
-    launchable(keys_backward)[(chunks, side, parts)](
+    launchable(keys_backward)[(chunks * parts, side)](
         grad, v, position, made.u, right, made.whole, states, slopes, reads, solves, writes, writes_v, whole, tokens,
         made.padded, heads, key_dim, value_dim, grad_row, v_row, scale, PER_CHANNEL=per_channel,
         BLOCK_K=min(BLOCK, block_k), BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
@@ -97,7 +97,7 @@ def _launch(
     if heads > groups:
         sum_k, sum_q = (v.new_empty(by_head, dtype=torch.float32) for _ in range(2))
     sum_dt, sum_beta, sum_log = (v.new_empty((parts, batch, heads, tokens), dtype=torch.float32) for _ in range(3))
-    launchable(inside_backward)[(made.padded // SUB, side, parts)](
+    launchable(inside_backward)[(made.padded // SUB * parts, side)](
         k, q, position, log, dt, beta, erase, write, made.reads, made.solves, made.writes, made.writes_v,
         scores, system, scores_v, feed, reads, solves, writes, writes_v, whole, amounts,
         sum_k, sum_q, grad_log if per_channel else sum_log, sum_dt, sum_beta, grad_erase, grad_write,

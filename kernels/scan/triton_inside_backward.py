@@ -147,10 +147,11 @@ def inside_backward(
     KEPT: tl.constexpr = p_grad_scores.dtype.element_ty
     i_bh = tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
-    i_chunk, i_sub = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
+    i_part, parts = tl.program_id(0) % tl.cdiv(key_dim, BLOCK_K), tl.cdiv(key_dim, BLOCK_K)
+    i_chunk, i_sub = tl.program_id(0) // parts // BLOCKS, tl.program_id(0) // parts % BLOCKS
     begin = i_chunk * CHUNK
     first = begin + i_sub * SUB
-    o_s, o_k = tl.arange(0, SUB), tl.program_id(2) * BLOCK_K + tl.arange(0, BLOCK_K)
+    o_s, o_k = tl.arange(0, SUB), i_part * BLOCK_K + tl.arange(0, BLOCK_K)
     o_t, m_k = first + o_s, o_k < key_dim
     m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens)
     m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens)
@@ -299,7 +300,7 @@ def inside_backward(
     if UPDATE == "delta":
         b_grad_k += b_grad_solve * b_beta[:, None]
         b_grad_beta = tl.sum(b_grad_solve * b_k, 1)
-        m_once = (o_s < SUB) & (tl.program_id(2) == 0)
+        m_once = (o_s < SUB) & (i_part == 0)
         b_amount = tl.load(p_grad_amount + i_bh * padded + o_t, mask=m_once, other=0.0)
         b_grad_beta += b_amount * b_dt
         b_grad_dt = b_amount * b_beta
@@ -311,7 +312,7 @@ def inside_backward(
         b_grad_dt = tl.sum(b_grad_k * b_k, 1)
         b_grad_k *= b_dt[:, None]
     _put(p_grad_k, o_out, b_grad_k, m_t, m_out)
-    o_part = (tl.program_id(2) * tl.num_programs(1) + i_bh) * tokens + o_t
+    o_part = (i_part * tl.num_programs(1) + i_bh) * tokens + o_t
     if p_dt is not None:
         tl.store(p_grad_dt + o_part, tl.where(m_t, b_grad_dt, 0.0), mask=o_t < tokens)
     if UPDATE == "delta":

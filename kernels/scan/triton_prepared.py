@@ -69,7 +69,7 @@ def prepare(
     launchable(inside)[(padded // SUB, batch * heads)](
         k, q, position, log, dt, beta, erase, write, scores, system, scores_v, feed, reads, solves, writes, writes_v,
         whole, tokens, padded, heads, heads // groups, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
-        PER_CHANNEL=per_channel, num_warps=4, **sizes,
+        PER_CHANNEL=per_channel, num_warps=8 if block_k > 128 else 4, **sizes,
     )  # fmt: skip
     if is_solved:
         launchable(invert)[(padded // chunk, batch * heads)](system, padded, CHUNK=chunk, num_warps=2)

@@ -64,7 +64,7 @@ def _selective(name: str, *, with_out: bool) -> Case:
     )  # fmt: skip
 
 
-def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, spills: int = 0) -> Case:
+def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: int = 4) -> Case:
     tensors = ("p_k", "p_q", "p_scores", "p_reads", "p_writes")
     solved, erased = ("p_solves", "p_system"), ("p_scores_v", "p_feed", "p_writes_v", "p_erase", "p_write")
     rows = ("tokens", "padded", "heads", "key_dim", "k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
@@ -79,7 +79,7 @@ def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, spills: 
             "p_beta": "*bf16:16" if update == "delta" else "None", **({"p_system": "*fp32:16"} if is_solved else {}),
         },
         constexprs={"UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim},
-        spills=spills,
+        num_warps=warps,
     )  # fmt: skip
 
 
@@ -133,21 +133,23 @@ def _states(name: str, *, backwards: bool) -> Case:
     )  # fmt: skip
 
 
-def _backward(name: str, key_dim: int, value_dim: int, *, spills: int) -> Case:
-    tensors = ("p_v", "p_k", "p_q", "p_skip", "p_grad", "p_states", "p_slopes", "p_grad_v", "p_grad_k", "p_grad_q")
+def _backward(name: str, kernel: str, key_dim: int, value_dim: int) -> Case:
     rows = ("tokens", "heads", "key_dim", "value_dim", "v_row", "k_row", "q_row", "grad_row")
+    tensors, wide, counts = {
+        "_values": (("p_slopes", "p_skip", "p_grad_v"), ("p_grad_dt", "p_grad_skip"), ("chunks",)),
+        "_keys": (("p_slopes", "p_states", "p_pairs", "p_grad_k", "p_grad_q"), ("p_grad_log",), ("chunks", "part")),
+        "_pairs": (("p_pairs",), ("p_grad_log",), ("chunks",)),
+    }[kernel]
     return Case(
         name=f"scan_chunk backward {name}",
-        kernel="scan.triton_chunked_backward:_chunk",
+        kernel=f"scan.triton_chunked_backward:{kernel}",
         arguments={
-            **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_position": "*i64:16",
-            **_fp32("p_log", "p_dt", "p_grad_log", "p_grad_dt", "p_grad_skip"), "chunks": "i32", "shared": "i32",
-            "part": "i32", "scale": "fp32",
+            **dict.fromkeys(("p_v", "p_k", "p_q", "p_grad", *tensors), "*bf16:16"), **dict.fromkeys(rows, "i32:16"),
+            **_fp32("p_log", "p_dt", *wide), "p_position": "*i64:16", "scale": "fp32",
+            **dict.fromkeys(("shared", *counts), "i32"),
         },
         constexprs={"CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": value_dim},
-        num_warps=8,
         num_stages=1,
-        spills=spills,
     )  # fmt: skip
 
 
@@ -260,20 +262,22 @@ CASES = (
     _step("gla", _given("p_decay"), "token_channel", 1, 256, 16, 8),
     _selective("whole", with_out=True),
     _selective("segment", with_out=False),
-    _chunks("ssd", 128, 64, 8, spills=600),
-    _chunks("ssd segment", 128, 64, 8, with_out=False),
-    _chunks("small", 64, 64, 8, spills=200),
-    _chunks("wide", 256, 32, 8, spills=1500),
+    _chunks("ssd", 128, 32, 4, spills=127),
+    _chunks("ssd segment", 128, 32, 4, with_out=False),
+    _chunks("small", 64, 64, 4, spills=127),
+    _chunks("wide", 256, 16, 4, spills=127),
     _states("forward", backwards=False),
     _states("backward", backwards=True),
-    _backward("ssd", 128, 64, spills=4600),
-    _backward("square", 128, 128, spills=6500),
+    _backward("values", "_values", 128, 64),
+    _backward("keys", "_keys", 32, 64),
+    _backward("pairs", "_pairs", 128, 64),
+    _backward("square pairs", "_pairs", 128, 128),
     _selective_backward("walk", "_walk"),
     _selective_backward("walk back", "_walk", backwards=True),
     _selective_backward("segment", "_segment", spills=800),
     _inside("delta", "delta", 128, per_channel=False),
     _inside("delta by channel", "delta", 128, per_channel=True),
-    _inside("gla", "add", 256, per_channel=True, spills=600),
+    _inside("gla", "add", 256, per_channel=True, warps=8),
     _inside("erase_write", "erase_write", 64, per_channel=True),
     Case(
         name="scan_invert",
