@@ -21,12 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import llmc
+from llmc.compiler.axes import is_of_stream
 from llmc.compiler.lowered import type_of
 from llmc.compiler.program import Program
 from llmc.kernels.states import STATES
 from llmc.runtime.execute import TorchExecutor
 
-BATCH, CAPACITY = 2, 640
+BATCH, CAPACITY, ONCE = 2, 640, 24
+"""Rows, tokens of a cache, and tokens that are given once."""
 
 
 class NoCopies(TorchDispatchMode):
@@ -47,6 +49,7 @@ READS = (Tensor.__int__, Tensor.__bool__, Tensor.__float__, Tensor.__index__, Te
 PLAIN: Mapping[Any, Any] = {
     Tensor.__invert__: torch.bitwise_not,
     Tensor.copy_: torch.ops.aten.copy_,
+    Tensor.contiguous: torch.ops.aten.contiguous,
     **dict.fromkeys(READS, torch.ops.aten._local_scalar_dense),
 }
 
@@ -65,7 +68,7 @@ class PlainOperators(TorchFunctionMode):
         if func is Tensor.__setitem__:
             x, tensors = part(args[0], args[1])
             value = args[2] if isinstance(args[2], Tensor) else torch.full_like(x, args[2])
-            return torch.ops.aten.index_put_(x, tensors, value) if tensors else x.copy_(value)
+            return torch.ops.aten.index_put_(x, tensors, value) if tensors else torch.ops.aten.copy_(x, value)
         return func(*args, **(kwargs or {}))
 
 
@@ -104,7 +107,8 @@ def step(program: Program) -> None:
             torch.empty(formula.shape, dtype=dtypes[type_of(places[name]).dtype], device="cuda")
             for name, formula in lowered.parameters.items()
         ))  # fmt: skip
-    executor = TorchExecutor(program, parameters)
+    with PlainOperators():
+        executor = TorchExecutor(program, parameters)
     states = {
         path: STATES[spec.kind].allocate(spec.sizes, BATCH, CAPACITY, torch.bfloat16, "cuda")
         for path, spec in program.states.items()
@@ -113,10 +117,31 @@ def step(program: Program) -> None:
         "position": torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda"),
         "lengths": torch.zeros(BATCH, dtype=torch.int64, device="cuda"),
     }
-    inputs = {port.name: torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda") for port in program.model.inputs}
-    with PlainOperators(), NoCopies(), torch.inference_mode():
-        outputs = executor.run("decode", inputs, ambient, states)
+    stream = [port for port in program.model.inputs if port.rate == "stream"]
+    inputs = {port.name: torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda") for port in stream}
+    kept: dict[str, Tensor] = {}
+    with PlainOperators(), torch.inference_mode():
+        if len(stream) < len(program.model.inputs):
+            executor.run("decode", inputs | given_once(program), ambient | off_stream(program), states, kept=kept)
+        with NoCopies():
+            outputs = executor.run("decode", inputs, ambient, states, kept=kept)
     assert all(x.shape[:2] == (BATCH, 1) for x in outputs.values())
+
+
+def given_once(program: Program) -> dict[str, Tensor]:
+    """What comes with the first token of a request: the ids of another axis."""
+    once = [port for port in program.model.inputs if port.rate == "once"]
+    return {port.name: torch.zeros(BATCH, ONCE, dtype=torch.int64, device="cuda") for port in once}
+
+
+def off_stream(program: Program) -> dict[str, Tensor]:
+    """Positions and lengths on the axes of what is given once."""
+    names = {name for lowered in program.module.definitions.values() for name in lowered.ambient}
+    return {
+        name: torch.zeros((BATCH,) if name.startswith("lengths") else (BATCH, ONCE), dtype=torch.int64, device="cuda")
+        for name in names
+        if not is_of_stream(name)
+    }
 
 
 def failure(name: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-QUICK = ("llama_tiny", "mixtral_tiny", "deepseek_v2_lite", "gemma2_2b")
+QUICK = ("llama_tiny", "mixtral_tiny", "deepseek_v2_lite", "gemma2_2b", "t5_small")
 MORE = (
     "mistral_tiny",
     "gpt2_small",
@@ -27,6 +27,8 @@ MORE = (
     "rwkv7",
     "minimax",
     "gla",
+    "trident_1b",
+    "t5_3b",
 )
 
 
