@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from llmc.tools.bench import gpu_models
 from llmc.tools.bench.gpu import FAMILIES, run_kernels, show
-from llmc.tools.bench.gpu_cases.case import Run, Sizes
+from llmc.tools.bench.gpu_cases.case import Case, Run, Sizes
 from llmc.tools.bench.gpu_compile import measure_compile
 from llmc.tools.bench.gpu_measure import Limits, measure, measure_limits
 from llmc.tools.bench.gpu_models import Shape, measure_models
@@ -38,6 +38,8 @@ def test_every_case_runs_and_agrees(family: str) -> None:
         assert line.seconds > 0
         assert math.isfinite(line.share)
         assert line.error is None or line.error < 5e-3, line.name
+        absent = [told for told in line.ratios.values() if isinstance(told, str)]
+        assert all(told == "only on a GPU" or told.endswith("is not installed") for told in absent), absent
     assert any(line.error is not None for line in lines)
 
 
@@ -66,3 +68,18 @@ def test_nothing_begins_when_the_time_is_over() -> None:
     models = list(measure_models(LIMITS, clock, "cpu", "float32", SHAPES, lambda: True))
     assert len(lines) == len(FAMILIES)
     assert all(isinstance(line, str) and "no time was left" in line for line in (*lines, *models))
+
+
+def test_a_rival_that_fails_costs_its_own_figure_only() -> None:
+    def broken() -> object:
+        raise RuntimeError("no kernel image\nis available")
+
+    ours = torch.ones(3)
+    case = Case(
+        target="G1", name="made up", kernel="triton", ours=lambda: ours, bytes=1, flops=1, bound="bandwidth",
+        rivals={"broken": broken, "torch": lambda: ours},
+    )  # fmt: skip
+    line = measure(case, LIMITS, clock)
+    assert line.ratios["broken"] == "RuntimeError: no kernel image"
+    assert isinstance(line.ratios["torch"], float)
+    assert line.error is None

@@ -66,7 +66,7 @@ def measure(case: Case, limits: Limits, clock: Clock) -> Line:
     """Compare once, then time everything, ours first and last."""
     error = _error(case) if case.compares else None
     before = clock(case.ours)
-    rivals = {name: run if isinstance(run, str) else clock(run) for name, run in case.rivals.items()}
+    rivals = {name: run if isinstance(run, str) else _timed(run, clock) for name, run in case.rivals.items()}
     seconds = statistics.mean((before, clock(case.ours)))
     is_bytes = case.bound == "bandwidth"
     rate = f"{case.bytes / seconds / 1e9:.0f} GB/s" if is_bytes else f"{case.flops / seconds / 1e12:.0f} TFLOP/s"
@@ -84,11 +84,23 @@ def measure(case: Case, limits: Limits, clock: Clock) -> Line:
     )
 
 
+def _timed(rival: Run, clock: Clock) -> float | str:
+    """Seconds, or how it failed: a rival that does not run here costs nothing but its own figure."""
+    try:
+        return clock(rival)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def _error(case: Case) -> float | None:
     rival = next((run for run in case.rivals.values() if not isinstance(run, str)), None)
     if rival is None:
         return None
-    actual, expected = first_tensor(case.ours()), first_tensor(rival())
+    actual = first_tensor(case.ours())
+    try:
+        expected = first_tensor(rival())
+    except Exception:  # it is told where the rival is timed
+        return None
     if actual is None or expected is None:
         return None
     return error_ratio(actual, expected.reshape(actual.shape))

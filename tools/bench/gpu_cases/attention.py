@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from ....kernels.latent_attention import absorbed
 from .case import Builder, Case, Run, Sizes, picked
@@ -43,7 +45,10 @@ def _forward(sizes: Sizes, head_dim: int, tokens: int) -> Case:
     return Case(
         target="G2", name=f"attention forward, head {head_dim}, {q.shape[1]} tokens, causal", kernel=name,
         ours=lambda: function(**operands), bytes=4.0 * q.nbytes, flops=flops, bound="matmul",
-        rivals={backend: _sdpa(sizes, q, k, v, head_dim, backend) for backend in BACKENDS},
+        rivals={
+            **{backend: _sdpa(sizes, q, k, v, head_dim, backend) for backend in BACKENDS},
+            "Triton of torch": _flex(sizes, q, k, v, head_dim), "flash-linear-attention": _fla(q, k, v, head_dim),
+        },
         goal="600 TFLOP/s" if head_dim == 128 else "460 TFLOP/s",
     )  # fmt: skip
 
@@ -93,6 +98,33 @@ def _sdpa(sizes: Sizes, q: Tensor, k: Tensor, v: Tensor, head_dim: int, backend:
         return out.transpose(1, 2).flatten(2)
 
     return _runs(sizes, backend, run)
+
+
+def _flex(sizes: Sizes, q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Run | str:
+    """The attention in Triton that torch.compile writes, with blocks beyond the diagonal left out."""
+    if sizes.device.type != "cuda":
+        return "only on a GPU"
+    make = cast("Callable[..., Callable[..., Tensor]]", torch.compile)  # pyright: ignore[reportUnknownMemberType]
+    attend = make(flex_attention, dynamic=False)
+    query, key, value = (_by_head(x, head_dim).contiguous() for x in (q, k, v))
+    tokens = q.shape[1]
+    blocks = create_block_mask(_is_causal, None, None, tokens, tokens, device=str(sizes.device))
+    return lambda: attend(query, key, value, block_mask=blocks).transpose(1, 2).flatten(2)
+
+
+def _is_causal(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    return query >= key
+
+
+def _fla(q: Tensor, k: Tensor, v: Tensor, head_dim: int) -> Run | str:
+    """Softmax attention in Triton as that library has it."""
+    if find_spec("fla") is None:
+        return "flash-linear-attention is not installed"
+    from fla.ops.attn.parallel import parallel_attn  # type: ignore[import-not-found]  # pyright: ignore
+
+    run = cast("Callable[..., Tensor]", parallel_attn)
+    query, key, value = (_by_head(x, head_dim).transpose(1, 2) for x in (q, k, v))
+    return lambda: run(q=query, k=key, v=value, scale=head_dim**-0.5).flatten(2)
 
 
 def _sdpa_backward(

@@ -58,4 +58,4 @@ def _meant(x: Tensor, packed: Tensor, format: str) -> tuple[Tensor, Tensor]:
         return x, dequantised(packed, x.shape[-1], GROUPS.get(format, 1)).to(x.dtype)
     whole, factor = quantised_activation(x, 8)
     ternary, scale = triton_pack.unpack(packed, x.shape[-1])
-    return (whole / factor).to(x.dtype), (ternary * scale).to(x.dtype)
+    return (whole / factor).to(x.dtype), (ternary * scale[:, None]).to(x.dtype)
