@@ -1,6 +1,7 @@
 /* Attention with a running softmax: keys in blocks, all queries of a kv head that share them together. */
 #include "native.h"
 
+#include "../native/row_products.h"
 #include "../native/vector_math.h"
 
 #include <math.h>
@@ -54,86 +55,110 @@ typedef struct {
     int count;
 } queries;
 
-static inline float dot(const float *x, const float *y, int64_t n) {
-    vf a = vf_zero(), b = vf_zero();
-    int64_t i = 0;
-    for (; i + 2 * LLMC_LANES <= n; i += 2 * LLMC_LANES) {
-        a = vf_fma(vf_load(x + i), vf_load(y + i), a);
-        b = vf_fma(vf_load(x + i + LLMC_LANES), vf_load(y + i + LLMC_LANES), b);
-    }
-    for (; i < n; i += LLMC_LANES) {
-        int rest = n - i < LLMC_LANES ? (int)(n - i) : LLMC_LANES;
-        a = vf_fma(vf_load_part(x + i, rest), vf_load_part(y + i, rest), a);
-    }
-    return vf_sum(a + b);
-}
-
 static inline int sees(const llmc_attention *a, int64_t query, int64_t key) {
     if (key < 0 || (a->is_causal && key > query)) return 0;
     if (a->window && (key <= query - a->window || key >= query + a->window)) return 0;
     return !a->chunk || key / a->chunk == query / a->chunk;
 }
 
+/* The products of a query with each key, scaled, and minus infinity up to a whole vector; returns the largest. */
+static float score_keys(float *scores, const float *q, const float *keys, int64_t stride, int64_t n, int count, float scale) {
+    vf largest = vf_all(-INFINITY);
+    int i = 0;
+    for (; i + LLMC_LANES <= count; i += LLMC_LANES) {
+        vf v = vf_products(keys + i * stride, stride, q, n) * vf_all(scale);
+        vf_store(scores + i, v);
+        largest = vf_max(largest, v);
+    }
+    if (i < count) {
+        vf_store(scores + i, vf_products_part(keys + i * stride, stride, q, n, count - i) * vf_all(scale));
+        for (int j = count; j < i + LLMC_LANES; j++) scores[j] = -INFINITY;
+        largest = vf_max(largest, vf_load(scores + i));
+    }
+    return vf_largest(largest);
+}
+
+/* What is added to scores beside the product; keys that the query does not see are taken out. Returns how many stay. */
+static int adjust(const llmc_attention *a, int64_t at, int head, const int64_t *where, int count, float *scores, int *seen,
+                  float *largest) {
+    int found = 0;
+    for (int i = 0; i < count; i++) {
+        if (!sees(a, at, where[i])) continue;
+        float score = scores[i];
+        if (a->softcap != 0) score = a->softcap * tanhf(score / a->softcap);
+        if (a->slopes) score -= a->slopes[head] * (float)(at > where[i] ? at - where[i] : where[i] - at);
+        if (a->distance_bias) {
+            int64_t distance = where[i] - at < -a->reach ? -a->reach : where[i] - at > a->reach ? a->reach : where[i] - at;
+            score += a->distance_bias[head * (2 * a->reach + 1) + a->reach + distance];
+        }
+        scores[found] = score;
+        seen[found++] = i;
+        if (!(score <= *largest)) *largest = score;
+    }
+    for (int i = found; i % LLMC_LANES; i++) scores[i] = -INFINITY;
+    return found;
+}
+
 /* Scores become weights relative to `largest`; returns their sum. */
 static float weigh(float *scores, int count, float largest) {
     vf sum = vf_zero(), most = vf_all(largest);
     for (int i = 0; i < count; i += LLMC_LANES) {
-        int rest = count - i < LLMC_LANES ? count - i : LLMC_LANES;
-        vf weight = vf_exp(vf_load_part(scores + i, rest) - most);
-        vf_store_part(scores + i, weight, rest);
-        sum += vf_load_part(scores + i, rest);
+        vf weight = vf_exp(vf_load(scores + i) - most);
+        vf_store(scores + i, weight);
+        sum += weight;
     }
     return vf_sum(sum);
 }
 
-/* out = out * shrink + sum over keys of weight * value. */
-static void gather_values(float *out, float shrink, const float *weights, const int *seen, int count, const float *values,
-                          int64_t stride, int64_t n) {
+/* out = out * shrink + sum over keys of weight * value; `seen` NULL: of all keys. */
+LLMC_INLINE void gather_values(float *out, float shrink, const float *weights, const int *seen, int count,
+                               const float *values, int64_t stride, int64_t n) {
     int64_t d = 0;
     for (; d + 4 * LLMC_LANES <= n; d += 4 * LLMC_LANES) {
         vf s = vf_all(shrink), sums[4];
         for (int j = 0; j < 4; j++) sums[j] = vf_load(out + d + j * LLMC_LANES) * s;
         for (int i = 0; i < count; i++) {
             vf w = vf_all(weights[i]);
-            const float *value = values + seen[i] * stride + d;
+            const float *value = values + (seen ? seen[i] : i) * stride + d;
             for (int j = 0; j < 4; j++) sums[j] = vf_fma(w, vf_load(value + j * LLMC_LANES), sums[j]);
         }
         for (int j = 0; j < 4; j++) vf_store(out + d + j * LLMC_LANES, sums[j]);
     }
     for (; d < n; d += LLMC_LANES) {
-        int rest = n - d < LLMC_LANES ? (int)(n - d) : LLMC_LANES;
-        vf sum = vf_load_part(out + d, rest) * vf_all(shrink);
-        for (int i = 0; i < count; i++)
-            sum = vf_fma(vf_all(weights[i]), vf_load_part(values + seen[i] * stride + d, rest), sum);
-        vf_store_part(out + d, sum, rest);
+        int rest = n - d < LLMC_LANES ? (int)(n - d) : LLMC_LANES, i = 0;
+        vf sums[4] = {vf_load_part(out + d, rest) * vf_all(shrink), vf_zero(), vf_zero(), vf_zero()};
+        if (rest == LLMC_LANES)
+            for (; i + 4 <= count; i += 4)
+                for (int j = 0; j < 4; j++)
+                    sums[j] = vf_fma(vf_all(weights[i + j]), vf_load(values + (seen ? seen[i + j] : i + j) * stride + d), sums[j]);
+        for (; i < count; i++)
+            sums[0] = vf_fma(vf_all(weights[i]), vf_load_part(values + (seen ? seen[i] : i) * stride + d, rest), sums[0]);
+        vf_store_part(out + d, (sums[0] + sums[1]) + (sums[2] + sums[3]), rest);
     }
 }
 
-/* Folds a block of keys into the running result of every query. `where[i]` is the position of key i, -1 where unseen. */
+/* Folds a block of keys into the running result of every query. `where[i]` is the position of key i, -1 where unseen;
+ * `is_run`: they follow one another, so that what a query sees of them is known by the first and the last of those that
+ * are not ahead of it. */
 static void fold(const llmc_attention *a, queries *qs, const float *keys, int64_t key_stride, const float *values,
-                 int64_t value_stride, const int64_t *where, int count) {
+                 int64_t value_stride, const int64_t *where, int count, int is_run) {
+    int is_bare = is_run && a->softcap == 0 && !a->slopes && !a->distance_bias;
     for (int n = 0; n < qs->count; n++) {
-        int64_t at = qs->position[n];
+        int64_t at = qs->position[n], ahead = is_run && a->is_causal ? where[0] + count - 1 - at : 0;
+        int seen[KEYS], held = ahead > 0 ? (int)(count - ahead) : count, found = held;
+        if (ahead >= count) continue;
+        int sees_all = sees(a, at, where[0]) && sees(a, at, where[held - 1]);
         float scores[KEYS], largest = qs->largest[n];
-        int seen[KEYS], found = 0;
-        for (int i = 0; i < count; i++) {
-            if (!sees(a, at, where[i])) continue;
-            float score = dot(qs->q[n], keys + i * key_stride, a->key_dim) * a->scale;
-            if (a->softcap != 0) score = a->softcap * tanhf(score / a->softcap);
-            if (a->slopes) score -= a->slopes[qs->head[n]] * (float)(at > where[i] ? at - where[i] : where[i] - at);
-            if (a->distance_bias) {
-                int64_t distance = where[i] - at < -a->reach ? -a->reach : where[i] - at > a->reach ? a->reach : where[i] - at;
-                score += a->distance_bias[qs->head[n] * (2 * a->reach + 1) + a->reach + distance];
-            }
-            scores[found] = score;
-            seen[found++] = i;
-            if (!(score <= largest)) largest = score;
-        }
+        float most = score_keys(scores, qs->q[n], keys, key_stride, a->key_dim, held, a->scale);
+        int is_whole = is_bare && sees_all && most != -INFINITY;
+        if (!is_whole) found = adjust(a, at, qs->head[n], where, held, scores, seen, &largest);
+        else if (!(most <= largest)) largest = most;
         if (found == 0 || largest == -INFINITY) continue;
         float shrink = largest == qs->largest[n] ? 1.0f : expf(qs->largest[n] - largest);
         qs->sum[n] = qs->sum[n] * shrink + weigh(scores, found, largest);
         qs->largest[n] = largest;
-        gather_values(qs->out[n], shrink, scores, seen, found, values, value_stride, a->value_dim);
+        if (is_whole) gather_values(qs->out[n], shrink, scores, NULL, held, values, value_stride, a->value_dim);
+        else gather_values(qs->out[n], shrink, scores, seen, found, values, value_stride, a->value_dim);
     }
 }
 
@@ -157,7 +182,7 @@ static void fold_cache(llmc_thread *t, const llmc_attention *a, queries *qs, int
             llmc_widen(wide_values, values, 1, count * a->value_dim, a->cache_type);
             keys = wide_keys, values = wide_values;
         }
-        fold(a, qs, keys, a->key_dim, values, a->value_dim, where, (int)count);
+        fold(a, qs, keys, a->key_dim, values, a->value_dim, where, (int)count, !a->key_position);
         p += count;
     }
 }
@@ -168,7 +193,7 @@ static void fold_new(const llmc_attention *a, queries *qs, int64_t b, int64_t he
         int count = (int)(a->tokens - i < KEYS ? a->tokens - i : KEYS);
         int64_t row = b * a->tokens + i;
         fold(a, qs, a->k + row * a->k_stride + head * a->key_dim, a->k_stride,
-             a->v + row * a->v_stride + head * a->value_dim, a->v_stride, a->position + row, count);
+             a->v + row * a->v_stride + head * a->value_dim, a->v_stride, a->position + row, count, count == 1);
     }
 }
 

@@ -1,4 +1,4 @@
-/* A square block of LLMC_LANES vectors, turned over its diagonal in registers. */
+/* A square block of LLMC_LANES vectors in registers: turned over its diagonal, or each vector summed. */
 #ifndef LLMC_TRANSPOSE_H
 #define LLMC_TRANSPOSE_H
 
@@ -57,6 +57,46 @@ LLMC_INLINE void vf_transpose(vf v[8]) {
 LLMC_INLINE void vf_transpose(vf v[4]) {
     vf a = v[0], b = v[1], c = v[2], d = v[3];
     for (int i = 0; i < 4; i++) v[i] = (vf){a[i], b[i], c[i], d[i]};
+}
+#endif
+
+/* Lane i is the sum of v[i]: half the shuffles of a transposition. */
+#if defined(LLMC_AVX512)
+LLMC_INLINE vf vf_sums(const vf v[16]) {
+    __m512 a[8], b[4], c[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        __m512 x = (__m512)v[2 * i], y = (__m512)v[2 * i + 1];
+        a[i] = _mm512_unpacklo_ps(x, y) + _mm512_unpackhi_ps(x, y);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* each quarter of b[i] holds 4 i .. 4 i + 3 */
+        __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
+        b[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)) + _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        c[i] = _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88) + _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd);
+    return (vf)(_mm512_shuffle_f32x4(c[0], c[1], 0x88) + _mm512_shuffle_f32x4(c[0], c[1], 0xdd));
+}
+#elif defined(LLMC_AVX2)
+LLMC_INLINE vf vf_sums(const vf v[8]) {
+    __m256 a[4], b[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m256 x = (__m256)v[2 * i], y = (__m256)v[2 * i + 1];
+        a[i] = _mm256_unpacklo_ps(x, y) + _mm256_unpackhi_ps(x, y);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) /* each half of b[i] holds 4 i .. 4 i + 3 */
+        b[i] = _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44) + _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee);
+    return (vf)(_mm256_permute2f128_ps(b[0], b[1], 0x20) + _mm256_permute2f128_ps(b[0], b[1], 0x31));
+}
+#else
+LLMC_INLINE vf vf_sums(const vf v[4]) {
+    vf w[4] = {v[0], v[1], v[2], v[3]};
+    vf_transpose(w);
+    return (w[0] + w[1]) + (w[2] + w[3]);
 }
 #endif
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#define LANES 32 /* numbers looked at together */
 #define BLOCK 256
 #define NEAR -12.0f                    /* the filters seldom reach below: the list begins with what lies above */
 #define LOWEST_SCORE -29.0f            /* no mass from here down */
@@ -21,21 +22,30 @@ typedef struct {
 } list;
 
 int64_t llmc_likeliest(const float *logits, int64_t n) {
-    float lanes[16], largest = -INFINITY, check = 0;
-    for (int j = 0; j < 16; j++) lanes[j] = -INFINITY;
+    float lanes[LANES], largest = -INFINITY;
+    int32_t is_bad[LANES] = {0}, bad = 0;
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++) {
+    for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) {
             lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-            check += logits[i + j] == logits[i + j] ? 0.0f : 1.0f;
+            is_bad[j] |= logits[i + j] != logits[i + j];
         }
     for (; i < n; i++) {
         largest = logits[i] > largest ? logits[i] : largest;
-        check += logits[i] == logits[i] ? 0.0f : 1.0f;
+        bad |= logits[i] != logits[i];
     }
-    for (int j = 0; j < 16; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-    if (check != 0 || !isfinite(largest)) return -1;
-    for (i = 0; logits[i] != largest; i++) {}
+    for (int j = 0; j < LANES; j++) {
+        largest = lanes[j] > largest ? lanes[j] : largest;
+        bad |= is_bad[j];
+    }
+    if (bad || !isfinite(largest)) return -1;
+    for (i = 0; i + LANES <= n; i += LANES) { /* the block that has it */
+        int32_t is_here = 0;
+        for (int j = 0; j < LANES; j++) is_here |= logits[i + j] == largest;
+        if (is_here) break;
+    }
+    while (logits[i] != largest) i++;
     return i;
 }
 

@@ -4,12 +4,13 @@
  * permutations that all rows share; what reads fewer bytes an instruction does not reach the memory's bandwidth.
  */
 #include "groups.h"
-#include "transpose.h"
+#include "row_products.h"
 
 #ifndef LLMC_AHEAD_PLAIN
 #define LLMC_AHEAD_PLAIN 8192 /* bytes between what is read and what is prefetched, where two rows are read at once */
 #endif
 #define SHORT_ROW 1024 /* bytes, below which the loop itself is what costs */
+#define SHORT_FLOATS 1024 /* columns up to which the rows of a whole group of floats are read at once: 4 KB, a page */
 #define STEP (2 * LLMC_LANES) /* columns taken at once */
 #if defined(LLMC_AVX512)
 #define MOST_SUMS 16
@@ -86,6 +87,19 @@ LLMC_INLINE void rows_by_x(int format, int ROWS, int R, const char *const *w, co
     }
 }
 
+/* Where the rows of a group of floats lie one after another; NULL where some are missing, or of another part. */
+LLMC_INLINE const float *whole_group(const llmc_matrix *m, int64_t g, int half) {
+    int64_t row = llmc_first_row(m, g, half), first = 0, part = 0;
+    if (llmc_rows_left(m, g) < LLMC_GROUP) return 0;
+    if (!m->parts) return (const float *)m->weight + row * m->K;
+    for (; row >= m->ends[part]; part++) first = m->ends[part];
+    return row + LLMC_GROUP <= m->ends[part] ? (const float *)m->parts[part] + (row - first) * m->K : 0;
+}
+
+static void short_group(const float *w, const float *x, int64_t K, float *out) {
+    for (int i = 0; i < LLMC_GROUP; i += LLMC_LANES) vf_store(out + i, vf_products(w + i * K, K, x, K));
+}
+
 /* A few rows of the weight at once; of more rows of x than registers hold sums for, first one half and then the other. */
 LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int half, const float *const *x, float *out) {
     const int PART = R == 8 ? 4 : R, ROWS = MOST_SUMS / PART < 4 ? MOST_SUMS / PART : R == 4 || R == 8 ? 4 : 2;
@@ -120,6 +134,11 @@ LLMC_INLINE void group(int format, int R, const llmc_matrix *m, int64_t g, int h
     }
 
 void llmc_plain_sums(const llmc_matrix *m, int64_t g, int half, const float *const *x, int R, float *out) {
+    const float *whole = m->format == LLMC_FP32 && R == 1 && m->K <= SHORT_FLOATS ? whole_group(m, g, half) : 0;
+    if (whole) {
+        short_group(whole, x[0], m->K, out);
+        return;
+    }
     if (m->format == LLMC_FP32) CASES(LLMC_FP32)
     if (m->format == LLMC_BF16) CASES(LLMC_BF16)
     CASES(LLMC_FP16)
