@@ -194,7 +194,7 @@ class _Run:
             return
         longest = max(len(prompt) for prompt in self.prompts)
         executor = model.executor()
-        with model.lease_cache(executor.rows_for(len(self.prompts)), longest + self.limit) as cache:
+        with model.lease_cache(executor.rows_for(len(self.prompts)), longest + self.limit, executor=executor) as cache:
             yield from self._continue(executor, cache, started)
 
     def _continue(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
@@ -265,7 +265,7 @@ class _Run:
 
     def _burst(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
         """As many tokens as may be decoded without looking at each; returns at the end, or before a step that fails."""
-        steps = 1 if self.options.stream else FIRST_BURST
+        steps = 1 if self.options.stream else FIRST_BURST if self.options.stop else MOST_IN_BURST
         while not self._is_done():
             left = self.limit - min(
                 len(row.tokens) for row, w in zip(self.rows, self.watches, strict=True) if not w.finish_reason
@@ -288,7 +288,7 @@ class _Run:
                 )
             cache.advance(torch.tensor([len(tokens) for tokens in drawn], device=cache.lengths.device))
             for row, tokens in enumerate(drawn[: len(self.rows)]):
-                for token in tokens:
+                for token in tokens[self._accept_plain(row, tokens, started) :]:
                     if self.watches[row].finish_reason is not None:
                         break
                     piece = self._accept(row, token, started)
@@ -319,6 +319,16 @@ class _Run:
             generation.finish_reason = watch.finish_reason
         return piece
 
+    def _accept_plain(self, row: int, tokens: Sequence[int], started: float) -> int:
+        """Take as many of a burst's tokens as can be taken without a look at each."""
+        generation, watch = self.rows[row], self.watches[row]
+        taken = watch.push_plain(tokens)
+        if taken:
+            generation.tokens += tokens[:taken]
+            generation.total_seconds = time.perf_counter() - started
+            generation.finish_reason = watch.finish_reason or generation.finish_reason
+        return taken
+
     def _note_logprobs(self, row: int, token: int, logprob: float, logits: Tensor) -> None:
         kept = self.rows[row].logprobs
         assert kept is not None
@@ -337,8 +347,9 @@ class _Run:
 BURST_SECONDS = 0.02
 """How long a reader of a stream may wait for several tokens at once."""
 FIRST_BURST = 8
+"""Tokens that are decoded at once at first, where a stop string may make the last of them vain."""
 MOST_IN_BURST = 256
-"""Tokens that are decoded at once where nobody waits for each: some may be more than a stop string leaves."""
+"""Tokens that are decoded at once where nobody waits for each."""
 
 
 def _burst_length(steps: int, seconds: float, is_stream: bool) -> int:

@@ -27,7 +27,7 @@ from .named_inputs import check_named, other_ambient, positions, table_rows
 from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
 from .recalled import Recalled
-from .storage import ParameterBinder, Signature, signature
+from .storage import ParameterBinder, Signature, parameters_below, signature
 from .tokenizer import Tokenizer
 from .tree import Block, assign, find, grow, scalar_operands
 
@@ -312,14 +312,14 @@ class LanguageModel(LateTree):
             return self._packed
         if self._executor is not None and self.is_put_off:
             return self._executor[1]
-        parameters = list(self.parameters())
+        parameters = parameters_below(self)
         if any(parameter.is_meta for parameter in parameters):
             raise fail("E0708", f"{self.facts.name} has no weights", help="load it with weights=DIR")
         current = signature(parameters)
         if self._executor is None or self._executor[0] != current:
             with torch.inference_mode(False):
                 executor = make_executor(self.program, ParameterBinder(self, self.program))
-            self._executor = (signature(self.parameters()), executor)
+            self._executor = (signature(parameters_below(self)), executor)
         return self._executor[1]
 
     def new_cache(self, batch_size: int = 1, max_seq_len: int | None = None, *, snapshots: int = 0) -> Cache:
@@ -350,10 +350,10 @@ class LanguageModel(LateTree):
         )
 
     @contextmanager
-    def lease_cache(self, rows: int, tokens: int) -> Generator[Cache, None, None]:
+    def lease_cache(self, rows: int, tokens: int, *, executor: Executor | None = None) -> Generator[Cache, None, None]:
         """An empty cache of at least `tokens` tokens a row for as long as the block runs; on a GPU one of those that
-        graphs were recorded for."""
-        executor = self.executor()
+        graphs were recorded for. A given `executor` is taken to be fresh."""
+        executor = executor or self.executor()
         if not isinstance(executor, GpuExecutor):
             yield self.new_cache(rows, max_seq_len=tokens)
             return

@@ -141,32 +141,32 @@ def penalise_repetition(logits: Tensor, history: Sequence[Sequence[int]], penalt
     for row, tokens in enumerate(history):
         seen = torch.tensor(sorted({token for token in tokens if 0 <= token < logits.shape[1]}), dtype=torch.long)
         seen = seen.to(logits.device)
-        values = scores[row, seen]
-        scores[row, seen] = torch.where(values < 0, values * penalty, values / penalty)
+        values, factor = scores[row, seen], _single(penalty, scores)
+        scores[row, seen] = torch.where(values < 0, values * factor, values / factor)
     return scores
 
 
 def filter_logits(scores: Tensor, sampling: Sampling) -> Tensor:
     """Scores [B, V] over the temperature, with -inf for every token that top-k, top-p or min-p removes: what
     `kernels/sampling/reference.py` keeps, without its work for filters that are off."""
-    temperature, top_p, min_p = _single(sampling.temperature), _single(sampling.top_p), _single(sampling.min_p)
-    scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature.to(scores.device)
+    scores = (scores - scores.amax(dim=-1, keepdim=True)) / _single(sampling.temperature, scores)
     if 0 < sampling.top_k < scores.shape[1]:
         kth = scores.topk(sampling.top_k, dim=-1).values[:, -1:]
         scores = scores.masked_fill(scores < kth, -math.inf)
-    if top_p < 1:
+    if sampling.top_p < 1 and (top_p := _single(sampling.top_p, scores)) < 1:
         ordered, order = scores.sort(dim=-1, stable=True)
         mass = masses(ordered).cumsum(dim=-1)
-        removed = mass <= removable(mass[:, -1:], top_p.to(mass.device))
+        removed = mass <= removable(mass[:, -1:], top_p)
         scores = scores.masked_fill(torch.empty_like(removed).scatter_(1, order, removed), -math.inf)
-    if min_p > 0:
-        scores = scores.masked_fill(masses(scores) < least_mass(min_p).to(scores.device), -math.inf)
+    if sampling.min_p > 0:
+        least = least_mass(_single(sampling.min_p, scores))
+        scores = scores.masked_fill(masses(scores) < least, -math.inf)
     return scores
 
 
-def _single(value: float) -> Tensor:
+def _single(value: float, beside: Tensor) -> Tensor:
     """The float32 next to a setting, which is what kernels read."""
-    return torch.tensor(min(value, torch.finfo(torch.float32).max), dtype=torch.float32)
+    return torch.tensor(min(value, torch.finfo(torch.float32).max), dtype=torch.float32, device=beside.device)
 
 
 def top_logprobs(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:

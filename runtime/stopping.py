@@ -6,6 +6,7 @@ the same however the text is cut into tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -54,6 +55,18 @@ class StopWatch:
         self._held = ""
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self._ends = frozenset((*stopping.eos_ids, *stopping.stop_ids))
+
+    def push_plain(self, tokens: Sequence[int]) -> int:
+        """Count tokens at once where there is no text to watch and none of them ends the row; gives how many belong to
+        it, which is 0 where they must be pushed one by one."""
+        if self._text is not None or self.finish_reason is not None or not self._ends.isdisjoint(tokens):
+            return 0
+        taken = min(len(tokens), self._stopping.max_new_tokens - self.num_tokens)
+        self.num_tokens += taken
+        if self.num_tokens == self._stopping.max_new_tokens:
+            self._end("length")
+        return taken
 
     def push(self, token: int) -> str:
         """Count `token` and return newly safe text. The text of an id that stops the row is not shown."""

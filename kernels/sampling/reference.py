@@ -77,12 +77,12 @@ def penalised(logits: Tensor, seen: Tensor | None, repetition: Tensor, presence:
 
 def masses(scores: Tensor) -> Tensor:
     """`exp` of float32 scores that are at most 0, in units of 2^-MASS_BITS: int64. Relative error 1e-7 (1 - score)."""
-    octaves = (-scores.clamp(min=LOWEST_SCORE) * OCTAVES).long()
-    part = (octaves & (2**OCTAVE_BITS - 1)) << (32 - OCTAVE_BITS)
-    power = torch.full_like(part, POWER[-1])
-    for coefficient in POWER[-2::-1]:
-        power = coefficient - ((power * part) >> 32)
-    return (power << (MASS_BITS - 31)) >> (octaves >> OCTAVE_BITS)
+    octaves = scores.clamp(min=LOWEST_SCORE).mul_(-OCTAVES).long()
+    part = (octaves & (2**OCTAVE_BITS - 1)).bitwise_left_shift_(32 - OCTAVE_BITS)
+    power = POWER[-2] - (part * POWER[-1] >> 32)
+    for coefficient in POWER[-3::-1]:
+        power.mul_(part).bitwise_right_shift_(32).sub_(coefficient).neg_()
+    return power.bitwise_left_shift_(MASS_BITS - 31).bitwise_right_shift_(octaves >> OCTAVE_BITS)
 
 
 def least_mass(min_p: Tensor) -> Tensor:

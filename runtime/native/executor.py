@@ -32,6 +32,8 @@ from .values import Values
 
 ONE_THREAD_BYTES = 2 << 20
 """Weights that one core reads faster than two agree about it."""
+FEW_ROWS = 8
+"""Tokens of a small model whose logits are made sooner than the last one's is taken out before."""
 
 
 class NativeExecutor(Executor):
@@ -96,7 +98,8 @@ class NativeExecutor(Executor):
     ) -> dict[str, Tensor]:
         is_later = bool(kept)
         ambient, given = {**ambient, **(kept or {})}, {**inputs, **(kept or {})}
-        cuts_tail = last_token_only and ambient["position"].shape[1] > 1 and self.outline.tail_is_tokenwise
+        wants_last = last_token_only and ambient["position"].shape[1] > 1 and self.outline.tail_is_tokenwise
+        cuts_tail = wants_last and not (self._is_small and ambient["position"].numel() <= FEW_ROWS)
         parts = [part for part in self.outline.regions if not (is_later and self._is_once(part))]
         unreached = self.outline.calls[-1].outputs.values() if cuts_tail else ()
         frame = self._frame(parts, ambient, given, states, without=unreached)
@@ -117,7 +120,14 @@ class NativeExecutor(Executor):
             kept |= {name: tensor for name, tensor in ambient.items() if not is_of_stream(name)}
         if cuts_tail:
             frame = self._run_tail(frame, phase, ambient, states)
-        return {name: cast("Tensor", frame.values.read(value)) for name, value in self._results.items()}
+        results = {name: cast("Tensor", frame.values.read(value)) for name, value in self._results.items()}
+        if not wants_last or cuts_tail:
+            return results
+        rows, last = last_rows(ambient["position"])
+        return {
+            name: x[rows, last][:, None] if self.outline.types[self._results[name]].shape[:2] == ("B", STREAM) else x
+            for name, x in results.items()
+        }
 
     @property
     def takes_other_caches(self) -> bool:
@@ -137,7 +147,12 @@ class NativeExecutor(Executor):
     @property
     def team(self) -> Team:
         """The threads that run it: one where a token is so little work that sharing it would take longer."""
-        return team(1 if self.weight_bytes < ONE_THREAD_BYTES else thread_count())
+        return team(1 if self._is_small else thread_count())
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether a token is less work than what is done around it."""
+        return self.weight_bytes < ONE_THREAD_BYTES
 
     @property
     def can_decode(self) -> bool:

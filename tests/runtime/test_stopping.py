@@ -92,3 +92,15 @@ def test_stop_string_completed_by_the_flush() -> None:
 def test_out_of_range(wrong: dict[str, object]) -> None:
     with pytest.raises(LlmcError, match="E0857"):
         Stopping(**{"max_new_tokens": 1, **wrong})  # pyright: ignore[reportArgumentType]
+
+
+def test_tokens_without_text_may_be_counted_at_once() -> None:
+    stopping = Stopping(max_new_tokens=5, eos_ids=(9,), stop_ids=(8,))
+    watch = StopWatch(stopping)
+    assert watch.push_plain([1, 2, 9]) == watch.push_plain([8]) == 0
+    assert watch.push_plain([1, 2, 3]) == 3
+    assert watch.finish_reason is None
+    assert watch.push_plain([4, 5, 6, 7]) == 2
+    assert watch.finish_reason == "length"
+    assert watch.push_plain([1]) == 0
+    assert StopWatch(stopping, Pieces(["a"])).push_plain([1]) == 0
