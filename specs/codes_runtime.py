@@ -286,9 +286,9 @@ GENERATION: Mapping[str, Code] = {
     ),
     "E0861": _code(
         "the model cannot be packed",
-        "Packed weights need kernels that read them: on a CPU a C compiler and a model whose matrices C multiplies. "
-        "On a GPU they are packed at loading, and not written to a folder.",
-        wrong="llmc build bert --quantize int8 --device cuda",
+        "Packed weights need kernels that read them: on a CPU a C compiler and a model whose matrices C multiplies, on "
+        "a GPU Triton. A folder of packed weights is written by a CPU, and serves both.",
+        wrong="LLMC_NATIVE=0 llmc build llama2_7b --quantize int8 --weights DIR",
         right="llmc build llama2_7b --quantize int8 --weights DIR",
     ),
 }

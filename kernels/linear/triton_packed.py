@@ -9,9 +9,10 @@ from functools import partial
 from torch import Tensor
 
 from ..kernel import Request
+from ..pointwise import triton_activation
 from ..pointwise.reference import ActivationKind, gated_activation_packed
 from ..ternary.packed_in_torch import ternary_linear as ternary_linear_in_torch
-from ..ternary.triton_ternary import WIDEST, ternary_linear
+from ..ternary.triton_ternary import WIDEST, ternary_linear, ternary_projection
 from .reference import linear
 from .triton_int4 import int4_linear
 from .triton_int8 import int8_linear
@@ -30,14 +31,14 @@ def serves(request: Request) -> str | None:
     return None
 
 
-def _both(product: Product) -> tuple[Product, Product]:
+def _both(product: Product, activation: Product = gated_activation_packed) -> tuple[Product, Product]:
     """`linear` and `gated_linear` of the reference, whose weight the product takes packed."""
 
     def packed_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return product(x=x, weight=weight, bias=bias)
 
     def packed_gated_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: ActivationKind) -> Tensor:
-        return gated_activation_packed(x=product(x=x, weight=weight, bias=bias), kind=kind)
+        return activation(x=product(x=x, weight=weight, bias=bias), kind=kind)
 
     return packed_linear, packed_gated_linear
 
@@ -49,10 +50,10 @@ def _in_torch(group: int) -> Product:
     return product
 
 
-int8, int8_gated = _both(int8_linear)
-int4, int4_gated = _both(int4_linear)
-int4_128, int4_128_gated = _both(partial(int4_linear, group=128))
-ternary, ternary_gated = _both(ternary_linear)
+int8, int8_gated = _both(int8_linear, triton_activation.gated_activation_packed)
+int4, int4_gated = _both(int4_linear, triton_activation.gated_activation_packed)
+int4_128, int4_128_gated = _both(partial(int4_linear, group=128), triton_activation.gated_activation_packed)
+ternary, ternary_gated = ternary_linear, ternary_projection
 int8_torch, int8_gated_torch = _both(_in_torch(1))
 int4_torch, int4_gated_torch = _both(_in_torch(32))
 int4_128_torch, int4_128_gated_torch = _both(_in_torch(128))

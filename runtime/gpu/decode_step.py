@@ -65,4 +65,6 @@ class DecodeStep:
     def read(self, steps: int) -> list[list[int]]:
         """The tokens of each row since `begin`: the one time that the host waits."""
         rows = cast("list[list[int]]", self.drawn[:steps].T.tolist())  # pyright: ignore[reportUnknownMemberType]
-        return [[token for token in row if token >= 0] for row in rows]
+        drawn = [[token for token in row if token >= 0] for row in rows]
+        self.settings.end(drawn, steps)
+        return drawn

@@ -23,9 +23,16 @@ class DrawSettings:
         self.seed, self.drawn = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2))
         self.none = torch.zeros(rows, device=device)
         self.seen = torch.zeros(rows, vocab_size, dtype=torch.int32, device=device) if counts else None
+        self._held: list[list[int] | None] = [None] * rows
+        """The tokens that each row of `seen` holds; None where that is not known: between `begin` and `end`, and after
+        steps that drew for nobody."""
+        self._given: list[list[int]] = [[] for _ in range(rows)]
 
     def begin(self, drawing: Drawing) -> None:
-        """Set what the next steps draw by. Rows beyond the history draw as well, for nobody."""
+        """Set what the next steps draw by. Rows beyond the history draw as well, for nobody.
+
+        A row of `seen` whose history goes on from what it holds only gets the new tokens: after a burst of steps, none.
+        """
         sampling, device = drawing.sampling, self.seed.device
         for name, buffer in self.floats.items():
             buffer.fill_(getattr(sampling, name))
@@ -35,9 +42,23 @@ class DrawSettings:
         counts = [*drawing.generated, *([0] * (rows - len(drawing.generated)))]
         self.drawn.copy_(torch.tensor(counts, dtype=torch.int64).to(device))
         if self.seen is not None:
-            self.seen.zero_()
-            for row, tokens in enumerate(drawing.history):
-                _count(self.seen[row], tokens)
+            for row in range(rows):
+                self._count(self.seen[row], row, drawing.history[row] if row < len(drawing.history) else ())
+
+    def _count(self, seen: Tensor, row: int, history: Sequence[int]) -> None:
+        """Mark the tokens of a prompt and its continuation."""
+        held, self._held[row], self._given[row] = self._held[row], None, list(history)
+        if held is None or self._given[row][: len(held)] != held:
+            seen.zero_()
+            held = []
+        new = [token for token in self._given[row][len(held) :] if 0 <= token < len(seen)]
+        if new:
+            seen[torch.tensor(new, device=seen.device)] = 1
+
+    def end(self, drawn: Sequence[Sequence[int]], steps: int) -> None:
+        """Say what each row has drawn in the steps since `begin`: less than one a step is a row that ended."""
+        for row, tokens in enumerate(drawn):
+            self._held[row] = [*self._given[row], *tokens] if len(tokens) == steps else None
 
     def choose(self, logits: Tensor) -> Tensor:
         """Logits `[B, V]` -> ids `[B]` int64, -1 where they are not finite; counts what was drawn."""
@@ -48,10 +69,3 @@ class DrawSettings:
         assert isinstance(tokens, Tensor)
         self.drawn.add_(1)
         return tokens
-
-
-def _count(seen: Tensor, tokens: Sequence[int]) -> None:
-    """Mark the tokens of a prompt and its continuation."""
-    inside = [token for token in tokens if 0 <= token < len(seen)]
-    if inside:
-        seen[torch.tensor(inside, device=seen.device)] = 1

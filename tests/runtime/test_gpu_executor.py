@@ -13,8 +13,10 @@ import torch
 import llmc
 from llmc.runtime.gpu.buckets import batch_rows, capacity, prefill_tokens
 from llmc.runtime.gpu.cache_pool import CachePool
+from llmc.runtime.gpu.draw_settings import DrawSettings
 from llmc.runtime.gpu.executor import GpuExecutor
 from llmc.runtime.model import LanguageModel
+from llmc.runtime.sampling import Drawing, Sampling
 from llmc.runtime.storage import ParameterBinder, tensors_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,3 +128,34 @@ def test_a_pool_hands_out_what_came_back_and_forgets_what_it_does_not_keep() -> 
     with pool.lease(2, 40) as again:
         assert any(again is one for one in (first, second, third))
     assert made == [(2, 256)] * 3
+
+
+def test_what_rows_have_seen_stays_on_the_device_between_bursts() -> None:
+    """A mark of token 9, which nobody drew, tells whether a row was written anew."""
+    settings = DrawSettings(3, 10, torch.device(DEVICE), counts=True)
+    assert settings.seen is not None
+    sampling = Sampling(repetition_penalty=1.5)
+
+    def begin(*history: list[int]) -> list[list[int]]:
+        settings.begin(Drawing(sampling=sampling, history=history, generated=[0] * len(history)))
+        assert settings.seen is not None
+        return [[token for token in range(10) if row[token]] for row in settings.seen]
+
+    assert begin([1, 2], [3]) == [[1, 2], [3], []]
+    for row, tokens in enumerate(([4, 5], [6])):
+        settings.seen[row, tokens] = 1
+    settings.seen[:, 9] = 1
+    settings.end([[4, 5], [6], []], 2)
+    assert begin([1, 2, 4, 5, 7], [3, 6]) == [[1, 2, 4, 5, 7, 9], [3, 6], []], (
+        "the second had ended, the third is nobody"
+    )
+    assert begin([1, 2, 4, 5, 7], [3, 6]) == [[1, 2, 4, 5, 7], [3, 6], []], "steps whose result nobody read"
+    settings.end([[], [], []], 0)
+    assert begin([1, 2], [3, 6]) == [[1, 2], [3, 6], []], "another request"
+
+
+def test_penalties_hold_over_several_bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmc.runtime.gpu.executor.MAX_STEPS", 3)
+    options = {"max_new_tokens": 12, "ignore_eos": True, "repetition_penalty": 1.3}
+    expected = reference("llama_tiny", **options)
+    assert [row.tokens for row in loaded(monkeypatch, "llama_tiny").generate(PROMPTS, **options)] == expected
