@@ -52,6 +52,8 @@ def pass_states(states: Tensor, log_decay: Tensor, initial: Tensor | None, final
     log_decay `[B, S, H]` or `[B, S, H, Dk]` float32: of a whole segment. initial, final `[B, H, Dk, Dv]`.
     """
     batch, segments, heads, key_dim, value_dim = states.shape
+    if log_decay.dim() == 4:  # then heads differ in nothing, and small ones share a program
+        heads, key_dim = 1, heads * key_dim
     size = key_dim * value_dim
     launchable(_pass_states)[(ceil_div(size, BLOCK), batch * heads)](
         states, log_decay, initial, final, segments, heads, size, value_dim, PER_CHANNEL=log_decay.dim() == 4,

@@ -58,9 +58,10 @@ def _walk(
     BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_H channels through one segment. p_start, p_final, p_whole (its log decay) `[B, S, H, N]`."""
-    i_bs = tl.program_id(1).to(tl.int64)
-    i_b, begin = i_bs // segments, (tl.program_id(1) % segments) * segment
-    o_n, o_h = tl.arange(0, BLOCK_N), tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    blocks = tl.cdiv(channels, BLOCK_H)
+    i_bs = (tl.program_id(0) // blocks).to(tl.int64)
+    i_b, begin = i_bs // segments, (tl.program_id(0) // blocks % segments) * segment
+    o_n, o_h = tl.arange(0, BLOCK_N), (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
     m_n, m_h = o_n < key_dim, o_h < channels
     m_s = m_n[:, None] & m_h[None, :]
     o_s = (i_bs * channels + o_h[None, :]) * key_dim + o_n[:, None]
@@ -129,7 +130,7 @@ def _launch(
     segments = ceil_div(tokens, segment)
 
     def walk(start: Tensor | None, left: Tensor | None, whole: Tensor | None, *, with_out: bool) -> None:
-        launchable(_walk)[(blocks, batch * segments)](
+        launchable(_walk)[(batch * segments * blocks,)](
             v, k, q, position, decay, dt, skip, start, left, whole, out, tokens, segment, segments, channels, key_dim,
             v_row, k_row, q_row, dt_row, scale, PER_STATE=decay_per == "state", IS_A_LOG=decay_form == "A_log",
             WITH_OUT=with_out, BLOCK_N=power_of_2(key_dim), **config,

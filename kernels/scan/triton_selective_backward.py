@@ -62,8 +62,10 @@ def _walk(
 
     BACKWARDS, in the gradient of the state before it, segments from the row's end: x is q and y the output's gradient.
     """
-    i_b, i_s = (tl.program_id(1) // segments).to(tl.int64), tl.program_id(1) % segments
-    o_n, o_h = tl.arange(0, BLOCK_N), tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    blocks = tl.cdiv(channels, BLOCK_H)
+    i_bs = tl.program_id(0) // blocks
+    i_b, i_s = (i_bs // segments).to(tl.int64), i_bs % segments
+    o_n, o_h = tl.arange(0, BLOCK_N), (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
     m_n, m_h = o_n < key_dim, o_h < channels
     b_rate = _rates(p_decay, o_h, m_h, o_n, m_n, key_dim, PER_STATE, IS_A_LOG)
     b_s, b_time = tl.zeros((BLOCK_N, BLOCK_H), tl.float32), tl.zeros((BLOCK_H,), tl.float32)
@@ -96,9 +98,10 @@ def _segment(
     """BLOCK_H channels of one segment. p_starts as `_walk` and the passing leave it, p_slopes from the row's end;
     p_kept `[B, S, SEGMENT / BACK, H, N]` is scratch. Gradients of k and q for each block, `[P, B, T, N]`, of the rate
     `[B, S, H, N]`, of skip `[B, S, H]`."""
-    i_bs = tl.program_id(1).to(tl.int64)
-    i_b, i_s = i_bs // segments, tl.program_id(1) % segments
-    o_n, o_h = tl.arange(0, BLOCK_N), tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    blocks = tl.cdiv(channels, BLOCK_H)
+    i_block, i_bs = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
+    i_b, i_s = i_bs // segments, (tl.program_id(0) // blocks) % segments
+    o_n, o_h = tl.arange(0, BLOCK_N), i_block * BLOCK_H + tl.arange(0, BLOCK_H)
     m_n, m_h = o_n < key_dim, o_h < channels
     m_s = m_n[:, None] & m_h[None, :]
     o_s = o_h[None, :] * key_dim + o_n[:, None]
@@ -145,7 +148,7 @@ def _segment(
             b_written = tl.sum(b_slope * b_k[:, None], 0)
             b_grad_v = b_written * b_dt + b_skip * b_grad
             tl.store(p_grad_v + i_row * channels + o_h, b_grad_v.to(p_grad_v.dtype.element_ty), mask=m_h & m_in)
-            o_block = (tl.program_id(0) * batch + i_b) * tokens + begin + i_t
+            o_block = (i_block * batch + i_b) * tokens + begin + i_t
             b_grad_k = tl.sum(b_slope * (b_v * b_dt)[None, :], 1)
             tl.store(p_grad_k + o_block * key_dim + o_n, b_grad_k, mask=m_n & m_in)
             b_grad_q = tl.sum(states[BACK - j] * (b_grad * scale)[None, :], 1)
@@ -186,7 +189,7 @@ def _launch(
         (k, k_row, v, v_row, starts, initial, torch.empty_like(grad_initial)),
         (q, q_row, grad, grad_row, slopes, grad_final, grad_initial),
     ):
-        launchable(_walk)[(blocks, batch * segments)](
+        launchable(_walk)[(batch * segments * blocks,)](
             x, y, position, rate, dt, left, whole, tokens, segments, channels, key_dim, x_row, y_row, dt_row, scale,
             BACKWARDS=left is slopes, **kinds,
         )  # fmt: skip
@@ -194,7 +197,7 @@ def _launch(
     kept = v.new_empty((batch, segments, SEGMENT // BACK, channels, key_dim), dtype=torch.float32)
     sum_k, sum_q = (v.new_empty((blocks, *k.shape), dtype=torch.float32) for _ in range(2))
     sum_skip = v.new_empty((batch, segments, channels), dtype=torch.float32)
-    launchable(_segment)[(blocks, batch * segments)](
+    launchable(_segment)[(batch * segments * blocks,)](
         v, k, q, position, rate, dt, skip, grad, starts, slopes, kept, grad_v, sum_k, sum_q, whole, grad_dt, sum_skip,
         tokens, segments, batch, channels, key_dim, v_row, k_row, q_row, dt_row, grad_row, scale, BACK=BACK, **kinds,
     )  # fmt: skip

@@ -1,0 +1,125 @@
+"""Scans of 256k tokens, launched on tensors without data: launches stay as many, memory grows as tokens do, grids fit."""
+
+# pyright: basic
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from torch import Tensor
+
+from llmc.kernels.scan import (
+    triton_chunked,
+    triton_chunked_backward,
+    triton_delta,
+    triton_delta_backward,
+    triton_prepared,
+    triton_segments,
+    triton_selective,
+    triton_selective_backward,
+)
+
+MODULES = (
+    triton_chunked, triton_chunked_backward, triton_delta, triton_delta_backward, triton_prepared, triton_segments,
+    triton_selective, triton_selective_backward,
+)  # fmt: skip
+SHORT, LONG = 4096, 262144
+GRID = (2**31 - 1, 65535, 65535)
+"""Programs along each axis of a launch (CUDA's programming guide, compute capabilities)."""
+
+
+@dataclass
+class Launches:
+    """Stands for `launchable`: notes grids, whole-number arguments and the memory behind tensors, and runs nothing."""
+
+    grids: list[tuple[int, ...]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    held: dict[int, int] = field(default_factory=dict)
+    """Bytes of each storage; the storages are kept, so that none takes another's place."""
+    alive: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, kernel: object) -> Launches:
+        del kernel
+        return self
+
+    def __getitem__(self, grid: tuple[int, ...]) -> object:
+        self.grids.append(grid)
+        return self.note
+
+    def note(self, *given: object, **constants: object) -> None:
+        for value in (*given, *constants.values()):
+            if isinstance(value, Tensor):
+                self.alive.append(value)
+                self.held[value.untyped_storage()._cdata] = value.untyped_storage().nbytes()
+            elif isinstance(value, int):
+                self.sizes.append(value)
+
+
+def rows(batch: int, tokens: int, width: int) -> Tensor:
+    return torch.empty(batch, tokens, width, dtype=torch.bfloat16, device="meta")
+
+
+def chunks(batch: int, tokens: int) -> None:
+    """Mamba-2 2.7B: 80 heads of 64 share keys of 128."""
+    v, k, heads = rows(batch, tokens, 80 * 64), rows(batch, tokens, 128), 80
+    position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
+    rate = torch.empty(batch, heads, tokens, device="meta")
+    given = (v, k, k.clone(), position, rate, rate.clone(), v.new_empty(heads), None)
+    triton_chunked._launch(*given, 128, 64, 1.0)
+    triton_chunked_backward._launch(v.clone(), None, *given, 128, 64, 1.0)
+
+
+def delta(batch: int, tokens: int) -> None:
+    """Qwen3-Next: 32 heads of 128 by 128, two of which share a key."""
+    v, k, beta = rows(batch, tokens, 32 * 128), rows(batch, tokens, 16 * 128), rows(batch, tokens, 32)
+    position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
+    log = torch.empty(batch, 32, tokens, device="meta")
+    given = (v, k, k.clone(), position, log, None, beta, None, None, None, None, 128, 128, "delta", False, 1.0)
+    triton_delta._launch(*given)
+    triton_delta_backward._launch(v.clone(), None, *given)
+
+
+def erase_write(batch: int, tokens: int) -> None:
+    """RWKV-7 2.9B: 40 heads of 64, each channel with its decay."""
+    x = [rows(batch, tokens, 40 * 64) for _ in range(6)]
+    position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
+    given = (*x[:3], position, x[3], None, None, x[4], x[5], None, None, 64, 64, "erase_write", True, 1.0)
+    triton_delta._launch(*given)
+    triton_delta_backward._launch(x[0].clone(), None, *given)
+
+
+def selective(batch: int, tokens: int) -> None:
+    """Mamba 2.8B: 5120 channels of 16 states."""
+    v, k = rows(batch, tokens, 5120), rows(batch, tokens, 16)
+    position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
+    decay = torch.empty(5120, 16, device="meta")
+    given = (v, k, k.clone(), position, decay, v.clone(), v.new_empty(5120), None, "state", "A_log", 1.0)
+    triton_selective._launch(*given)
+    triton_selective_backward._launch(v.clone(), None, *given)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, run: object, batch: int, tokens: int) -> Launches:
+    found = Launches()
+    for module in MODULES:
+        if hasattr(module, "launchable"):
+            monkeypatch.setattr(module, "launchable", found)
+    run(batch, tokens)  # type: ignore[operator]
+    return found
+
+
+@pytest.mark.parametrize("run", [chunks, delta, erase_write, selective])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_long_row_costs_what_its_tokens_do(monkeypatch: pytest.MonkeyPatch, run: object, batch: int) -> None:
+    short, long = (noted(monkeypatch, run, batch, tokens) for tokens in (SHORT, LONG))
+    assert 2 <= len(long.grids) <= len(short.grids) + 4, "segments add a walk and the passing of states, twice at most"
+    assert sum(long.held.values()) <= 1.05 * LONG / SHORT * sum(short.held.values())
+    for grid in long.grids:
+        assert all(size <= limit for size, limit in zip(grid, GRID)), grid
+    programs, before = sum(map(prod, long.grids)), sum(map(prod, short.grids))
+    assert programs <= 1.05 * LONG / SHORT * before
+    assert max(long.sizes) < 2**31
