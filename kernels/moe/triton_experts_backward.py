@@ -204,13 +204,12 @@ def launch(
         shares = of_inputs if weighs == "input" else shares
         if wants_x:
             sum_picks(parts, weights, by_expert, found[0], experts.shape[-1], weighs=weighs == "input")
-    by_slot = shares.sum(0)[by_expert.positions].view(experts.shape)
+    by_slot = shares.sum(0).index_select(0, by_expert.positions).view(experts.shape)
     if weighs == "output" and down_bias is not None:
         by_slot = by_slot + (grad.float() @ down_bias.float().T).gather(-1, experts)
-    found[1].copy_(by_slot)
     if wants_matrices:
         _matrices(found, grad, x, weights, by_expert, hidden, inner, experts.shape[-1], packing, layout, weighs)
-    return found
+    return found[0], by_slot.to(weights.dtype), *found[2:]
 
 
 def empty(

@@ -17,6 +17,7 @@ from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Request
 from llmc.kernels.moe import reference, triton_experts_grouped
 from llmc.kernels.moe.triton_experts import experts
+from llmc.kernels.moe.triton_router import router
 from llmc.kernels.registry import kernels_for
 from llmc.kernels.tolerance import TOLERANCE, assert_close
 
@@ -97,3 +98,25 @@ def test_frozen_experts_pass_gradients_on() -> None:
         x=wide, weights=shares.double(), experts=picked, up_proj=up.double(), down_proj=down.double()
     )
     assert_close("of x", found, torch.autograd.grad(exact.sum(), wide)[0], tolerance=1e-5)
+
+
+def test_gradients_pass_a_mixture_with_a_shared_expert() -> None:
+    """Router, experts and a part that every token takes: one x, whose gradients are added."""
+    make = torch.Generator().manual_seed(0)
+    shapes = {"x": (1, 6, 16), "router": (4, 16), "up": (4, 8, 16), "down": (4, 16, 8), "shared": (16, 16)}
+    plain = {name: torch.randn(*shape, generator=make, dtype=torch.float64) for name, shape in shapes.items()}
+
+    def loss(modules: tuple[object, object], given: dict[str, Tensor]) -> Tensor:
+        route, mix = modules
+        x = given["x"]
+        weights, picked, logits = route(x=x, weight=given["router"], top_k=2, score="sigmoid", normalise=True)  # type: ignore[operator]
+        mixed = mix(x=x, weights=weights, experts=picked, up_proj=given["up"], down_proj=given["down"])  # type: ignore[operator]
+        return (mixed + x @ given["shared"]).square().mean() + 0.1 * logits.logsumexp(-1).square().mean()
+
+    found: list[tuple[Tensor, ...]] = []
+    for modules, dtype in (((router, experts), torch.float32), ((reference.router, reference.experts), torch.float64)):
+        leaves = {name: one.to(DEVICE, dtype).requires_grad_() for name, one in plain.items()}
+        with small_tiles(False):
+            found.append(torch.autograd.grad(loss(modules, leaves), list(leaves.values())))
+    for name, ours, exact in zip(plain, *found, strict=True):
+        assert_close(name, ours, exact, tolerance=1e-5)
