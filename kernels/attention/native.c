@@ -64,17 +64,18 @@ static inline int sees(const llmc_attention *a, int64_t query, int64_t key) {
 /* The products of a query with each key, scaled, and minus infinity up to a whole vector; returns the largest. */
 static float score_keys(float *scores, const float *q, const float *keys, int64_t stride, int64_t n, int count, float scale) {
     vf largest = vf_all(-INFINITY);
-    int i = 0;
-    for (; i + LLMC_LANES <= count; i += LLMC_LANES) {
+    if (count < LLMC_LANES) {
+        vf_store(scores, vf_products_part(keys, stride, q, n, count) * vf_all(scale));
+        for (int i = count; i < LLMC_LANES; i++) scores[i] = -INFINITY;
+        return vf_largest(vf_load(scores));
+    }
+    for (int i = 0; i < count; i += LLMC_LANES) {
+        if (i > count - LLMC_LANES) i = count - LLMC_LANES; /* some once more, rather than a part of a vector */
         vf v = vf_products(keys + i * stride, stride, q, n) * vf_all(scale);
         vf_store(scores + i, v);
         largest = vf_max(largest, v);
     }
-    if (i < count) {
-        vf_store(scores + i, vf_products_part(keys + i * stride, stride, q, n, count - i) * vf_all(scale));
-        for (int j = count; j < i + LLMC_LANES; j++) scores[j] = -INFINITY;
-        largest = vf_max(largest, vf_load(scores + i));
-    }
+    for (int i = count; i % LLMC_LANES; i++) scores[i] = -INFINITY;
     return vf_largest(largest);
 }
 
@@ -208,7 +209,8 @@ void llmc_attend(llmc_thread *t, const llmc_attention *a) {
     LLMC_FOR(t, chunk, a->batch * a->kv_heads * parts * blocks) {
         int64_t b = chunk / (a->kv_heads * parts * blocks), rest = chunk % (a->kv_heads * parts * blocks);
         int64_t head = rest / (parts * blocks), part = rest / blocks % parts, first_row = rest % blocks * block;
-        queries qs = {.count = 0};
+        queries qs;
+        qs.count = 0;
         int64_t first = INT64_MAX, last = 0;
         for (int64_t i = first_row; i < first_row + block && i < a->tokens; i++) {
             int64_t row = b * a->tokens + i;

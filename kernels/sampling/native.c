@@ -19,6 +19,8 @@ typedef struct {
     int32_t *ids;
     int64_t *mass;
     int64_t count;
+    int32_t *keys;   /* scratch for edges: what lies between the ends */
+    int64_t *inside;
 } list;
 
 int64_t llmc_likeliest(const float *logits, int64_t n) {
@@ -161,20 +163,30 @@ static inline int32_t key_of(float score) {
     return bits & 0x7FFFFFFF;
 }
 
-/* The first key up to which there is `needed` of mass. */
+/* The first key up to which there is `needed` of mass. What lies outside of the ends is looked at no more. */
 static int32_t edge_of(const list *l, int64_t needed) {
     int32_t low = 0, high = 0x7F800000;
+    int64_t count = l->count;
+    for (int64_t i = 0; i < count; i++) l->keys[i] = key_of(l->scores[i]);
+    memcpy(l->inside, l->mass, (size_t)count * sizeof *l->mass);
     while (low < high) {
         int32_t middle = low + (high - low) / 2, within = 0, beyond = 0x7F800000;
-        int64_t found = 0;
-        for (int64_t i = 0; i < l->count; i++) {
-            int32_t key = key_of(l->scores[i]), is_within = key <= middle;
-            found += is_within ? l->mass[i] : 0;
+        int64_t found = 0, kept = 0;
+        for (int64_t i = 0; i < count; i++) {
+            int32_t key = l->keys[i], is_within = key <= middle;
+            found += is_within ? l->inside[i] : 0;
             within = is_within && key > within ? key : within;
             beyond = !is_within && key < beyond ? key : beyond;
         }
-        if (found >= needed) high = within;
-        else low = beyond;
+        int is_enough = found >= needed;
+        if (is_enough) high = within;
+        else low = beyond, needed -= found;
+        for (int64_t i = 0; i < count; i++) {
+            l->keys[kept] = l->keys[i];
+            l->inside[kept] = l->inside[i];
+            kept += (l->keys[i] <= middle) == is_enough;
+        }
+        count = kept;
     }
     return low;
 }
@@ -218,8 +230,10 @@ static void keep_top_p(list *l, int64_t total, int64_t gone) {
 
 static int64_t draw_from_list(const llmc_sampling *s, const float *logits, int64_t vocab, float largest, int64_t least, uint32_t word) {
     list l = {.mass = s->workspace};
-    l.scores = (float *)(l.mass + vocab);
+    l.inside = l.mass + vocab;
+    l.scores = (float *)(l.inside + vocab);
     l.ids = (int32_t *)(l.scores + vocab);
+    l.keys = l.ids + vocab;
     int by_k = s->top_k > 0 && s->top_k < vocab, by_p = s->top_p < 1.0f;
     int64_t total = gather(&l, logits, vocab, largest, s->temperature, NEAR, !by_k), near = 0;
     if (!by_k) {

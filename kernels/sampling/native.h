@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LLMC_SAMPLING_FLOATS 4 /* of workspace, for each token of the vocabulary */
+#define LLMC_SAMPLING_FLOATS 7 /* of workspace, for each token of the vocabulary */
 
 typedef struct {
     float temperature; /* 0: the likeliest token */

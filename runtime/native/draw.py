@@ -11,7 +11,7 @@ from torch import Tensor
 from ..sampling import Drawing, mix
 from .abi import SamplingStruct
 
-WORKSPACE_FLOATS = 4
+WORKSPACE_FLOATS = 7
 """A token of the vocabulary: `LLMC_SAMPLING_FLOATS`."""
 MOST_FLOAT = torch.finfo(torch.float32).max
 
