@@ -1,160 +1,171 @@
-"""`llmc build --verify`: the same tokens through the program before and after its passes, and the numbers compared.
+"""`llmc build --verify`: every pass, every node and the whole program against the unfused program, in numbers.
 
-Without weights a small instance of the spec is run: the params below are lowered one after another where the spec still
-checks. What was compared is always said.
+Passes are compared in float64, where they change nothing but rounding. Nodes are compared as they were compiled: each
+against its reference in float64, on the inputs that the compiled program itself computed. Without weights a small
+instance of the spec is run: some params are lowered one after another where the spec still checks. What was compared
+is always said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from ..compiler.ir import Model
-from ..compiler.ops.declaration import Value
+from ..compiler.keep_values import keep_values
+from ..compiler.native.formats import Quantize
 from ..compiler.passes import PASSES
-from ..compiler.pipeline import read
-from ..compiler.program import Program, compile_model
-from ..compiler.spec import Spec
+from ..compiler.program import Program, compile_model, passes_are_on
 from ..kernels.tolerance import TOLERANCE, error_ratio
-from ..runtime.cache import Cache
-from ..runtime.initialise import initialise
-from ..runtime.load import load
+from ..runtime.checkpoint import open_checkpoint
+from ..runtime.load import load_program
 from ..runtime.model import LanguageModel
-from ..runtime.named_inputs import made_up
-from ..specs.diagnostics import LlmcError, fail
+from ..runtime.node_errors import NodeError, NodeErrors
+from ..specs.diagnostics import LlmcError, Note, fail
+from ..specs.source import Span
+from .verify_passes import PassError, pass_errors
+from .verify_sample import TOKENS, given_inputs, random_model, random_tokens, run, small_instance
 
-SMALL: Mapping[str, int] = {
-    "num_layers": 2,
-    "num_encoder_layers": 2,
-    "num_decoder_layers": 2,
-    "vocab_size": 257,
-    "intermediate_size": 96,
-    "num_experts": 8,
-    "hidden_size": 128,
-}
-TOKENS = 13
 WHOLE_MODEL = 30
 """How many kernels' tolerances a whole model may use up."""
+NOTED = 8
+"""Wrong nodes that an error names."""
 
 
-def verify_program(program: Program, *, weights: Path | None) -> list[str]:
-    """Lines that say what was compared. Raises E0605 where two sides differ."""
-    if weights is not None:
-        return [_with_weights(program, weights)]
-    spec, model, lowered = _small(program.spec, program.model)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was compared: lines that say so, and the figures of every pass and node."""
+
+    lines: list[str]
+    passes: list[PassError]
+    nodes: list[NodeError]
+
+
+def verify_program(program: Program, *, weights: Path | None, quantize: Quantize | None = None) -> Verification:
+    """Compare on the weights of a folder, or on random ones in small. Raises E0605 where two sides differ.
+
+    quantize: how the matrices will be packed; nodes are compared packed then too, against the packed weights.
+    """
+    spec, model, lowered = small_instance(program.spec, program.model)
     shape = ", ".join(f"{name}={value}" for name, value in lowered.items()) or "the spec as it is"
-    tokens = _tokens(spec)
-    expected = _run(_random_model(compile_model(spec, model, dtype="float64", passes=())), tokens)
-    worst = 0.0
-    for number in range(1, len(PASSES) + 1):
-        compiled = compile_model(spec, model, dtype="float64", passes=PASSES[:number])
-        actual = _run(_random_model(compiled), tokens)
-        worst = max(worst, _compare(PASSES[number - 1].__name__, expected, actual, TOLERANCE[torch.float64]))
-    fused = _run(_random_model(compile_model(spec, model, dtype="float32")), tokens)
-    wide = {name: value.float() for name, value in expected.items()}
-    kernels = _compare("kernels in float32", wide, fused, WHOLE_MODEL * TOLERANCE[torch.float32])
-    return [
-        f"{len(PASSES)} passes on {TOKENS} random tokens and random weights in float64 ({shape}): error {worst:.1e}",
-        f"fused with kernels in float32: error {kernels:.1e}",
+    tokens, dtype = random_tokens(spec), program.target.dtype
+    passes = pass_errors(spec, model, tokens, PASSES)
+    _require_passes(passes)
+    lines = [
+        f"{len(passes)} passes on {TOKENS} random tokens with random weights in float64 ({shape}): {_growth(passes)}"
     ]
+    if weights is None:
+        make, source = random_model, "random weights"
+        compiled = compile_model(spec, model, dtype=dtype)
+        unfused = run(random_model(compile_model(spec, model, dtype="float64", passes=())), tokens)
+    else:
+        make, source = partial(_loaded, weights), f"the weights of {weights}"
+        compiled, tokens = program, random_tokens(program.spec)
+        unfused = _modules(make(compiled), tokens)
+    fused = run(make(compiled), tokens)
+    nodes, kept = _nodes(compiled, make, tokens)
+    lines.append(_summary(nodes, dtype, source))
+    if unfused:
+        error = _compare("compilation", unfused, fused, WHOLE_MODEL * TOLERANCE[getattr(torch, dtype)])
+        lines.append(f"the compiled program in {dtype} with {source}: error {error:.1e}")
+    _compare("memory was shared between values", kept, fused, TOLERANCE[getattr(torch, dtype)])
+    if quantize is not None:
+        packed, _ = _nodes(compiled, make, tokens, quantize)
+        lines.append(_summary(packed, quantize, source))
+        nodes = packed
+    return Verification(lines=lines, passes=passes, nodes=nodes)
 
 
-def _small(spec: Spec, model: Model) -> tuple[Spec, Model, dict[str, Value]]:
-    """The spec with as many of the small values as it still checks with."""
-    overrides: dict[str, Value] = {
-        name: param.value for name, param in spec.params.items() if param.origin == "override"
-    }
-    lowered: dict[str, Value] = {}
-    for name, value in SMALL.items():
-        present = spec.environment.get(name)
-        if not isinstance(present, int) or present <= value:
-            continue
-        try:
-            spec, model = read(spec.document, {**overrides, **lowered, name: value})
-        except LlmcError:
-            continue
-        lowered[name] = value
-    return spec, model, lowered
+def _loaded(weights: Path, program: Program) -> LanguageModel:
+    with open_checkpoint(weights) as checkpoint:
+        return load_program(program, weights, checkpoint)
 
 
-def _tokens(spec: Spec) -> Tensor:
-    size = spec.environment.get("vocab_size")
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, size if isinstance(size, int) else 64, (2, TOKENS), generator=generator)
-
-
-def _random_model(program: Program) -> LanguageModel:
-    """The same parameters whatever the passes are, and none so small that a wrong one would not show."""
-    model = LanguageModel(program)
-    model.to_empty(device="cpu")
-    model.to(getattr(torch, program.target.dtype))
-    owned = {path: spec for path, spec in program.weights.parameters.items() if path not in program.weights.ties}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for path, owner in program.weights.ties.items():
-        parameters[path].data = parameters[owner].data
-    with torch.no_grad():
-        initialise(parameters, owned, 0)
-        for path in sorted(owned):
-            generator = torch.Generator().manual_seed(crc32(path.encode()))
-            noise = torch.randn(parameters[path].shape, generator=generator, dtype=torch.float64)
-            parameters[path].add_((0.02 * noise).to(parameters[path].dtype))
-    return model.eval()
-
-
-def _run(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
-    """A prefill, and where there is state then one decoded token, through the Program."""
-    with torch.inference_mode():
-        values = {**model.default_inputs(tokens), **_once(model, tokens), model.program.model.inputs[0].name: tokens}
-        length = tokens.shape[1] + 1
-        cache = Cache(
-            model.program.states, batch_size=len(tokens), max_seq_len=length, dtype=model.dtype, device=model.device
-        )
-        found = dict(model.run_program(values, cache, None))
-        if model.program.states:
-            step = {name: value[:, -1:] if value.shape == tokens.shape else value for name, value in values.items()}
-            found |= {
-                f"{name} of the next token": value for name, value in model.run_program(step, cache, None).items()
-            }
-        return found
-
-
-def _once(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
-    """Inputs without a default; an axis beside the stream has another length than it."""
-    found = made_up(model.program.model, tokens, TOKENS - 4, torch.Generator().manual_seed(1))
-    return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in found.items()}
-
-
-def _with_weights(program: Program, weights: Path) -> str:
-    """The fused program against the module tree, both with the real weights at the real size."""
-    overrides = {name: param.value for name, param in program.spec.params.items() if param.origin == "override"}
-    model = load(program.spec.document.path, weights=weights, params=overrides, dtype=program.target.dtype)
-    tokens = _tokens(program.spec)
-    values = {**model.default_inputs(tokens), **_once(model, tokens)}
+def _modules(model: LanguageModel, tokens: Tensor) -> dict[str, Tensor]:
+    """The outputs of the modules, unfused as in training; none of a model that is packed."""
+    if model.quantize is not None:
+        return {}
     with torch.enable_grad():
-        plain = model(tokens, **values)
-    expected = {"out": plain} if isinstance(plain, Tensor) else dict(plain)
-    found = _run(model, tokens)
-    actual = dict(zip(expected, found.values(), strict=False))
-    bound = WHOLE_MODEL * TOLERANCE[getattr(torch, program.target.dtype)]
-    ratio = _compare("fused program", {name: value.detach() for name, value in expected.items()}, actual, bound)
+        plain = model(tokens, **{**model.default_inputs(tokens), **given_inputs(model, tokens)})
+    named = {next(iter(model.program.module.outputs)): plain} if isinstance(plain, Tensor) else dict(plain)
+    return {name: value.detach() for name, value in named.items()}
+
+
+def _nodes(
+    program: Program, make: Callable[[Program], LanguageModel], tokens: Tensor, quantize: Quantize | None = None
+) -> tuple[list[NodeError], dict[str, Tensor]]:
+    """Every node of the program as it was compiled, and the outputs of the program that keeps its values."""
+    passes = (*(PASSES if passes_are_on() else ()), keep_values)
+    model = make(compile_model(program.spec, program.model, dtype=program.target.dtype, passes=passes))
+    measured = NodeErrors(model, quantize=None if quantize is None else lambda: model.pack(quantize))
+    outputs = run(model, tokens, measured.run)
+    _require_nodes(measured.found)
+    return measured.found, outputs
+
+
+def _growth(passes: list[PassError]) -> str:
+    """The largest error, and each pass after which it was larger than before."""
+    grown: list[str] = []
+    largest = 0.0
+    for one in passes:
+        if one.error > largest:
+            largest = one.error
+            grown.append(f"{one.error:.1e} after {one.name} at {one.worst}")
+    return f"error {', '.join(grown) or '0'}"
+
+
+def _summary(nodes: list[NodeError], format: str, source: str) -> str:
+    worst = max(nodes, key=lambda one: one.ratio)
+    count = len({one.path for one in nodes})
+    return f"{count} nodes in {format} with {source}: at most {worst.ratio:.1f} times the reference's own error"
+
+
+def _require_passes(passes: list[PassError]) -> None:
+    wrong = next((one for one in passes if one.first is not None), None)
+    if wrong is not None:
+        message = f"after {wrong.name}, {wrong.first} differs from the program before it"
+        note = Note(
+            text=f"the error ratio is {wrong.error:.2e} at {wrong.worst}, of {wrong.met} values that were compared"
+        )
+        raise _bug(message, notes=(note,), help="this is a bug in llmc; LLMC_PASSES=0 runs the spec as it stands")
+
+
+def _require_nodes(nodes: list[NodeError]) -> None:
+    wrong = sorted((one for one in nodes if one.is_wrong), key=lambda one: -one.ratio)
+    if wrong:
+        notes = [Note(text=_described(one), span=one.span) for one in wrong[1 : NOTED + 1]]
+        remedy = "this is a bug in llmc; " + (
+            "LLMC_NATIVE=0 runs the program without machine code"
+            if wrong[0].kernel == "native"
+            else "LLMC_KERNELS=0 runs every node by its reference"
+        )
+        raise _bug(_described(wrong[0]), wrong[0].span, notes=notes, help=remedy)
+
+
+def _described(one: NodeError) -> str:
     return (
-        f"fused program against the modules on {TOKENS} random tokens with the weights of {weights}: error {ratio:.1e}"
+        f"{one.path}:{one.port} ({one.op}, {one.kernel}, {one.phase}) is wrong by {one.error:.2e}, its reference in "
+        f"{one.dtype} by {one.reference_error:.2e}"
     )
 
 
 def _compare(what: str, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], bound: float) -> float:
+    """The largest error ratio of the outputs that both have."""
     worst = 0.0
-    for name, value in expected.items():
-        ratio = error_ratio(actual[name], value)
+    for name in expected.keys() & actual.keys():
+        ratio = error_ratio(actual[name], expected[name])
         if not ratio <= bound:
-            raise fail(
-                "E0605",
-                f"after {what}, {name} differs from the unfused program: error ratio {ratio:.2e}, allowed {bound:.0e}",
+            raise _bug(
+                f"after {what}, {name} differs: error ratio {ratio:.2e}, allowed {bound:.0e}",
                 help="this is a bug in llmc; LLMC_PASSES=0 runs the spec as it stands",
             )
         worst = max(worst, ratio)
     return worst
+
+
+def _bug(message: str, span: Span | None = None, *, notes: Sequence[Note] = (), help: str) -> LlmcError:
+    return fail("E0605", message, span, notes=notes, help=help)

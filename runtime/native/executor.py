@@ -62,6 +62,8 @@ class NativeExecutor(Executor):
         self.binding.bind(parameters)
         self.cached = [path for path, spec in outline.states.items() if STATES[spec.kind].may_be_shorter]
         self.memory = Memory(self.native, library)
+        self.gives_float32 = False
+        """Whether outputs are given as they were computed, and not in the model's dtype."""
 
     def run(
         self,
@@ -120,7 +122,8 @@ class NativeExecutor(Executor):
             kept |= {name: tensor for name, tensor in ambient.items() if not is_of_stream(name)}
         if cuts_tail:
             frame = self._run_tail(frame, phase, ambient, states)
-        results = {name: cast("Tensor", frame.values.read(value)) for name, value in self._results.items()}
+        given_out = frame.values.outside.__getitem__ if self.gives_float32 else frame.values.read
+        results = {name: cast("Tensor", given_out(value)) for name, value in self._results.items()}
         if not wants_last or cuts_tail:
             return results
         rows, last = last_rows(ambient["position"])

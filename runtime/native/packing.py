@@ -40,6 +40,15 @@ def declare(library: ctypes.CDLL) -> None:
         ctypes.c_void_p,
     )
     library.llmc_pack.restype = None
+    library.llmc_unpack.argtypes = (
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_void_p,
+    )
+    library.llmc_unpack.restype = None
     library.llmc_mean_magnitude.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int64)
     library.llmc_mean_magnitude.restype = ctypes.c_float
 
@@ -67,6 +76,14 @@ def pack(library: ctypes.CDLL, weight: Tensor, format: str, *, is_pair: bool) ->
 
     with ThreadPoolExecutor(thread_count()) as pool:
         list(pool.map(part, range(0, groups, share)))
+    return out
+
+
+def unpack(library: ctypes.CDLL, packed: Tensor, shape: Sequence[int], format: str, *, is_pair: bool) -> Tensor:
+    """What kernels multiply with: the matrix `[N, K]` (a pair: `[2N, K]`) of this shape as float32."""
+    features = shape[0] // 2 if is_pair else shape[0]
+    out = torch.empty(shape[0], shape[1])
+    library.llmc_unpack(FORMATS[format], packed.data_ptr(), features, shape[1], int(is_pair), out.data_ptr())
     return out
 
 

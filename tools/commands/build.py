@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,11 @@ from ..targets import locate
 from ..terminal import bytes_text, count, table, write_json
 
 if TYPE_CHECKING:
+    from ...compiler.native.formats import Quantize
     from ...compiler.ops.declaration import Value
     from ...compiler.program import Program
     from ...runtime.artifact import Artifact
+    from ..verify_program import Verification
 
 
 @click.command("build")
@@ -38,7 +41,7 @@ def command(
     weights: str | None,
     device: str,
     dtype: str | None,
-    quantize: str | None,
+    quantize: Quantize | None,
     verify: bool,
     strict_kernels: bool,
     as_json: bool,
@@ -69,13 +72,13 @@ def command(
 
         with phases.time("strict kernels"):
             require_kernels(program)
-    compared: list[str] = []
+    compared: Verification | None = None
     packing: str | None = None
     if verify:
         from ..verify_program import verify_program
 
         with phases.time("verify"):
-            compared = verify_program(program, weights=folder)
+            compared = verify_program(program, weights=folder, quantize=quantize)
     from ...runtime.artifact import write_artifact
 
     target = Path(output) if output is not None else Path("build") / program.spec.name
@@ -98,7 +101,7 @@ def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple
     from dataclasses import replace
     from typing import cast
 
-    from ...compiler.native.formats import Quantize, choose_formats, rules_of
+    from ...compiler.native.formats import choose_formats, rules_of
     from ...compiler.program import compile_model
     from ...runtime.checkpoint import open_checkpoint
     from ...runtime.load import load_program
@@ -134,12 +137,18 @@ def _check_weights(resolved: object, model: object, folder: Path, dtype: str | N
 
 
 def _show(
-    program: Program, artifact: Artifact, compared: list[str], packing: str | None, phases: PhaseLog, as_json: bool
+    program: Program,
+    artifact: Artifact,
+    compared: Verification | None,
+    packing: str | None,
+    phases: PhaseLog,
+    as_json: bool,
 ) -> None:
     from ...runtime.artifact import plan_values
 
     sizes = program.plan
     kernels = _kernels(program)
+    verified = compared.lines if compared is not None else []
     if as_json:
         values = plan_values(program)
         seconds = {name: round(time, 6) for name, time in phases.phases}
@@ -150,7 +159,9 @@ def _show(
                 "folder": folder,
                 "hash": artifact.hash,
                 "seconds": seconds,
-                "verified": compared,
+                "verified": verified,
+                "passes": [asdict(one) for one in compared.passes] if compared is not None else [],
+                "nodes": [one.as_json() for one in compared.nodes] if compared is not None else [],
                 "packing": packing,
             }
         )
@@ -177,12 +188,17 @@ def _show(
         *_target(program),
         *_native(program),
         *((f"kernels {phase}", text) for phase, text in kernels.items()),
-        *(("verified", line) for line in compared),
+        *(("verified", line) for line in verified),
         *((("packing", packing),) if packing else ()),
         ("artifact", f"{artifact.folder.as_posix()}  sha256:{artifact.hash[:16]}"),
     ]
     print()
     table([program.spec.name, ""], rows)
+    if compared is not None:
+        from ..verify_table import print_nodes
+
+        print()
+        print_nodes(compared.nodes, program.spec.document.path)
     shown = shlex.quote(artifact.folder.as_posix())
     follow = f"llmc generate {shown} -p 'Once upon a time'"
     print(f"\nNext: {follow}{'' if _has_weights(artifact) else ' --weights DIR      (or --random)'}")
