@@ -246,9 +246,10 @@ class _Measured:
 
 
 def _distance(actual: object, expected: object) -> float:
-    """The error ratio; of the buffers of a state, the largest. Values of other shapes are infinitely far apart."""
+    """The error ratio; of the buffers of a state, the largest. Other shapes and NaN are infinitely far away."""
     if isinstance(expected, Tensor):
         fits = isinstance(actual, Tensor) and actual.shape == expected.shape
-        return error_ratio(cast("Tensor", actual), expected) if fits else float("inf")
+        error = error_ratio(cast("Tensor", actual), expected) if fits else float("inf")
+        return error if error == error else float("inf")
     pairs = zip(cast("State", actual), cast("State", expected), strict=True)
     return max((_distance(one, other) for one, other in pairs), default=0.0)

@@ -69,10 +69,10 @@ def verify_program(program: Program, *, weights: Path | None, quantize: Quantize
     fused = run(make(compiled), tokens)
     nodes, kept = _nodes(compiled, make, tokens)
     lines.append(_summary(nodes, dtype, source))
+    _compare("memory was shared between values", kept, fused, TOLERANCE[getattr(torch, dtype)])
     if unfused:
         error = _compare("compilation", unfused, fused, WHOLE_MODEL * TOLERANCE[getattr(torch, dtype)])
         lines.append(f"the compiled program in {dtype} with {source}: error {error:.1e}")
-    _compare("memory was shared between values", kept, fused, TOLERANCE[getattr(torch, dtype)])
     if quantize is not None:
         packed, _ = _nodes(compiled, make, tokens, quantize)
         lines.append(_summary(packed, quantize, source))
