@@ -10,6 +10,7 @@ because it is the cache.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
@@ -20,9 +21,13 @@ from .lowered import Lowered, Module, site_of, type_of
 from .native.sharing import CACHED
 from .rewrite import add_output
 
+_MARK = "kept"
+"""Where an fx node's meta holds the port at which it is kept."""
+
 
 def keep_values(module: Module) -> int:
-    """Returns the number of values in all calls. The output of a value is named `PATH:PORT`."""
+    """Returns the number of values in all calls. The output of a value is named `PATH:PORT`, and with a number where a
+    definition has several such."""
     kept = {name: dict(_values(lowered)) for name, lowered in module.definitions.items()}
     for name, values in kept.items():
         for port, node in values.items():
@@ -36,6 +41,11 @@ def keep_values(module: Module) -> int:
     return count
 
 
+def kept_as(node: fx.Node) -> str | None:
+    """The port at which its definition gives a value, `path:port`; None where it is not kept."""
+    return cast("str | None", node.meta.get(_MARK))
+
+
 def result_of(node: fx.Node) -> tuple[fx.Node, str]:
     """The op node that makes a value, and the port at which it gives it."""
     if node.target is operator.getitem:
@@ -46,7 +56,11 @@ def result_of(node: fx.Node) -> tuple[fx.Node, str]:
 
 def _values(lowered: Lowered) -> Iterator[tuple[str, fx.Node]]:
     """Every value that has numbers of its own, by `path:port`."""
+    count = Counter[str]()
     for node in lowered.graph.nodes:
         if node.op == "call_function" and type_of(node).shape and CACHED not in type_of(node).shape:
             source, port = result_of(node)
-            yield f"{site_of(source).path}:{port}", node
+            name = f"{site_of(source).path}:{port}"
+            count[name] += 1
+            node.meta[_MARK] = f"{name}:{count[name]}" if count[name] > 1 else name
+            yield node.meta[_MARK], node

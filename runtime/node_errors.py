@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx
 
 from ..compiler.ir import Call
-from ..compiler.keep_values import result_of
-from ..compiler.lowered import Lowered, site_of, type_of
+from ..compiler.keep_values import kept_as, result_of
+from ..compiler.lowered import Lowered, site_of
 from ..compiler.native.body import AS_THEY_ARE, Operand
 from ..kernels.kernel import Phase
 from ..kernels.tolerance import TOLERANCE, error_ratio
@@ -202,9 +202,8 @@ class _Measured:
             else:
                 packed = self.whole.packed(call, node) if is_native else None
                 made = run_reference(lowered, node, values, low=low, packed=packed)
-            source, port = result_of(node)
-            name = f"{call.binding.own(site_of(source).path)}:{port}"
-            ours = self.taken.outputs.get(name) if type_of(node).shape else None
+            name = kept_as(node)
+            ours = None if name is None else self.taken.outputs[call.binding.own(name)]
             values[node] = made if ours is None else ours
             if ours is not None:
                 yield self._error(call, node, ours, made, low)

@@ -64,7 +64,9 @@ def verify_program(program: Program, *, weights: Path | None, quantize: Quantize
         unfused = run(random_model(compile_model(spec, model, dtype="float64", passes=())), tokens)
     else:
         make, source = partial(_loaded, weights), f"the weights of {weights}"
-        compiled, tokens = program, random_tokens(program.spec)
+        is_here = program.target.device == "cpu"
+        compiled = program if is_here else compile_model(program.spec, program.model, dtype=dtype)
+        tokens = random_tokens(program.spec)
         unfused = _modules(make(compiled), tokens)
     fused = run(make(compiled), tokens)
     nodes, kept = _nodes(compiled, make, tokens)
