@@ -1,12 +1,13 @@
 /* The scan in order of time. Heads with wide values run with values side by side in vectors, a key at a time, in the
  * state itself; heads with few values with keys side by side, in a copy that lies values first; heads with one value
- * (S6) as `channels.h` has it. */
+ * (S6) as `channels.h` has it. Many tokens of heads that forget by one factor are taken in chunks, as in `chunks.h`. */
 #include "native.h"
 
 #include <string.h>
 
 #include "../native/vector_math.h"
 #include "channels.h"
+#include "chunks.h"
 
 #define WIDE 4 /* vectors of values taken at once */
 
@@ -255,6 +256,12 @@ static int64_t channels_at_once(const llmc_scan *a, int threads) {
     return heads < LLMC_LANES ? LLMC_LANES : heads;
 }
 
+/* Heads of one key that run together, so that their scores are made once: as many as leave each thread some units. */
+static int64_t key_sharers(const llmc_scan *a, int threads) {
+    int64_t even = a->batch * a->heads / (CHUNKS_A_THREAD * threads);
+    return even < 1 ? 1 : smaller(even, a->heads / a->key_heads);
+}
+
 void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
     if (takes_channels(a)) {
         int64_t heads = channels_at_once(a, t->count), groups = (a->heads + heads - 1) / heads;
@@ -273,6 +280,17 @@ void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
         return;
     }
     int64_t count = values_at_once(a, t->count), parts = (a->value_dim + count - 1) / count;
+    if (takes_chunks(a)) {
+        int64_t shared = a->heads / a->key_heads, heads = parts > 1 ? 1 : key_sharers(a, t->count);
+        int64_t units = (shared + heads - 1) / heads;
+        LLMC_FOR(t, chunk, a->batch * a->key_heads * units * parts) {
+            int64_t unit = chunk / parts, first = chunk % parts * count, group = unit / units;
+            int64_t head = group % a->key_heads * shared, from = unit % units * heads;
+            run_chunks(a, t->scratch, group / a->key_heads, head + from, head + smaller(from + heads, shared), first,
+                       smaller(count, a->value_dim - first));
+        }
+        return;
+    }
     LLMC_FOR(t, chunk, a->batch * a->heads * parts) {
         int64_t head = chunk / parts, first = chunk % parts * count;
         run_values(a, t->scratch, head / a->heads, head % a->heads, first, smaller(count, a->value_dim - first));

@@ -198,6 +198,62 @@ def test_scan(
             assert_close("state", state, expected_state, tolerance=5e-6 + slack)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("decay_per", ["none", "head", "token_head"])
+@given(
+    lengths=st.lists(st.sampled_from([8, 9, 31, 32, 33, 70]), min_size=1, max_size=2),
+    heads=st.sampled_from([1, 3, 7]),
+    groups=st.sampled_from([1, 2]),
+    key_dim=st.sampled_from([64, 65, 70, 128]),
+    value_dim=st.sampled_from([8, 9, 16, 33, 64, 130]),
+    form=st.sampled_from(["log", "A_log"]),
+    strong=st.booleans(),
+    is_padded=st.booleans(),
+    seed=st.integers(0, 99),
+    threads=st.integers(1, 3),
+    keeps=st.booleans(),
+    without=st.sets(st.sampled_from(["dt", "skip"])),
+)
+def test_chunks(
+    isa: str,
+    decay_per: DecayShape,
+    lengths: list[int],
+    heads: int,
+    groups: int,
+    key_dim: int,
+    value_dim: int,
+    form: Literal["log", "A_log"],
+    strong: bool,
+    is_padded: bool,
+    seed: int,
+    threads: int,
+    keeps: bool,
+    without: set[str],
+) -> None:
+    """Several tokens at once are what one after the other are, however fast they are forgotten."""
+    torch.manual_seed(seed)
+    heads, batch = heads * groups, 2
+    state = torch.randn(batch, heads, key_dim, value_dim) if keeps else None
+    for tokens in lengths:
+        x = scan_operands(batch, tokens, heads, groups, key_dim, value_dim, decay_per, "add")
+        x = {name: value for name, value in x.items() if name not in without}
+        if strong and "decay" in x:
+            x["decay"] = x["decay"] * (1 if form == "A_log" else 200)
+            x["decay"].view(-1)[0] = 5.0 if form == "A_log" else -torch.inf
+        position = positions(batch, tokens) if is_padded else torch.arange(tokens).expand(batch, tokens).contiguous()
+        expected_state = None if state is None else state.double()
+        rule: tuple[DecayShape, DecayForm, Update] = (decay_per, form, "add")
+        sizes = (heads, groups, key_dim, value_dim)
+        out = run_scan(isa, x, position, state, sizes=sizes, rule=rule, scale=0.7, threads=threads)
+        wide = {name: value.double() for name, value in x.items()}
+        fields = {"position": position, "key_dim": key_dim, "value_dim": value_dim, "scale": 0.7}
+        rules = {"decay_per": decay_per, "decay_form": form}
+        exact = _read(scan(**wide, **fields, **rules, **_with(expected_state)))  # type: ignore[call-overload,arg-type]  # pyright: ignore[reportArgumentType,reportCallIssue]
+        assert_close("out", out, exact, tolerance=3e-6)
+        if state is not None and expected_state is not None:
+            assert_close("state", state, expected_state, tolerance=3e-6)
+
+
 def _with(state: Tensor | None) -> dict[str, object]:
     return {} if state is None else {"state": (state,)}
 
