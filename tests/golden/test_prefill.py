@@ -54,4 +54,5 @@ def test_single_token(golden: Golden, model: LanguageModel) -> None:
     expected = golden.ask(tokens)
     for run in (run_modules, run_program):
         for name, value in run(model, tokens).items():
-            assert torch.allclose(value, expected[name], atol=1e-5), name
+            # either float32 may be 1e-5 from the exact value, on its own side
+            assert torch.allclose(value, expected[name], atol=2e-5), name
