@@ -38,11 +38,4 @@ def _is_meant(op: str, device: str) -> bool:
     """Attention and norms; on a GPU scans, experts and ternary layers as well."""
     if "norm" in op or "attention" in op or "attend" in op:
         return True
-    return device.startswith("cuda") and op in (
-        "scan",
-        "short_conv",
-        "experts",
-        "router",
-        "ternary_linear",
-        "ternary_projection",
-    )
+    return device.startswith("cuda") and op in ON_A_GPU
