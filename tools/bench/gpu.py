@@ -1,8 +1,9 @@
 """Kernels and models on a GPU beside its limits and its rivals: `python -P -m llmc.tools.bench.gpu [--help]`.
 
 Every kernel is the one that the compiler picks. Rivals that are not installed are named with the reason. The table
-comes last; `--json FILE` keeps all figures. A case takes two to ten seconds where its kernels are not compiled yet, the
-gradients of attention most; some 45 of them three minutes, models one each. After `--seconds` none is begun.
+comes last; `--json FILE` keeps all figures, what each case took among them. By estimate, not yet seen on a chip: two to
+ten seconds a case, nearly all of it compilation, three minutes for all; one for 32 layers through torch.compile; one a
+model with its rival. After `--seconds` nothing is begun, and what was left out is named.
 """
 
 from __future__ import annotations
