@@ -28,8 +28,6 @@ CHUNK = 64
 """Tokens of a chunk: the fewest that fill a matrix instruction of Hopper's."""
 WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
-WIDEST_TRAINED = 128
-"""Elements of a key and of a value whose gradients a program makes at once."""
 FORGOTTEN = tl.constexpr(-1e4)
 """A log decay whose factor is 0; a lower one would cost the sums after it their digits."""
 PER_HEAD = ("none", "head", "token_head")
@@ -51,8 +49,6 @@ def serves(request: Request) -> str | None:
         return f"a key of {key_dim} elements is longer than {WIDEST}"
     if value_dim == 1:
         return "a state of one column has no matrix products"
-    if request.phase == "train" and (not isinstance(value_dim, int) or max(key_dim, value_dim) > WIDEST_TRAINED):
-        return f"gradients hold whole states, and {key_dim} by {value_dim} is wider than {WIDEST_TRAINED}"
     return None
 
 

@@ -147,27 +147,32 @@ def _pairs(
     of that of log, `[B, H, T]`, that is due to them: of each token all pairs that end at it or later, less those that
     also begin there."""
     i_c, i_h, i_b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    o_c, o_k, o_v = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_V)
-    o_t, m_k, m_v = i_c * CHUNK + o_c, o_k < key_dim, o_v < value_dim
+    o_c, o_k = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K)
+    o_t, m_k = i_c * CHUNK + o_c, o_k < key_dim
     m_in = o_t < tokens
     m_t = tl.load(p_position + i_b * tokens + o_t, mask=m_in, other=-1) >= 0
-    o_row, m_tk, m_tv = i_b * tokens + o_t, m_t[:, None] & m_k[None, :], m_t[:, None] & m_v[None, :]
+    o_row, m_tk = i_b * tokens + o_t, m_t[:, None] & m_k[None, :]
     DTYPE: tl.constexpr = p_v.dtype.element_ty
-    o_key, o_value = (i_h // shared) * key_dim + o_k[None, :], i_h * value_dim + o_v[None, :]
-    b_k = tl.load(p_k + o_row[:, None] * k_row + o_key, mask=m_tk, other=0.0).to(DTYPE)
-    b_q = tl.load(p_q + o_row[:, None] * q_row + o_key, mask=m_tk, other=0.0).to(DTYPE)
-    b_v = tl.load(p_v + o_row[:, None] * v_row + o_value, mask=m_tv, other=0.0)
-    b_grad = tl.load(p_grad + o_row[:, None] * grad_row + o_value, mask=m_tv, other=0.0).to(DTYPE)
-    b_log, b_dt = _rates(p_log, p_dt, (i_b * heads + i_h) * tokens + o_t, m_in, CHUNK)  # pyright: ignore[reportGeneralTypeIssues]
-    b_pairs = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee")
+    b_pairs = tl.zeros((CHUNK, CHUNK), tl.float32)
+    for i in range(tl.cdiv(value_dim, BLOCK_V)):
+        o_v = i * BLOCK_V + tl.arange(0, BLOCK_V)
+        m_tv, o_value = m_t[:, None] & (o_v < value_dim)[None, :], i_h * value_dim + o_v[None, :]
+        b_v = tl.load(p_v + o_row[:, None] * v_row + o_value, mask=m_tv, other=0.0)
+        b_grad = tl.load(p_grad + o_row[:, None] * grad_row + o_value, mask=m_tv, other=0.0).to(DTYPE)
+        b_pairs += tl.dot(b_grad, tl.trans(b_v), input_precision="ieee")
+    o_rate = (i_b * heads + i_h) * tokens + o_t
+    b_log, b_dt = _rates(p_log, p_dt, o_rate, m_in, CHUNK)  # pyright: ignore[reportGeneralTypeIssues]
     b_pairs *= decay_between(summed(b_log), CHUNK) * (b_dt * scale)[None, :]
     p_to = p_pairs + (((i_b * heads + i_h) * chunks + i_c) * CHUNK + o_c[:, None]) * CHUNK + o_c[None, :]
     tl.store(p_to, b_pairs.to(p_pairs.dtype.element_ty))
     if p_log is not None:
+        o_key = (i_h // shared) * key_dim + o_k[None, :]
+        b_k = tl.load(p_k + o_row[:, None] * k_row + o_key, mask=m_tk, other=0.0).to(DTYPE)
+        b_q = tl.load(p_q + o_row[:, None] * q_row + o_key, mask=m_tk, other=0.0).to(DTYPE)
         b_pairs *= tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         b_wide = tl.where(o_c[:, None] > o_c[None, :], b_pairs, 0.0).to(tl.float64)
         b_grad_log = tl.cumsum(tl.sum(b_wide, 1) - tl.sum(b_wide, 0), axis=0, reverse=True)
-        tl.store(p_grad_log + (i_b * heads + i_h) * tokens + o_t, b_grad_log.to(tl.float32), mask=m_in)
+        tl.store(p_grad_log + o_rate, b_grad_log.to(tl.float32), mask=m_in)
 
 
 @triton.jit
@@ -281,7 +286,7 @@ def _launch(
     pairs = v.new_empty((batch, heads, chunks, CHUNK, CHUNK), dtype=kept)
     launchable(_pairs)[(chunks, heads, batch)](
         v, k, q, position, log, dt, grad, pairs, sum_log[key_blocks], *sizes, v_row, k_row, q_row, grad_row, scale,
-        CHUNK=CHUNK, BLOCK_K=block_k, BLOCK_V=block_v, num_warps=4, num_stages=1,
+        CHUNK=CHUNK, BLOCK_K=block_k, BLOCK_V=blocks["BLOCK_V"], num_warps=4, num_stages=1,
     )  # fmt: skip
     launchable(_keys)[(chunks * key_blocks, parts * groups, batch)](
         v, k, q, position, log, dt, grad, states, slopes, pairs, sum_k, sum_q, sum_log, tokens, chunks, heads, shared,
