@@ -13,6 +13,7 @@ from ..kernel import Request
 from . import reference
 from .reference import MaskKind
 from .triton_backward import launch_backward
+from .triton_bias_gradient import launch_bias_gradients
 from .triton_prefill import launch_forward
 from .triton_settings import WIDEST, Settings
 
@@ -27,12 +28,8 @@ def serves(request: Request) -> str | None:
     for name, size in (("head_dim", head_dim), ("v_head_dim", request.fields.get("v_head_dim") or head_dim)):
         if not isinstance(size, int) or size > WIDEST:
             return f"{name} {size} is more than {WIDEST}"
-    if request.phase == "train":
-        trained = {"bias", "distance_bias"} & request.shapes.keys()
-        if trained:
-            return f"it computes no gradient of {trained.pop()}"
-        if request.fields.get("dropout"):
-            return "it drops no weights"
+    if request.phase == "train" and request.fields.get("dropout"):
+        return "it drops no weights"
     return None
 
 
@@ -130,6 +127,53 @@ def _reference_backward(
     return of_q.contiguous(), of_k, of_v, by_head.sum(-1).transpose(1, 2).contiguous()
 
 
+def _launch_biases(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
+    grad, q, k, v, position, key_position = (_dense(x) for x in (grad, q, k, v, position, key_position))
+    distance_bias = None if distance_bias is None else distance_bias.contiguous()
+    return launch_bias_gradients(
+        grad, q, k, v, position, key_position, bias, distance_bias, lse, delta, settings, of_bias, of_distance
+    )  # fmt: skip
+
+
+def _fake_biases(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    wanted = ((bias, of_bias), (distance_bias, of_distance))
+    first, second = (q.new_empty(0) if x is None or not one else x.new_empty(x.shape) for x, one in wanted)
+    return first, second
+
+
+def _reference_biases(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
+    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
+    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    given = {"bias": bias, "distance_bias": distance_bias}
+    wanted = {name: given[name] for name, one in (("bias", of_bias), ("distance_bias", of_distance)) if one}
+    leaves = {name: x.detach() for name, x in wanted.items() if x is not None}
+
+    def again(leaves: dict[str, Tensor]) -> Tensor:
+        operands = {**given, **leaves}
+        return _reference(
+            q, k, v, position, key_position, operands["bias"], operands["distance_bias"], sink, head_dim, v_head_dim,
+            causal, window, chunk, scale, softcap, alibi,
+        )[0]  # fmt: skip
+
+    (found,) = torch.func.vjp(again, leaves)[1](grad) if leaves else ({},)
+    first, second = (found[name].contiguous() if name in found else q.new_empty(0) for name in given)
+    return first, second
+
+
+_attention_biases = gpu_op(
+    "attention_bias_gradients", _launch_biases, fake=_fake_biases, reference=_reference_biases
+)  # fmt: skip
 _attention_backward = gpu_op("attention_backward", _launch_backward, fake=_fake_backward, reference=_reference_backward)
 _attention = gpu_op("attention", _launch, fake=_fake, reference=_reference)
 
@@ -141,8 +185,6 @@ def _keep(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
     q, k, v, position, key_position, bias, distance_bias, sink, out, lse = ctx.saved_tensors
-    if ctx.needs_input_grad[5] or ctx.needs_input_grad[6]:
-        raise RuntimeError("attention in Triton computes no gradient of a bias; train it with the reference")
     of_q, of_k, of_v, delta = _attention_backward(
         grad, q, k, v, position, key_position, bias, distance_bias, sink, out, lse, *ctx.settings
     )
@@ -150,7 +192,14 @@ def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
     if sink is not None and ctx.needs_input_grad[7]:
         weight = torch.exp2(sink.float()[:, None] / math.log(2.0) - lse).masked_fill(lse == -torch.inf, 0.0)
         of_sink = -(weight * delta).sum((0, 2)).to(sink.dtype)
-    return of_q, of_k, of_v, None, None, None, None, of_sink, *(None,) * 8
+    of_bias = of_distance = None
+    wanted = ctx.needs_input_grad[5:7]
+    if any(wanted):
+        of_bias, of_distance = _attention_biases(
+            grad, q, k, v, position, key_position, bias, distance_bias, sink, lse, delta, *ctx.settings, *wanted
+        )
+    of_bias, of_distance = (x if one else None for x, one in zip((of_bias, of_distance), wanted, strict=True))
+    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, *(None,) * 8
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)

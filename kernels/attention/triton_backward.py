@@ -45,7 +45,7 @@ def _delta(
 
 
 @triton.jit
-def _gradients(
+def gradients(
     b_product, b_weighted, b_query, b_key, o_query, o_key, b_lse, b_delta, p_bias, p_distance, s_bias_query, s_bias_key,
     queries, keys, window, chunk, slope, scale, softcap, reach,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
@@ -74,7 +74,7 @@ def _gradients(
 
 
 @triton.jit
-def _load_lse(p_lse, o_query, queries):
+def load_lse(p_lse, o_query, queries):
     """Infinite where a query sees nothing or is none, so that all its weights are zero."""
     b_lse = tl.load(p_lse + o_query, mask=o_query < queries, other=-float("inf"))
     return tl.where(b_lse == -float("inf"), float("inf"), b_lse)
@@ -99,7 +99,7 @@ def _add_keys(
         b_v = load_rows(p_v, p_v, i_key, s_v, keys, v_head_dim, False, not MASKED, BLOCK_N, BLOCK_DV, EVEN_DV)
         b_product = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         b_weighted = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee")
-        _, b_slope = _gradients(
+        _, b_slope = gradients(
             b_product, b_weighted, b_query[:, None], b_key[None, :], o_query[:, None], o_key[None, :], b_lse[:, None],
             b_delta[:, None], p_bias, p_distance, s_bias_query, s_bias_key, queries, keys, window, chunk, slope, scale,
             softcap, reach, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
@@ -132,7 +132,7 @@ def _queries(
     p_grad += i_batch * s_grad_batch + i_head * v_head_dim
     b_q = load_rows(p_q, p_q, i_first, s_q, queries, head_dim, False, False, BLOCK_M, BLOCK_D, EVEN_D)
     b_grad = load_rows(p_grad, p_grad, i_first, s_grad, queries, v_head_dim, False, False, BLOCK_M, BLOCK_DV, EVEN_DV)
-    b_lse = _load_lse(p_lse + i_row.to(tl.int64) * queries, o_query, queries)
+    b_lse = load_lse(p_lse + i_row.to(tl.int64) * queries, o_query, queries)
     b_delta = tl.load(p_delta + i_row.to(tl.int64) * queries + o_query, mask=o_query < queries, other=0.0)
     p_k += i_batch * s_k_batch + i_kv.to(tl.int64) * s_k_head
     p_v += i_batch * s_v_batch + i_kv.to(tl.int64) * s_v_head
@@ -181,11 +181,11 @@ def _add_queries(
         b_grad = load_rows(
             p_grad, p_grad, i_query, s_grad, queries, v_head_dim, False, False, BLOCK_M, BLOCK_DV, EVEN_DV
         )
-        b_lse = _load_lse(p_lse, o_query, queries)
+        b_lse = load_lse(p_lse, o_query, queries)
         b_delta = tl.load(p_delta + o_query, mask=o_query < queries, other=0.0)
         b_product = tl.dot(b_k, tl.trans(b_q), input_precision="ieee")
         b_weighted = tl.dot(b_v, tl.trans(b_grad), input_precision="ieee")
-        b_weight, b_slope = _gradients(
+        b_weight, b_slope = gradients(
             b_product, b_weighted, b_query[None, :], b_key[:, None], o_query[None, :], o_key[:, None], b_lse[None, :],
             b_delta[None, :], p_bias, p_distance, s_bias_query, s_bias_key, queries, keys, window, chunk, slope, scale,
             softcap, reach, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,

@@ -85,6 +85,37 @@ def backward(
     )
 
 
+def of_biases(
+    kernel: str,
+    name: str,
+    m: int,
+    n: int,
+    d: int,
+    num_stages: int,
+    flags: dict[str, bool],
+    arguments: dict[str, str],
+) -> Case:
+    """Of a bias, or of one by distance; 8 warps, as the rule for queries has where scores are not plain."""
+    given = {k: v for k, v in BACKWARD.items() if k not in ("blocks", "at_once", *(["p_plan"] * (kernel == "of_bias")))}
+    last = "shared" if kernel == "of_bias" else "first"
+    return Case(
+        name=f"attention bias gradient {kernel} {name} {m}x{n}, heads of {d}, {num_stages} stages",
+        kernel=f"attention.triton_bias_gradient:{kernel}",
+        arguments={**given, "p_out": "*fp32:16", last: "i32", **arguments},
+        constexprs={
+            **{k: v for k, v in flags.items() if k not in ("HAS_SINK", "DESCRIBED")},
+            "BLOCK_M": m,
+            "BLOCK_N": n,
+            "BLOCK_D": d,
+            "BLOCK_DV": d,
+        },
+        num_warps=8,
+        num_stages=num_stages,
+    )
+
+
+BY_DISTANCE = {**PLAIN, "CAUSAL": False, "IS_PLAIN": False, "HAS_DISTANCE": True}
+BY_PAIR = {**PLAIN, "IS_PLAIN": False, "HAS_BIAS": True}
 TMA = {**PLAIN, "DESCRIBED": True}
 
 CASES = (
@@ -115,6 +146,10 @@ CASES = (
     backward("keys", "float32", 16, 32, 64, 8, 1, PLAIN, SINGLE_KEYS),
     backward("queries", "float32", 16, 16, 128, 4, 1, PLAIN, SINGLE_QUERIES),
     backward("keys", "float32", 16, 16, 128, 4, 1, PLAIN, SINGLE_KEYS),
+    of_biases("by_distance", "T5", 64, 64, 64, 2, BY_DISTANCE, {"p_distance": "*bf16:16"}),
+    of_biases("by_distance", "all", 64, 32, 128, 2, ALL, BIASES),
+    of_biases("of_bias", "plain", 64, 64, 64, 2, BY_PAIR, {"p_bias": "*bf16:16"}),
+    of_biases("of_bias", "all", 64, 32, 128, 2, ALL, BIASES),
     Case(
         name="attention spans",
         kernel="attention.triton_mask:_spans",

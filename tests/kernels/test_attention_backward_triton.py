@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from llmc.kernels.attention import reference
+from llmc.kernels.attention import reference, triton_bias_gradient
 from llmc.kernels.attention.triton_attention import attend_cached, attention, serves
 from llmc.kernels.attention.triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, backward_bytes
 from llmc.kernels.gpu.target import TARGETS
@@ -25,8 +25,8 @@ SMALL = {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2}
 
 
 def gradients(call: Call, function: object, seed: int) -> dict[str, torch.Tensor]:
-    """Of every float operand but the biases, with respect to a random gradient of the output."""
-    names = [name for name in ("q", "keys", "values", "sink") if name in call.tensors]
+    """Of every float operand, with respect to a random gradient of the output."""
+    names = [name for name in ("q", "keys", "values", "sink", "bias", "distance_bias") if name in call.tensors]
     leaves = {name: call.tensors[name].detach().requires_grad_() for name in names}
     out = Call({**call.tensors, **leaves}, call.fields).run(function)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).to(out)
@@ -43,7 +43,8 @@ def floors(call: Call) -> dict[str, float]:
     slope = abs(head_dim**-0.5 if scale is None else scale) * call.fields["v_head_dim"] ** 0.5  # type: ignore[operator]
     batch, tokens = call.tensors["position"].shape
     of_sink = (batch * tokens * call.fields["v_head_dim"]) ** 0.5  # type: ignore[operator]
-    return {"q": slope, "keys": slope, "values": 0.0, "sink": of_sink}
+    of_bias = (batch * call.tensors["q"].shape[-1] / head_dim * call.fields["v_head_dim"]) ** 0.5  # type: ignore[operator]
+    return {"q": slope, "keys": slope, "values": 0.0, "sink": of_sink, "bias": of_bias, "distance_bias": of_sink}
 
 
 @given(call=calls(), seed=st.integers(0, 2**16))
@@ -62,13 +63,29 @@ def test_gradients(call: Call, seed: int) -> None:
         assert_close(f"gradient of {name}", found, exact[name], tolerance=bound)
 
 
-def test_a_bias_has_no_gradient() -> None:
-    x = torch.randn(1, 3, 16, device=DEVICE)
-    at = torch.arange(3, device=DEVICE)[None]
-    bias = torch.randn(1, 3, 3, device=DEVICE, requires_grad=True)
-    out = attention(q=x, k=x, v=x, position=at, head_dim=16, bias=bias)
-    with pytest.raises(RuntimeError, match="no gradient of a bias"):
-        out.sum().backward()
+@pytest.mark.parametrize("reach", [0, 2, 40])
+@pytest.mark.parametrize("scratch", [1, 2**28])
+def test_rows_that_do_not_fit_the_scratch(reach: int, scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a bias by distance alone, as T5 trains it: rows one after another, distances all clamped or none."""
+    monkeypatch.setattr(triton_bias_gradient, "SCRATCH", scratch)
+    make = torch.Generator().manual_seed(reach)
+    q, k, v = (torch.randn(2, 37, 32, generator=make).to(DEVICE) for _ in range(3))
+    at = torch.arange(37, device=DEVICE).expand(2, 37).clone()
+    at[1, 30:] = -1
+    weight = torch.randn(2, 2 * reach + 1, generator=make).to(DEVICE)
+    grad = torch.randn(2, 37, 32, generator=make).to(DEVICE)
+    found = []
+    for function, dtype in ((attention, torch.float32), (reference.attention, torch.float64)):
+        leaf = weight.to(dtype).requires_grad_()
+        out = function(
+            q=q.to(dtype), k=k.to(dtype), v=v.to(dtype), position=at, head_dim=16, mask="bidirectional",
+            distance_bias=leaf,
+        )  # fmt: skip
+        found.append(torch.autograd.grad(out, leaf, grad.to(dtype))[0])
+    if reach == 0:  # one number added to every score of a head changes nothing
+        assert found[0].abs().max() < 1e-4
+    else:
+        assert_close("gradient", found[0], found[1])
 
 
 def test_training_is_refused_where_it_must_be() -> None:
@@ -78,8 +95,7 @@ def test_training_is_refused_where_it_must_be() -> None:
 
     assert serves(request({})) is None
     assert serves(request({"sink": (8,)}, dropout=0.0)) is None
-    assert serves(request({"bias": (8, "T", "T")})) == "it computes no gradient of bias"
-    assert serves(request({"distance_bias": (8, 9)})) == "it computes no gradient of distance_bias"
+    assert serves(request({"bias": (8, "T", "T"), "distance_bias": (8, 9)})) is None
     assert "drops no weights" in str(serves(request({}, dropout=0.1)))
 
 
