@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from ..specs.source import plain
 from .fields import evaluate_node
 from .ir import GraphInput
 from .ops.declaration import StateSpec, Value
@@ -28,6 +29,8 @@ class Facts:
     vocab_size: int | None
     generation: Mapping[str, Value]
     """The section `generation:`, evaluated."""
+    tokenizer: Mapping[str, Value]
+    """The section `tokenizer:`."""
 
 
 def facts(program: Program) -> Facts:
@@ -44,4 +47,5 @@ def facts(program: Program) -> Facts:
         max_seq_len=length if isinstance(length, int) else None,
         vocab_size=vocabulary if isinstance(vocabulary, int) else None,
         generation=cast("dict[str, Value]", said),
+        tokenizer={} if spec.tokenizer is None else cast("dict[str, Value]", plain(spec.tokenizer)),
     )

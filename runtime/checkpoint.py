@@ -65,6 +65,8 @@ class Entry:
     file: Path
     file_name: str
     """As the folder calls the file, which may be a link into a cache."""
+    begin: int
+    """Its first byte in the file."""
 
 
 class _Mapped(Protocol):
@@ -179,7 +181,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _entries(path: Path, file: str, header: SafetensorsHeader) -> dict[str, Entry]:
     return {
         tensor.name: Entry(
-            name=tensor.name, shape=tensor.shape, dtype=TORCH_DTYPES[tensor.dtype], file=path, file_name=file
+            name=tensor.name,
+            shape=tensor.shape,
+            dtype=TORCH_DTYPES[tensor.dtype],
+            file=path,
+            file_name=file,
+            begin=header.data_start + tensor.begin,
         )
         for tensor in header.tensors
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,20 +16,21 @@ from ..compiler.native.formats import QUANTIZE, Quantize
 from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
-from ..compiler.spec import Spec
 from ..specs.diagnostics import LlmcError, fail
-from ..specs.source import plain
+from .basis import Basis, Unsettled, basis
 from .checkpoint import Checkpoint, open_checkpoint
-from .containment import find_inside, inside, read_json_object, require_folder
+from .containment import find_inside, read_json_object
 from .device import require_device
-from .import_folder import import_folder
 from .initialise import initialise
+from .locate import Request, locate
 from .memory import require_memory
 from .model import LanguageModel
+from .model_cache import keep, recall
 from .pack_cache import pack_cached
 from .packed_folder import fill_packed, packed_contents, packed_format, read_packed
+from .remember import basis_of, remembered
 from .special_tokens import read_special_tokens
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer, folder_tokenizer
 from .tree import assign
 from .weights import checkpoint_dtype, match_checkpoint, read_parameters
 
@@ -35,7 +38,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CACHE_DTYPES = {name: DTYPES[name] for name in ("float32", "bfloat16", "float16")} | {
     "float8_e4m3fn": torch.float8_e4m3fn
 }
-MANIFEST = "manifest.json"
 
 
 def load(
@@ -64,36 +66,76 @@ def load(
     if cache_dtype is not None and cache_dtype not in CACHE_DTYPES:
         raise fail("E0855", f"there is no cache_dtype {cache_dtype!r}", help="one of: " + ", ".join(CACHE_DTYPES))
     require_device(device)
-    found = _locate(target, weights, params or {})
-    folder = found.weights
-    spec, model = read(found.spec, found.params, origin=found.origin)
-    checkpoint = None if folder is None else open_checkpoint(folder)
-    packed_as = None if checkpoint is None else packed_format(checkpoint)
-    if packed_as is not None and (dtype is not None or quantize not in (None, packed_as)):
-        raise fail(
-            "E0855", f"the weights are packed as {packed_as} and stay so", help="load without dtype and quantize"
-        )
-    chosen = DTYPES[dtype] if dtype else torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint)
-    program = compile_model(spec, model, device=device, dtype=str(chosen).removeprefix("torch."))
-    if checkpoint is None or folder is None:
-        loaded = LanguageModel(program)
-        _fill(loaded, program, chosen, device, seed)
-    else:
-        with checkpoint:
-            loaded = None
-            if quantize is not None and packed_as is None and device != "cpu":
-                loaded = load_packed_by_cpu(program, folder, checkpoint, quantize, torch.device(device))
-            if loaded is None:
-                loaded = load_program(program, folder, checkpoint)
-                if quantize is not None and packed_as is None and device == "cpu":
-                    pack_cached(loaded, quantize, checkpoint)
-            if quantize is not None:
-                checkpoint.forget_pages()
-    if quantize is not None and loaded.quantize is None:
-        loaded.pack(quantize)
+    request = Request(
+        target=target, weights=weights, params=params or {}, device=device, dtype=dtype, quantize=quantize
+    )
+    loaded = None if device != "cpu" else recall(request.absolute(), partial(_compile_again, request.absolute()))
+    if loaded is None:
+        loaded = _load(request, seed)
     if cache_dtype is not None:
         loaded.keep_keys_as(CACHE_DTYPES[cache_dtype])
     return loaded.eval()
+
+
+def _load(request: Request, seed: int) -> LanguageModel:
+    """A model that is compiled here and now, and kept for later processes where it can be."""
+    started, found = time.time(), locate(request)
+    folder, quantize = found.weights, cast("Quantize | None", request.quantize)
+    spec, model = read(found.spec, found.params, origin=found.origin)
+    checkpoint = None if folder is None else open_checkpoint(folder)
+    packed_as = None if checkpoint is None else packed_format(checkpoint)
+    if packed_as is not None and (request.dtype is not None or quantize not in (None, packed_as)):
+        raise fail(
+            "E0855", f"the weights are packed as {packed_as} and stay so", help="load without dtype and quantize"
+        )
+    given = DTYPES.get(request.dtype or "")
+    chosen = given or (torch.float32 if checkpoint is None else checkpoint_dtype(checkpoint))
+    program = compile_model(spec, model, device=request.device, dtype=str(chosen).removeprefix("torch."))
+    if checkpoint is None or folder is None:
+        loaded = LanguageModel(program)
+        _fill(loaded, program, chosen, request.device, seed)
+        if quantize is not None:
+            loaded.pack(quantize)
+        return loaded
+    packed_in: Path | None = None
+    with checkpoint:
+        loaded = None
+        if quantize is not None and packed_as is None and request.device != "cpu":
+            loaded = load_packed_by_cpu(program, folder, checkpoint, quantize, torch.device(request.device))
+        if loaded is None:
+            loaded = load_program(program, folder, checkpoint)
+            if quantize is not None and packed_as is None and request.device == "cpu":
+                packed_in = pack_cached(loaded, quantize, checkpoint)
+        if quantize is not None:
+            checkpoint.forget_pages()
+            if loaded.quantize is None:
+                loaded.pack(quantize)
+        if request.device == "cpu" and (quantize is None or packed_in is not None or packed_as is not None):
+            _keep(request, loaded, checkpoint, packed_in, started)
+    return loaded
+
+
+def _keep(
+    request: Request, model: LanguageModel, checkpoint: Checkpoint, packed_in: Path | None, started: float
+) -> None:
+    """Let later processes find the model, unless what it rests on is too new to be known by its times."""
+    target = Path(request.target)
+    folders = (checkpoint.folder, target) if target.is_dir() else (checkpoint.folder,)
+    with suppress(OSError, Unsettled):
+        basis((), folders, started=started)
+        found = remembered(model, checkpoint, packed_in)
+        if found is not None:
+            keep(request.absolute(), basis_of(model.program.spec.document, folders, found, started), found)
+
+
+def _compile_again(request: Request, rests_on: Basis, dtype: str) -> Program:
+    """The Program of a model that was recalled. Raises E0759 where what it rests on has changed since."""
+    if not rests_on.is_same():
+        what = "its files or llmc's have changed since it was loaded"
+        raise fail("E0759", f"{request.target} cannot be compiled: {what}", help="load it again")
+    found = locate(request)
+    spec, model = read(found.spec, found.params, origin=found.origin)
+    return compile_model(spec, model, device=request.device, dtype=dtype)
 
 
 def load_program(program: Program, folder: Path, checkpoint: Checkpoint) -> LanguageModel:
@@ -131,54 +173,14 @@ def load_packed_by_cpu(
 
 def _empty(program: Program, folder: Path) -> LanguageModel:
     """A model without parameters, and what the folder says beside its weights."""
-    model = LanguageModel(program, tokenizer=_tokenizer(folder, program.spec))
+    model = LanguageModel(program)
+    model.tokenizer = folder_tokenizer(folder, model.facts.tokenizer)
     model.source = folder
     model.folder_eos_ids = _eos_ids(folder)
     model.folder_repetition_penalty = _repetition_penalty(folder)
     model.folder_decoder_start_id = read_special_tokens(folder).decoder_start_id
     _check_vocabulary(model, model.tokenizer)
     return model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Located:
-    """What to compile, where its weights are, and its params with what messages call the place they are from."""
-
-    spec: str | Path
-    weights: Path | None
-    params: Mapping[str, Value]
-    origin: str = "params="
-
-
-def _locate(target: str | Path, weights: str | Path | None, params: Mapping[str, Value]) -> _Located:
-    """What `target` stands for. Params given by hand go before those of a folder."""
-    folder = None if weights is None else require_folder(Path(weights))
-    path = Path(target)
-    if not path.is_dir():
-        return _Located(spec=target, weights=folder, params=params)
-    if find_inside(path, MANIFEST) is not None:
-        manifest = read_json_object(path / MANIFEST, 1 << 20)
-        recorded = manifest.get("weights")
-        if folder is None and isinstance(recorded, str):
-            folder = require_folder(path / recorded)
-        inside(path, "spec.yaml")
-        return _Located(spec=path / "spec.yaml", weights=folder, params=params)
-    imported = import_folder(path)
-    given = {**imported.params, **params}
-    return _Located(spec=imported.spec, weights=folder or path, params=given, origin=f"{target}/config.json")
-
-
-def _tokenizer(folder: Path | None, spec: Spec) -> Tokenizer | None:
-    if folder is None or find_inside(folder, "tokenizer.json") is None:
-        return None
-    section = spec.tokenizer
-    policy = {} if section is None else cast("dict[str, object]", plain(section))
-    add_bos, template = policy.get("add_bos"), policy.get("chat_template")
-    return load_tokenizer(
-        folder,
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
-        chat_template=template if isinstance(template, str) else None,
-    )
 
 
 def _eos_ids(folder: Path) -> tuple[int, ...] | None:

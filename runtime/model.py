@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,11 @@ class LanguageModel(LateTree):
             self.retie()
         if recalled.quantize is None:
             self._fixed, self._executor = None, (signature(self.parameters()), recalled.executor)
+        self._recalled = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy binds its own parameters."""
+        return {**super().__getstate__(), "_executor": None}
 
     @property
     def program(self) -> Program:

@@ -35,13 +35,16 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
-def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint) -> None:
+def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint) -> Path | None:
     """As `model.pack` on a CPU, with the matrices of the cache, which is filled where it lacks them. Where it cannot be
-    used, and where the checkpoint has only just been written, they are packed for this process alone."""
+    used, and where the checkpoint has only just been written, they are packed for this process alone.
+
+    Gives the folder that the matrices were read from, where they were.
+    """
     key = _key(model, quantize, checkpoint)
     if key is None:
         model.pack(quantize)
-        return
+        return None
     folder = cache_folder() / "packed"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -50,10 +53,12 @@ def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint
             model.pack(quantize, held)
             if not held:
                 _write(folder / key, model.packed_executor().binding.packed)
+            return folder / key if held else None
     except OSError as error:
         warnings.warn(f"the packed weights are not kept: {folder}: {error.strerror}", stacklevel=2)
         if model.quantize is None:
             model.pack(quantize)
+        return None
 
 
 def _key(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint) -> str | None:

@@ -45,7 +45,7 @@ def write_packed(model: LanguageModel, quantize: Quantize, folder: Path) -> None
 
 
 def packed_contents(
-    model: LanguageModel, pack: Callable[[], None]
+    model: LanguageModel, pack: Callable[[], object]
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """What is left of a model for a CPU once `pack` has packed it: parameters that it reads as they are, by path, and
     matrices, by call and placeholder."""

@@ -20,7 +20,7 @@ from .tree import find, own_parameters
 
 Signature = tuple[tuple[int, int, int], ...]
 Bound: TypeAlias = "Tensor | tuple[Tensor, ...]"
-"""A parameter operand: one tensor, or the parts of a fused matrix."""
+"""A parameter operand: one tensor, or the parts of a fused matrix; no parts where only the packed form is known."""
 
 
 def signature(parameters: Iterable[Tensor]) -> Signature:

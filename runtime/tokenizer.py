@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from ..specs.diagnostics import LlmcError, fail
-from .containment import inside, read_bytes
+from .containment import find_inside, inside, read_bytes
 from .special_tokens import SpecialTokens, read_special_tokens
 from .strict_json import is_object, parse_json, shown
 from .tokenizer_json import check_tokenizer_json
@@ -136,6 +136,18 @@ def _guarded(work: Callable[[], Result]) -> Result:
         raise
     except BaseException as error:
         raise RustError(shown(str(error) or type(error).__name__)) from None
+
+
+def folder_tokenizer(folder: Path, policy: Mapping[str, object]) -> Tokenizer | None:
+    """The tokenizer of a model folder, None where it has none. policy: what the spec says under `tokenizer:`."""
+    if find_inside(folder, "tokenizer.json") is None:
+        return None
+    add_bos, template = policy.get("add_bos"), policy.get("chat_template")
+    return load_tokenizer(
+        folder,
+        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        chat_template=template if isinstance(template, str) else None,
+    )
 
 
 def load_tokenizer(folder: Path, *, add_bos: bool | None = None, chat_template: str | None = None) -> Tokenizer:

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -50,6 +50,24 @@ def identity(files: Sequence[Path]) -> str | None:
 def is_noted(what: str, key: str) -> bool:
     """Whether `note` was called with these."""
     return (cache_folder() / "known" / f"{key}.{what}").is_file()
+
+
+def known(what: str, key: str | None, find: Callable[[], str]) -> str:
+    """What `find` gives, a short text that `key` decides about: kept from an earlier process, where there is a key
+    and it was not empty."""
+    if key is None:
+        return find()
+    path = cache_folder() / "known" / f"{key}.{what}"
+    with suppress(OSError, ValueError):
+        text = path.read_text(encoding="utf-8")
+        if text.endswith("\n"):
+            return text[:-1]
+    found = find()
+    if found:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.write_text(f"{found}\n", encoding="utf-8")
+    return found
 
 
 def note(what: str, key: str) -> None:

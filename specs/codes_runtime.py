@@ -155,6 +155,13 @@ CHECKPOINTS: Mapping[str, Code] = {
         wrong="saving a model that was built without weights",
         right="llmc generate --random, or load weights first",
     ),
+    "E0759": _code(
+        "changed since it was loaded",
+        "A model that runs from the cache is compiled only when its modules or its graph are asked for. By then its "
+        "spec, its folder or llmc itself have changed, and what they describe now may be another model.",
+        wrong="model = llmc.load(DIR), then an edit of the spec, then model.parameters()",
+        right="load again after the edit",
+    ),
 }
 
 GENERATION: Mapping[str, Code] = {

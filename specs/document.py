@@ -26,12 +26,14 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A spec after `extends`. `chain` names its files, the child first; the last one extends nothing."""
+    """A spec after `extends`. `chain` names its files, the child first; the last one extends nothing. `files` are
+    where they lie."""
 
     path: Path
     display: str
     root: YamlMap
     chain: tuple[str, ...]
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +54,25 @@ def load_document(target: str | Path) -> Document:
     root = files[-1].root
     for file in reversed(files[:-1]):
         root = merge_specs(root, _without_extends(file.root))
-    return Document(path=path, display=files[0].display, root=root, chain=tuple(file.display for file in files))
+    return Document(
+        path=path,
+        display=files[0].display,
+        root=root,
+        chain=tuple(file.display for file in files),
+        files=tuple(file.path for file in files),
+    )
+
+
+def names_file(target: str | Path) -> bool:
+    """Whether a target is a path; else it is the name of a packaged spec."""
+    separators = ("/", "\\") if os.name == "nt" else ("/",)
+    return not isinstance(target, str) or target.endswith(_SUFFIXES) or any(one in target for one in separators)
 
 
 def _target_path(target: str | Path) -> Path:
-    if isinstance(target, Path):
-        return target
-    if not target or "\0" in target:
+    if isinstance(target, str) and (not target or "\0" in target):
         raise fail("E0141", f"{quoted(target)} names no spec", help="give a path or the name of a packaged spec")
-    separators = ("/", "\\") if os.name == "nt" else ("/",)
-    if target.endswith(_SUFFIXES) or any(separator in target for separator in separators):
-        return Path(target)
-    return packaged_path(target)
+    return Path(target) if names_file(target) else packaged_path(str(target))
 
 
 def _display(path: Path) -> str:

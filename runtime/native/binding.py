@@ -98,6 +98,8 @@ class Binding:
         """A matrix in its packed form: the one that was given, or made now."""
         key, found = operand_name(call, operand.placeholder), named[operand.placeholder]
         parts = found if isinstance(found, tuple) else (found,)
+        if not parts:  # an earlier process compared its size with that of the parameter
+            return self.packed[key]
         if key not in self.packed:
             if parts[0].is_meta:
                 raise fail("E0753", f"the packed weights lack {key}")

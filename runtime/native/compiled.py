@@ -57,7 +57,7 @@ def compiled_executor(
         library,
         parameters,
         dtype=dtype,
-        weight_bytes=sum(parameter.nbytes for step in slow.steps for parameter in step.operands["decode"]),
+        weight_bytes=sum(parameter.nbytes for bound in parameters for parameter in tensors_of(bound)),
         formats=formats,
         packed=packed,
         slow=slow,

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ...kernels.native.kernel import KERNELS
 from ..atomic import write_atomically
-from ..user_cache import cache_folder, locked
+from ..basis import Unsettled, sources_state
+from ..user_cache import cache_folder, known, locked
 from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
 
 _INCLUDE = (f"-I{KERNELS}", f"-I{KERNELS / 'native'}")
@@ -62,6 +63,14 @@ def _package_version() -> str:
 @cache
 def kernel_sources_hash() -> str:
     """One hash over all kernels in C: their headers include one another."""
+    try:
+        key = sources_state()
+    except Unsettled:
+        key = None
+    return known("kernels", key, _hash_kernels)
+
+
+def _hash_kernels() -> str:
     found = hashlib.sha256()
     for path in sorted(KERNELS.rglob("*")):
         if path.suffix in (".c", ".h"):

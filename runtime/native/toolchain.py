@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from ...kernels.native.kernel import KERNELS
+from ..user_cache import identity, known
 
 FLAGS = ("-std=gnu11", "-O2", "-march=native", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-pthread")
 
@@ -52,10 +53,17 @@ def find_compiler(named: str | None = None) -> Compiler:
         path = shutil.which(name)
         if path is None:
             continue
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return Compiler(path, done.stdout.splitlines()[0] if done.stdout else name)
+        version = known("compiler", identity([Path(path)]), partial(_version, path))
+        if version:
+            return Compiler(path, version)
     raise NoCompiler(f"there is no C compiler here (looked for {', '.join(wanted)})")
+
+
+def _version(path: str) -> str:
+    """The first line of what it says of itself; nothing where it does not run."""
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    said = done.stdout.splitlines()[:1] or [Path(path).name]
+    return said[0] if done.returncode == 0 else ""
 
 
 def compiler() -> Compiler:

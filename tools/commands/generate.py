@@ -127,7 +127,7 @@ def _prompt(given: str | None) -> str:
 
 def _target(target: str | None, weights: str | None, is_random: bool) -> str:
     """The target, with a diagnostic where it has no weights and none were given."""
-    from ...runtime.load import MANIFEST
+    from ...runtime.locate import MANIFEST
     from ...specs.diagnostics import fail
     from ...specs.packaged import packaged_folder
 
