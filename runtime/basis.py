@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -105,23 +105,20 @@ def _folder(path: str | Path) -> tuple[str, float]:
 @cache
 def _sources() -> tuple[str, float]:
     """The state of all that ships with llmc, and when the last of it changed; once a process."""
-    parts = [os.fspath(PACKAGE)]
-    changed = 0.0
-    for entry in _shipped(os.fspath(PACKAGE)):
-        found = entry.stat()
-        parts.append(f"{entry.path}\0{_state(found)}")
-        changed = max(changed, found.st_mtime, found.st_ctime)
-    return hashlib.sha256("\0".join(sorted(parts)).encode("utf-8", "surrogateescape")).hexdigest(), changed
-
-
-def _shipped(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name[0] not in "._" and entry.name != "tests":
-                    yield from _shipped(entry.path)
-            elif entry.name.endswith(_SUFFIXES):
-                yield entry
+    found: list[tuple[str, int, int, int, int]] = []
+    folders = [os.fspath(PACKAGE)]
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.endswith(_SUFFIXES):
+                    now = entry.stat()
+                    found.append((entry.path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+                elif "." not in name and name not in ("tests", "__pycache__") and entry.is_dir():
+                    folders.append(entry.path)
+    found.sort()
+    changed = max(max(mtime, ctime) for _, _, _, mtime, ctime in found)
+    return hashlib.sha256(repr(found).encode("utf-8", "surrogateescape")).hexdigest(), changed / 1e9
 
 
 @cache

@@ -12,7 +12,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,17 +57,20 @@ def _kernel_object(chosen: Compiler, source: str) -> Path:
 
 @cache
 def _package_version() -> str:
-    return version("llmc")
+    return known("version", _sources(), partial(version, "llmc"))
 
 
 @cache
 def kernel_sources_hash() -> str:
     """One hash over all kernels in C: their headers include one another."""
+    return known("kernels", _sources(), _hash_kernels)
+
+
+def _sources() -> str | None:
     try:
-        key = sources_state()
+        return sources_state()
     except Unsettled:
-        key = None
-    return known("kernels", key, _hash_kernels)
+        return None
 
 
 def _hash_kernels() -> str:

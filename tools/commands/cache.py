@@ -1,4 +1,4 @@
-"""`llmc cache`: the user's folder of compiled code and packed weights."""
+"""`llmc cache`: the user's folder of compiled code, packed weights and loaded models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
 
 @click.group("cache")
 def command() -> None:
-    """List or clear the folder where llmc keeps compiled code and packed weights between runs."""
+    """List or clear the folder where llmc keeps compiled code, packed weights and models as they were loaded."""
 
 
 @command.command("ls")
