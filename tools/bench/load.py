@@ -2,8 +2,8 @@
 
 Every run is a process of its own with torch imported. It loads a folder, continues a prompt of 8 tokens by one, and
 says how long that took and how much memory the process then held beyond what it held with torch imported. The floor is
-the time in which the weights' bytes can be read once, measured here beside every run. Two runs of each width come before
-and are not counted: the first packs the weights, the second is the first to read them and keeps the compiled model.
+the time in which the weights' bytes can be read once, measured here beside every run. Two runs of each width come
+before and are not counted: the first packs the weights, the second is the first to read them and keeps the model.
 """
 
 from __future__ import annotations
