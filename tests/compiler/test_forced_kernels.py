@@ -37,6 +37,17 @@ def test_by_op_and_by_path(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("key", ["attend_cached", "self_attn.attend", "rope_kv_full_append"])
+def test_a_node_that_is_named_is_not_joined_with_another(tmp_path: Path, key: str) -> None:
+    """A GPU's program joins attention with its append, which would leave nothing of that name."""
+    built = program(tmp_path, f"{{{key}: reference}}", device="cuda:sm_90")
+    ops = {choice.op for choice in built.kernels["decode"]["layer"]}
+    assert {"attend_cached", "rope_kv_full_append"} <= ops
+    assert "append_attend" in {
+        choice.op for choice in build("llama_tiny", device="cuda:sm_90").kernels["decode"]["layer"]
+    }
+
+
 def test_the_reference_comes_before_kernels_that_would_serve(tmp_path: Path) -> None:
     built = program(tmp_path, "{post_attention_layernorm: reference}")
     assert chosen(built, "prefill", "post_attention_layernorm") == {"reference"}
