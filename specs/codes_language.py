@@ -217,7 +217,8 @@ SHAPES: Mapping[str, Code] = {
     ),
     "E0605": _code(
         "fused program differs",
-        "`--verify` compares the numbers of the program before and after each pass; this is a bug in llmc.",
+        "`--verify` compares the numbers of the program before and after each pass, and those of every node that was "
+        "compiled with its reference in float64; this is a bug in llmc.",
         wrong="llmc build my_spec.yaml --verify",
         right="LLMC_PASSES=0 llmc build my_spec.yaml",
     ),

@@ -94,6 +94,8 @@ def test_verify_says_what_it_compared(tmp_path: Path) -> None:
     result = run("build", TINY, "-o", tmp_path / "out", "--verify")
     assert result.exit_code == 0
     assert "9 passes on 13 random tokens" in result.stdout
+    assert "times the reference's own error" in result.stdout
+    assert "model.layers.*.self_attn.attend:out" in result.stdout
     assert "num_layers=2" in result.stdout
 
 
@@ -113,6 +115,22 @@ def test_verify_finds_a_broken_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 1
     assert "E0605" in result.stderr
     assert "swap_operands" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_names_a_wrong_kernel_and_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmc import build
+    from llmc.kernels.attention import native
+
+    if build("llama_tiny").native is None:
+        pytest.skip("there is no machine code here")
+    monkeypatch.setattr(native, "ATTEND", f"a.scale *= 1.01f;\n{native.ATTEND}")
+    result = run("build", "llama_tiny", "-o", tmp_path / "out", "--verify")
+    assert result.exit_code == 1
+    assert "E0605" in result.stderr
+    assert "self_attn.attend:out (attend_cached, native, " in result.stderr
+    assert "llama.yaml:" in result.stderr
+    assert "LLMC_NATIVE=0 runs the program without machine code" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -165,6 +183,19 @@ def test_build_with_weights_generates(folder: Path, tmp_path: Path) -> None:
     assert (
         run("generate", built, "-p", "1,2", "-n", "4").stdout == run("generate", folder, "-p", "1,2", "-n", "4").stdout
     )
+
+
+def test_verify_measures_nodes_on_packed_weights(folder: Path, tmp_path: Path) -> None:
+    result = run("build", folder, "-o", tmp_path / "out", "--verify", "--quantize", "int8", "--json")
+    if "E0861" in result.stderr:
+        pytest.skip("there is no machine code here")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert f"nodes in int8 with the weights of {folder}" in " ".join(found["verified"])
+    assert {one["name"] for one in found["passes"]} >= {"fuse_projections", "eliminate_dead"}
+    linear = [one for one in found["nodes"] if one["op"] == "linear"]
+    assert {one["kernel"] for one in linear} == {"native"}
+    assert max(one["error"] for one in linear) < 1e-6
 
 
 def test_build_refuses_other_weights(folder: Path, tmp_path: Path) -> None:
