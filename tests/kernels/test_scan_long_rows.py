@@ -24,6 +24,9 @@ from llmc.kernels.scan import (
     triton_selective_backward,
 )
 
+from .compiled_scan import CASES
+from .narrow_numbers import may_overflow
+
 MODULES = (
     triton_chunked, triton_chunked_backward, triton_delta, triton_delta_backward, triton_prepared, triton_segments,
     triton_selective, triton_selective_backward,
@@ -123,3 +126,21 @@ def test_a_long_row_costs_what_its_tokens_do(monkeypatch: pytest.MonkeyPatch, ru
     programs, before = sum(map(prod, long.grids)), sum(map(prod, short.grids))
     assert programs <= 1.05 * LONG / SHORT * before
     assert max(long.sizes) < 2**31
+
+
+BOUNDS = {
+    **dict.fromkeys(("tokens", "padded", "segment"), LONG), **dict.fromkeys(("segments", "chunks"), LONG // 64),
+    **dict.fromkeys(("heads", "shared", "part"), 128), **dict.fromkeys(("key_dim", "value_dim"), 256), "batch": 16,
+    "channels": 8192, "x": 2**24, "y": 16 * 128, "z": 16 * 128,
+}  # fmt: skip
+"""With 128 heads of 256 by 256 in 16 rows; a stride of tokens, which is every other argument, to 32768 elements."""
+
+
+@pytest.mark.slow
+def test_no_sum_of_whole_numbers_overflows() -> None:
+    names = {name for case in CASES for name, kind in case.arguments.items() if kind.startswith("i32")}
+    bounds = dict.fromkeys(names, 2**15) | BOUNDS
+    found = may_overflow(CASES, bounds)
+    assert not any(found.values()), found
+    wide = may_overflow(CASES[:1], bounds | {"x": 2**31 - 1, "heads": 2**20})
+    assert any(wide.values()), "a check that finds nothing at any size"
