@@ -50,10 +50,15 @@ def _in_torch(group: int) -> Product:
     return product
 
 
+def ternary_gated(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: ActivationKind) -> Tensor:
+    """`gated_linear` of the reference, the gate in the launch of the product."""
+    return ternary_projection(x=x, weight=weight, bias=bias, kind=kind)
+
+
 int8, int8_gated = _both(int8_linear, triton_activation.gated_activation_packed)
 int4, int4_gated = _both(int4_linear, triton_activation.gated_activation_packed)
 int4_128, int4_128_gated = _both(partial(int4_linear, group=128), triton_activation.gated_activation_packed)
-ternary, ternary_gated = ternary_linear, ternary_projection
+ternary, _ = _both(ternary_linear)
 int8_torch, int8_gated_torch = _both(_in_torch(1))
 int4_torch, int4_gated_torch = _both(_in_torch(32))
 int4_128_torch, int4_128_gated_torch = _both(_in_torch(128))
