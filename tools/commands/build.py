@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 @device_option
 @dtype_option
 @click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="Pack the weights.")
-@click.option(
-    "--verify", is_flag=True, help="Compare the numbers of every pass and every node with the reference."
-)
+@click.option("--verify", is_flag=True, help="Compare the numbers of every pass and every node with the reference.")
 @click.option("--strict-kernels", is_flag=True, help="Refuse attention or a norm that falls back to its reference.")
 @json_option
 def command(
