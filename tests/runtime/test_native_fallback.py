@@ -108,6 +108,13 @@ CASES = (
 )
 
 
+@pytest.fixture(autouse=True)
+def all_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is switched off for the whole suite is switched off here by the tests that want it."""
+    for name in ("LLMC_NATIVE", "LLMC_KERNELS", "LLMC_PASSES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def logits(model: LanguageModel) -> Tensor:
     """A prefill, a longer piece and single tokens."""
     once = {"encoder_tokens": TOKENS.flip(1)[:, :7]} if model.program.spec.name == "t5" else {}

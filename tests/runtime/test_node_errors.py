@@ -47,6 +47,13 @@ SMALL: Mapping[str, Mapping[str, Value]] = {
 PACKED: tuple[Quantize, ...] = ("int8", "int4", "ternary")
 
 
+@pytest.fixture(autouse=True)
+def all_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is switched off for the whole suite is switched off here by the tests that want it."""
+    for name in ("LLMC_NATIVE", "LLMC_KERNELS", "LLMC_PASSES"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def measured(spec: str, dtype: str = "float32", quantize: Quantize | None = None) -> NodeErrors:
     """Every node of a small instance: a prefill of thirteen tokens, and one more."""
     found, model = read(spec, dict(SMALL[spec]))
