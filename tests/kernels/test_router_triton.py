@@ -75,7 +75,9 @@ def test_equals_the_reference(
         [exact[i] for i in wanted], [one for one in wide if one is not None], [one.double() for one in grads]
     )
     for name, one, other in zip(("of x", "of weight", "of bias"), of_leaves, of_wide, strict=False):
-        assert_close(name, one, other, tolerance=max(1e-5, TOLERANCE[one.dtype]))
+        # the weight of a single pick, normalised, is constant: what float64 leaves of its gradient is rounding
+        exactly = torch.where(other.abs() < 1e-14, 0.0, other)
+        assert_close(name, one, exactly, tolerance=max(1e-5, TOLERANCE[one.dtype]))
 
 
 @pytest.mark.parametrize("tokens", [1, 19])
