@@ -51,5 +51,5 @@ def rates_per_channel(
     rate = -rate.exp() if decay_form == "A_log" else rate
     if dt is not None:
         steps = dt.masked_fill(drop, 0.0).float()
-        rate = (rate.view(*rate.shape[:-1], heads, -1) * steps[..., None]).flatten(2)
+        rate = (rate.view(*rate.shape[:-1], heads, rate.shape[-1] // heads) * steps[..., None]).flatten(2)
     return rate.expand(*position.shape, rate.shape[-1])

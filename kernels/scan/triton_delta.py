@@ -126,7 +126,7 @@ def by_reference(
     state = v.new_zeros(shape, dtype=torch.float64) if initial is None else initial.double()
     amounts, read = v, v
     if dt is not None:  # its part in the decay is in `log` already
-        amounts = (v.unflatten(-1, (shape[1], -1)) * dt.transpose(1, 2)[..., None]).flatten(-2).to(v.dtype)
+        amounts = (v.unflatten(-1, (shape[1], value_dim)) * dt.transpose(1, 2)[..., None]).flatten(-2).to(v.dtype)
     if log is not None and not per_channel:
         log = log.transpose(1, 2)
     read, _ = reference.scan(
@@ -135,7 +135,7 @@ def by_reference(
         decay_per="none" if log is None else "token_channel" if per_channel else "token_head",
     )  # fmt: skip
     if skip is not None:
-        more = (v.unflatten(-1, (shape[1], -1)) * skip[:, None]).flatten(-2)
+        more = (v.unflatten(-1, (shape[1], value_dim)) * skip[:, None]).flatten(-2)
         read = read + more.masked_fill((position < 0)[..., None], 0.0)
     return read.contiguous(), state.float()
 
