@@ -25,10 +25,10 @@ _RESERVED_WORDS = (
     "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
     "to_empty train training type xpu zero_grad "
     # of llmc's own modules
-    "cache_dtype check_ids default_inputs device dtype executor folder_decoder_start_id folder_eos_ids "
-    "folder_repetition_penalty generate graph keep_keys_as layout lease_cache lookup max_seq_len "
-    "named_owned_parameters new_cache pack packed_executor program quantize retie run_program save scalars source "
-    "tokenizer"
+    "cache_dtype check_ids default_inputs device dtype executor facts folder_decoder_start_id folder_eos_ids "
+    "folder_repetition_penalty generate graph is_put_off keep_keys_as layout lease_cache lookup max_seq_len "
+    "named_owned_parameters new_cache pack packed_executor program put_off quantize retie run_program save scalars "
+    "source tokenizer"
 )
 RESERVED = frozenset(_RESERVED_WORDS.split())
 """Names that a path may not use as a part: they are attributes of torch's modules, or of llmc's."""

@@ -85,7 +85,7 @@ class LanguageModel(LateTree):
                     assign(self, path, nn.Parameter(tensor, requires_grad=is_trained))
             self.retie()
         if recalled.quantize is None:
-            self._fixed, self._executor = None, (signature(self.parameters()), recalled.executor)
+            self._fixed, self._executor = None, (signature(parameters_below(self)), recalled.executor)
         self._recalled = None
 
     def __getstate__(self) -> dict[str, Any]:

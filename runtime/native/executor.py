@@ -310,7 +310,7 @@ class NativeExecutor(Executor):
         ]
         results = self.slow.call(step, phase, given, ambient, states)
         for path in step.states:
-            states[path] = tuple(values.owned(buffer) for buffer in states[path])
+            states[path] = tuple(values.owned(buffer).contiguous() for buffer in states[path])  # as C reads them
         for name, value in zip(step.outputs, results, strict=True):
             values.write(name, value)
 

@@ -87,6 +87,8 @@ def make_frame(
         elif name not in without and all(isinstance(dim, int) or dim in sizes for dim in types[name].shape):
             kind = torch.int64 if types[name].dtype == "int64" else torch.float32
             values.outside[name] = torch.empty(values.shape(name), dtype=kind)
+    for name in given.keys() - values.outside.keys() - native.slots.keys():  # what only torch reads
+        values.outside[name] = given[name]
     found = [values.outside.get(name) for name in native.outside]
     table = (ctypes.c_void_p * len(found))(*(x.data_ptr() if isinstance(x, Tensor) else None for x in found))
     held: list[object] = [table, *found]

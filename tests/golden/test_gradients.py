@@ -86,4 +86,4 @@ def test_gradients_after_the_program_ran(golden: Golden) -> None:
     stepped = {name: outputs[name] for name in golden.expected}
     assert float(loss_of(stepped, golden.tokens).detach()) < loss - 1e-3
     for name, value in run_program(model, golden.tokens, **golden.inputs).items():
-        assert (value - stepped[name]).abs().max() < 1e-4, name
+        assert (value - stepped[name]).abs().max() < 2e-4, name
