@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cache.reference import KvState
 from ..kernel import Request, resolve
-from ..rope.reference import RopeLayout
+from ..rope.fields import RopeLayout
 from . import sdpa
 
 

@@ -18,7 +18,8 @@ from torch.nn import functional
 from ..cache import reference as cache
 from ..cache.reference import KvState
 from ..norm.reference import rms_norm
-from ..rope.reference import RopeLayout, rope_apply
+from ..rope.fields import RopeLayout
+from ..rope.reference import rope_apply
 
 MaskKind: TypeAlias = Literal["causal", "bidirectional"]
 

@@ -22,7 +22,7 @@ from ..gpu.arrivals import MOST, arrivals
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
-from ..rope.reference import RopeLayout
+from ..rope.fields import RopeLayout
 from ..rope.triton_heads import turn_heads
 from . import reference
 from .reference import KvState

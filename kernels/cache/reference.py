@@ -11,7 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..rope.reference import RopeLayout, rope_apply
+from ..rope.fields import RopeLayout
+from ..rope.reference import rope_apply
 from .float8 import KvState, append_float8, dequantise, is_float8
 
 CrossState: TypeAlias = tuple[Tensor, Tensor, Tensor]

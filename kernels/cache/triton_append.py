@@ -17,7 +17,8 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
-from ..rope.reference import RopeLayout, rope_apply
+from ..rope.fields import RopeLayout
+from ..rope.reference import rope_apply
 from ..rope.triton_rope import rope_apply as turn
 from . import reference
 from .float8 import KvState, append_float8, is_float8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar, cast
 
 Rows: TypeAlias = Literal["tokens", "batch", "one"]
 """How many rows a value has: one per token (`B * T`), one per row of the batch, or one for all."""
@@ -13,6 +13,7 @@ ROW_COUNTS: Mapping[Rows, str] = {"tokens": "pass->rows", "batch": "pass->batch"
 """The same in C."""
 
 CType: TypeAlias = Literal["float", "int64_t"]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +164,21 @@ class NativeNode(Protocol):
     def region(self, text: str) -> None:
         """Statements that every thread runs: calls of kernels, each a parallel region or several."""
         ...
+
+
+def fields_of(node: NativeNode, record: type[Record]) -> Record:
+    """The fields of a node by the names and types of its reference's record. Each is asked for as it is read, so that
+    one which the emitter leaves out is noticed; tensors and fields that may be scalars are not read this way."""
+    del record
+    return cast("Record", _Fields(node))
+
+
+class _Fields:
+    def __init__(self, node: NativeNode) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> object:
+        return self._node.field(name)
 
 
 class NotNative(Exception):

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-
-RopeScaling: TypeAlias = Literal["none", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional"]
 
 
 def plain(rotary_dim: int, theta: float | Tensor, device: torch.device) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import cast
 
 import torch
 
-from ..native.node import NativeNode, NotNative
+from ..native.node import NativeNode, NotNative, fields_of
+from ..record import shared
+from .fields import Rope, RopeLaw, RopeTable
 from .reference import rope_law
 
 BY_LENGTH = ("dynamic", "longrope")
@@ -16,13 +17,12 @@ BY_LENGTH = ("dynamic", "longrope")
 
 def rope_table(node: NativeNode) -> None:
     """`reference.rope_table` where the frequencies are constants: they are computed here, by the reference."""
-    if node.field("scaling") in BY_LENGTH:
-        raise NotNative(f"scaling {node.field('scaling')} depends on the length of each row")
+    given = fields_of(node, RopeTable)
+    if given.scaling in BY_LENGTH:
+        raise NotNative(f"scaling {given.scaling} depends on the length of each row")
     position, y = node.input("position"), node.output()
-    half = y.width // 2
-    names = [name for name in inspect.signature(rope_law).parameters if name != "position"]
-    fields = {name: node.field(name) for name in names}
-    frequency, gain = rope_law(position=torch.zeros(1, 1, dtype=torch.int64), **fields)  # pyright: ignore[reportArgumentType]
+    half, start = y.width // 2, torch.zeros(1, 1, dtype=torch.int64)
+    frequency, gain = rope_law(position=start, rotary_dim=given.rotary_dim, **shared(given, RopeLaw))
     table = node.constant("frequency", cast("list[float]", frequency.tolist()))  # pyright: ignore[reportUnknownMemberType]
     node.row(
         f"{{ int64_t p = *({position.row()}); float *y = {y.row()};\n"
@@ -33,10 +33,8 @@ def rope_table(node: NativeNode) -> None:
 
 def rope_apply(node: NativeNode) -> None:
     """`reference.rope_apply`."""
-    x, table, y = node.input("x"), node.input("table"), node.output()
-    head_dim = cast("int", node.field("head_dim"))
-    rotary_dim = cast("int | None", node.field("rotary_dim")) or head_dim
-    layout = cast("str", node.field("layout"))
+    given, x, table, y = fields_of(node, Rope), node.input("x"), node.input("table"), node.output()
+    heads, size = x.width // given.head_dim, given.head_dim
     node.row(
-        f"llmc_rope_{layout}({y.row()}, {x.row()}, {table.row()}, {x.width // head_dim}, {head_dim}, {rotary_dim});"
+        f"llmc_rope_{given.layout}({y.row()}, {x.row()}, {table.row()}, {heads}, {size}, {given.rotary_dim or size});"
     )

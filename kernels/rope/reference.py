@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..record import called_with
 from . import frequencies
-from .frequencies import RopeScaling
+from .fields import Rope, RopeLaw, RopeLayout, RopeTable
 
-RopeLayout: TypeAlias = Literal["half", "interleaved"]
 Known = TypeVar("Known")
 
 
@@ -21,87 +20,58 @@ def _needed(value: Known | None, name: str, scaling: str) -> Known:
     return value
 
 
-def rope_law(
-    *,
-    position: Tensor,
-    rotary_dim: int,
-    theta: float = 10000.0,
-    scaling: RopeScaling = "none",
-    factor: float | None = None,
-    low_freq_factor: float = 1.0,
-    high_freq_factor: float = 4.0,
-    original_max_seq_len: int | None = None,
-    max_seq_len: int | None = None,
-    attention_factor: float | None = None,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    mscale: float | None = None,
-    mscale_all_dim: float | None = None,
-    short_factor: Sequence[float] | None = None,
-    long_factor: Sequence[float] | None = None,
-    rotary_fraction: float = 1.0,
-) -> tuple[Tensor, float]:
+@called_with(RopeTable)
+def rope_law(given: RopeTable) -> tuple[Tensor, float]:
     """What each pair turns per position, `[R/2]` float32 (`[B, 1, R/2]` where it depends on a row's length), and the
     factor on cosines and sines. The arguments are those of `rope_table`."""
-    dims, device, gain = rotary_dim, position.device, 1.0
+    dims, theta, scaling, device, gain = given.rotary_dim, given.theta, given.scaling, given.position.device, 1.0
     match scaling:
         case "none":
             frequency = frequencies.plain(dims, theta, device)
         case "linear":
-            frequency = frequencies.plain(dims, theta, device) / _needed(factor, "factor", scaling)
+            frequency = frequencies.plain(dims, theta, device) / _needed(given.factor, "factor", scaling)
         case "dynamic":
-            trained = _needed(original_max_seq_len or max_seq_len, "max_seq_len", scaling)
-            frequency = frequencies.dynamic(position, dims, theta, _needed(factor, "factor", scaling), trained)
-        case "llama3":
-            trained = _needed(original_max_seq_len, "original_max_seq_len", scaling)
-            stretch = _needed(factor, "factor", scaling)
-            frequency = frequencies.plain(dims, theta, device)
-            frequency = frequencies.llama3(frequency, stretch, low_freq_factor, high_freq_factor, trained)
-        case "yarn":
-            trained = _needed(original_max_seq_len, "original_max_seq_len", scaling)
-            stretch = factor if factor is not None else _needed(max_seq_len, "factor or max_seq_len", scaling) / trained
-            frequency = frequencies.yarn(dims, theta, stretch, trained, beta_fast, beta_slow, truncate, device)
-            gain = frequencies.yarn_attention_factor(stretch, mscale, mscale_all_dim)
-        case "longrope":
-            trained = _needed(original_max_seq_len, "original_max_seq_len", scaling)
-            stretch = factor if factor is not None else _needed(max_seq_len, "factor or max_seq_len", scaling) / trained
-            short = _needed(short_factor, "short_factor", scaling)
-            frequency = frequencies.longrope(
-                position, dims, theta, short, _needed(long_factor, "long_factor", scaling), trained
+            trained = _needed(given.original_max_seq_len or given.max_seq_len, "max_seq_len", scaling)
+            frequency = frequencies.dynamic(
+                given.position, dims, theta, _needed(given.factor, "factor", scaling), trained
             )
+        case "llama3":
+            trained = _needed(given.original_max_seq_len, "original_max_seq_len", scaling)
+            stretch = _needed(given.factor, "factor", scaling)
+            frequency = frequencies.plain(dims, theta, device)
+            frequency = frequencies.llama3(frequency, stretch, given.low_freq_factor, given.high_freq_factor, trained)
+        case "yarn":
+            trained, stretch = _stretch(given)
+            frequency = frequencies.yarn(
+                dims, theta, stretch, trained, given.beta_fast, given.beta_slow, given.truncate, device
+            )
+            gain = frequencies.yarn_attention_factor(stretch, given.mscale, given.mscale_all_dim)
+        case "longrope":
+            trained, stretch = _stretch(given)
+            short = _needed(given.short_factor, "short_factor", scaling)
+            long = _needed(given.long_factor, "long_factor", scaling)
+            frequency = frequencies.longrope(given.position, dims, theta, short, long, trained)
             gain = frequencies.longrope_attention_factor(stretch, trained)
         case "proportional":
-            stretch = 1.0 if factor is None else factor
-            frequency = frequencies.proportional(dims, theta, stretch, rotary_fraction, device)
+            stretch = 1.0 if given.factor is None else given.factor
+            frequency = frequencies.proportional(dims, theta, stretch, given.rotary_fraction, device)
         case _:
             raise ValueError(f"no rope scaling is called {scaling!r}")
-    if scaling in ("yarn", "longrope") and attention_factor is not None:
-        gain = attention_factor
+    if scaling in ("yarn", "longrope") and given.attention_factor is not None:
+        gain = given.attention_factor
     return frequency, gain
 
 
-def rope_table(
-    *,
-    position: Tensor,
-    rotary_dim: int,
-    theta: float = 10000.0,
-    scaling: RopeScaling = "none",
-    factor: float | None = None,
-    low_freq_factor: float = 1.0,
-    high_freq_factor: float = 4.0,
-    original_max_seq_len: int | None = None,
-    max_seq_len: int | None = None,
-    attention_factor: float | None = None,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    mscale: float | None = None,
-    mscale_all_dim: float | None = None,
-    short_factor: Sequence[float] | None = None,
-    long_factor: Sequence[float] | None = None,
-    rotary_fraction: float = 1.0,
-) -> Tensor:
+def _stretch(law: RopeLaw) -> tuple[int, float]:
+    """The context that a model was trained for, and how many times longer the new one is."""
+    trained = _needed(law.original_max_seq_len, "original_max_seq_len", law.scaling)
+    if law.factor is not None:
+        return trained, law.factor
+    return trained, _needed(law.max_seq_len, "factor or max_seq_len", law.scaling) / trained
+
+
+@called_with(RopeTable)
+def rope_table(given: RopeTable) -> Tensor:
     """Cosines, then sines, of every position's angles.
 
     position `[B, T]` int64 -> `[B, T, R]` float32 with R = `rotary_dim`: R/2 cosines, then R/2 sines, both times the
@@ -110,27 +80,8 @@ def rope_table(
     of `dynamic` to `max_seq_len`. `rotary_fraction` belongs to `proportional`. Raises ValueError for a scaling whose
     values are missing. Sources: transformers `modeling_rope_utils`; the papers are named in `frequencies`.
     """
-    frequency, gain = rope_law(
-        position=position,
-        rotary_dim=rotary_dim,
-        theta=theta,
-        scaling=scaling,
-        factor=factor,
-        low_freq_factor=low_freq_factor,
-        high_freq_factor=high_freq_factor,
-        original_max_seq_len=original_max_seq_len,
-        max_seq_len=max_seq_len,
-        attention_factor=attention_factor,
-        beta_fast=beta_fast,
-        beta_slow=beta_slow,
-        truncate=truncate,
-        mscale=mscale,
-        mscale_all_dim=mscale_all_dim,
-        short_factor=short_factor,
-        long_factor=long_factor,
-        rotary_fraction=rotary_fraction,
-    )
-    angle = position.clamp(min=0)[..., None].float() * frequency  # [B, T, R/2]
+    frequency, gain = rope_law.of(given)
+    angle = given.position.clamp(min=0)[..., None].float() * frequency  # [B, T, R/2]
     table = torch.cat((angle.cos(), angle.sin()), dim=-1)
     return table if gain == 1.0 else table * gain
 
@@ -159,52 +110,11 @@ def rope_apply(
     return torch.cat(pieces, dim=-1).flatten(-2)
 
 
-def rope(
-    *,
-    x: Tensor,
-    position: Tensor,
-    head_dim: int,
-    rotary_dim: int | None = None,
-    theta: float = 10000.0,
-    layout: RopeLayout = "half",
-    scaling: RopeScaling = "none",
-    factor: float | None = None,
-    low_freq_factor: float = 1.0,
-    high_freq_factor: float = 4.0,
-    original_max_seq_len: int | None = None,
-    max_seq_len: int | None = None,
-    attention_factor: float | None = None,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    mscale: float | None = None,
-    mscale_all_dim: float | None = None,
-    short_factor: Sequence[float] | None = None,
-    long_factor: Sequence[float] | None = None,
-    rotary_fraction: float = 1.0,
-) -> Tensor:
+@called_with(Rope)
+def rope(given: Rope) -> Tensor:
     """Rotary position embedding (Su et al. 2021): `rope_apply` of `rope_table`.
 
     x `[B, T, H*D]`, position `[B, T]` int64 (-1 padding) -> `[B, T, H*D]` of x's dtype.
     """
-    table = rope_table(
-        position=position,
-        rotary_dim=rotary_dim or head_dim,
-        theta=theta,
-        scaling=scaling,
-        factor=factor,
-        low_freq_factor=low_freq_factor,
-        high_freq_factor=high_freq_factor,
-        original_max_seq_len=original_max_seq_len,
-        max_seq_len=max_seq_len,
-        attention_factor=attention_factor,
-        beta_fast=beta_fast,
-        beta_slow=beta_slow,
-        truncate=truncate,
-        mscale=mscale,
-        mscale_all_dim=mscale_all_dim,
-        short_factor=short_factor,
-        long_factor=long_factor,
-        rotary_fraction=rotary_fraction,
-    )
-    return rope_apply(x=x, table=table, head_dim=head_dim, rotary_dim=rotary_dim, layout=layout)
+    table = rope_table.of(given.table())
+    return rope_apply(x=given.x, table=table, head_dim=given.head_dim, rotary_dim=given.rotary_dim, layout=given.layout)

@@ -15,7 +15,7 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
 from . import reference
-from .reference import RopeLayout
+from .fields import RopeLayout
 
 HELD = 2048
 """Pairs of a program: some heads of one token."""

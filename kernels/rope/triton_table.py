@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,8 +19,10 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
+from ..record import called_with, shared
 from . import reference
-from .frequencies import RopeScaling, longrope_attention_factor, yarn_attention_factor
+from .fields import RopeLaw, RopeTable
+from .frequencies import longrope_attention_factor, yarn_attention_factor
 
 TOKENS = 16
 """Tokens of a program."""
@@ -160,45 +161,43 @@ def constexprs(law: Law, dims: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def law_of(
-    *, rotary_dim: int, scaling: str, theta: float, factor: float | None, low_freq_factor: float,
-    high_freq_factor: float, original_max_seq_len: int | None, max_seq_len: int | None, attention_factor: float | None,
-    beta_fast: float, beta_slow: float, truncate: bool, mscale: float | None, mscale_all_dim: float | None,
-    short_factor: Sequence[float] | None, long_factor: Sequence[float] | None, rotary_fraction: float,
-) -> Law:  # fmt: skip
+def law_of(given: RopeLaw, rotary_dim: int) -> Law:
     """The law that the arguments of `rope_table` describe. Raises ValueError where one is missing."""
+    scaling, theta, factor = given.scaling, given.theta, given.factor
     law = Law(scaling, theta)
     if scaling in ("linear", "dynamic", "llama3"):
         law = law._replace(factor=_given(factor, "factor", scaling))
     if scaling == "dynamic":
-        trained = _given(original_max_seq_len or max_seq_len, "max_seq_len", scaling)
+        trained = _given(given.original_max_seq_len or given.max_seq_len, "max_seq_len", scaling)
         law = law._replace(trained=int(trained))
     if scaling in ("llama3", "yarn", "longrope"):
-        law = law._replace(trained=int(_given(original_max_seq_len, "original_max_seq_len", scaling)))
+        law = law._replace(trained=int(_given(given.original_max_seq_len, "original_max_seq_len", scaling)))
     if scaling == "llama3":
-        return law._replace(low=low_freq_factor, high=high_freq_factor)
+        return law._replace(low=given.low_freq_factor, high=given.high_freq_factor)
     if scaling == "proportional":
-        return law._replace(factor=1.0 if factor is None else factor, turning=int(rotary_fraction * rotary_dim // 2))
+        turning = int(given.rotary_fraction * rotary_dim // 2)
+        return law._replace(factor=1.0 if factor is None else factor, turning=turning)
     if scaling not in ("yarn", "longrope"):
         return law
     if factor is None:
-        factor = _given(max_seq_len, "factor or max_seq_len", scaling) / law.trained
+        factor = _given(given.max_seq_len, "factor or max_seq_len", scaling) / law.trained
     if scaling == "yarn":
-        low, high = _yarn_ramp(rotary_dim, theta, law.trained, beta_fast, beta_slow, truncate)
-        law = law._replace(low=low, high=high, gain=yarn_attention_factor(factor, mscale, mscale_all_dim))
-    elif short_factor is None or long_factor is None:
+        low, high = _yarn_ramp(rotary_dim, theta, law.trained, given.beta_fast, given.beta_slow, given.truncate)
+        gain = yarn_attention_factor(factor, given.mscale, given.mscale_all_dim)
+        law = law._replace(low=low, high=high, gain=gain)
+    elif given.short_factor is None or given.long_factor is None:
         raise ValueError("rope scaling 'longrope' needs short_factor and long_factor")
     else:
         gain = longrope_attention_factor(factor, law.trained)
-        law = law._replace(short=tuple(short_factor), long=tuple(long_factor), gain=gain)
-    return law._replace(factor=factor, gain=law.gain if attention_factor is None else attention_factor)
+        law = law._replace(short=tuple(given.short_factor), long=tuple(given.long_factor), gain=gain)
+    return law._replace(factor=factor, gain=law.gain if given.attention_factor is None else given.attention_factor)
 
 
 def _launch(position: Tensor, rotary_dim: int, options: str) -> Tensor:
     table = _fake(position, rotary_dim, options)
     if table.numel():
         batch, tokens = position.shape
-        law = law_of(rotary_dim=rotary_dim, **json.loads(options))
+        law = law_of(RopeLaw(**json.loads(options)), rotary_dim)
         launchable(_fill)[(batch, ceil_div(tokens, TOKENS))](
             position.contiguous(), table, tokens, **constexprs(law, rotary_dim), num_warps=4
         )
@@ -216,34 +215,7 @@ def _reference(position: Tensor, rotary_dim: int, options: str) -> Tensor:
 _table = gpu_op("rope_table", _launch, fake=_fake, reference=_reference)
 
 
-def rope_table(
-    *,
-    position: Tensor,
-    rotary_dim: int,
-    theta: float = 10000.0,
-    scaling: RopeScaling = "none",
-    factor: float | None = None,
-    low_freq_factor: float = 1.0,
-    high_freq_factor: float = 4.0,
-    original_max_seq_len: int | None = None,
-    max_seq_len: int | None = None,
-    attention_factor: float | None = None,
-    beta_fast: float = 32.0,
-    beta_slow: float = 1.0,
-    truncate: bool = True,
-    mscale: float | None = None,
-    mscale_all_dim: float | None = None,
-    short_factor: Sequence[float] | None = None,
-    long_factor: Sequence[float] | None = None,
-    rotary_fraction: float = 1.0,
-) -> Tensor:
+@called_with(RopeTable)
+def rope_table(given: RopeTable) -> Tensor:
     """Arguments and result are those of the reference."""
-    options = {
-        "theta": theta, "scaling": scaling, "factor": factor, "low_freq_factor": low_freq_factor,
-        "high_freq_factor": high_freq_factor, "original_max_seq_len": original_max_seq_len, "max_seq_len": max_seq_len,
-        "attention_factor": attention_factor, "beta_fast": beta_fast, "beta_slow": beta_slow, "truncate": truncate,
-        "mscale": mscale, "mscale_all_dim": mscale_all_dim, "rotary_fraction": rotary_fraction,
-        "short_factor": None if short_factor is None else list(short_factor),
-        "long_factor": None if long_factor is None else list(long_factor),
-    }  # fmt: skip
-    return _table(position, rotary_dim, json.dumps(options))
+    return _table(given.position, given.rotary_dim, json.dumps(shared(given, RopeLaw)))

@@ -17,7 +17,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gptj import modeling_gptj
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from llmc.kernels.rope.reference import RopeScaling, rope, rope_apply, rope_table
+from llmc.kernels.rope.fields import RopeScaling
+from llmc.kernels.rope.reference import rope, rope_apply, rope_table
 from llmc.kernels.tolerance import assert_close
 
 D = 20

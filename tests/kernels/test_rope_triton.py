@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from llmc.kernels.rope import reference
-from llmc.kernels.rope.reference import RopeLayout
+from llmc.kernels.rope.fields import RopeLayout
 from llmc.kernels.rope.triton_rope import rope_apply
 from llmc.kernels.rope.triton_table import rope_table
 from llmc.kernels.tolerance import assert_close
