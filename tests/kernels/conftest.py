@@ -1,4 +1,4 @@
-"""One thread, one seed and one build for every test of a kernel."""
+"""One thread, one seed, one build and one patch of Triton's language for every test of a kernel."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import os
 import pytest
 import torch
 
+from .interpreted import patch_once
 from .native import build_in
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_patch() -> None:
+    patch_once()
 
 
 @pytest.fixture(autouse=True, scope="session")
