@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 from torch import fx
@@ -28,15 +28,25 @@ def named(section: YamlNode | None) -> frozenset[str]:
     return frozenset(section.entries) if isinstance(section, YamlMap) else frozenset()
 
 
+def wishes_of(section: YamlNode | None) -> Mapping[str, str]:
+    """Kernels by the names of ops and paths, where the section is well formed."""
+    return {key: kernel for key, _, kernel, _ in _wishes(section, [])}
+
+
 def force_kernels(
-    module: Module, section: YamlNode | None, requests: Callable[[fx.Node, Site], tuple[Request, ...]]
+    module: Module,
+    section: YamlNode | None,
+    requests: Callable[[fx.Node, Site], tuple[Request, ...]],
+    in_training: Callable[[], Sequence[tuple[Site, Request]]] = tuple,
 ) -> None:
     """Mark every node that the section names, by the name of its op or by its path.
 
-    `requests`: what a node asks of a kernel, in each phase. Raises LlmcError E0607 for a name that is no op and no path
-    of the fused program, for a kernel that the op does not have, and for one that serves in no phase.
+    `requests`: what a node asks of a kernel, in each phase; `in_training`: what the nodes of the modules ask. Raises
+    LlmcError E0607 for a name that is no op and no path of the fused program or the modules, for a kernel that the op
+    does not have, and for one that serves in no phase.
     """
     problems: list[Diagnostic] = []
+    trained = in_training() if section is not None else ()
     for key, key_span, kernel, span in _wishes(section, problems):
         nodes = [
             (node, site)
@@ -44,17 +54,19 @@ def force_kernels(
             for node, site in lowered.sites()
             if names(key, site)
         ]
-        if not nodes:
+        others = [(site, request) for site, request in trained if names(key, site)]
+        if not nodes and not others:
             known = {name for definition in module.definitions.values() for name in _names(definition)}
+            known |= {name for site, _ in trained for name in (site.op.name, site.path)}
             message = f"the fused program has neither an op nor a node {quoted(key)}"
             problems.append(_problem(message, key_span, did_you_mean(key, known) or "llmc explain SPEC lists them"))
-        for node, site in nodes:
-            problem = _refusal(site, kernel, requests(node, site), span)
+        refusals = [_refusal(site, kernel, requests(node, site), span) for node, site in nodes]
+        for (node, _), problem in zip(nodes, refusals, strict=True):
             if problem is None:
                 node.meta[MARK] = kernel
-            else:
-                problems.append(problem)
-                break
+        in_modules = [_refusal(site, kernel, (request,), span) for site, request in others]
+        if not (in_modules and all(problem is None for problem in in_modules)):
+            problems += [problem for problem in refusals or in_modules if problem is not None][:1]
     if problems:
         raise LlmcError(problems)
 

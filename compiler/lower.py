@@ -280,7 +280,11 @@ class _Training(_Lowering):
         call.meta["type"] = next(iter(types.values()))
         if len(types) == 1:
             return {next(iter(types)): call}
-        return {port: self.graph.call_function(operator.getitem, (call, i)) for i, port in enumerate(types)}
+        outputs: dict[str, fx.Node] = {}
+        for index, (port, found) in enumerate(types.items()):
+            outputs[port] = self.graph.call_function(operator.getitem, (call, index))
+            outputs[port].meta["type"] = found
+        return outputs
 
 
 def _checked_insert(

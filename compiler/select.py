@@ -98,7 +98,7 @@ def select_definition(
         )
         if serving:
             prepared |= _preparations(node, site, serving[0])
-        copy.target = _implementation(site, serving)
+        copy.target = implementation(site, serving)
         name = serving[0].name if serving else "reference"
         choices.append(Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line))
     return Selection(name=f"{lowered.name}_{phase}", graph=graph, choices=tuple(choices), prepared=prepared)
@@ -114,9 +114,22 @@ def _preparations(node: fx.Node, site: Site, kernel: Kernel) -> Mapping[str, Pre
     }
 
 
-def request_of(node: fx.Node, site: Site, phase: Phase, target: Target, format: str = "") -> Request:
-    """What a kernel needs to know of a node: the `T` of a decode step is 1."""
-    shapes = {name: value for name, found in node.kwargs.items() for value in _shapes(found, phase)}
+def request_of(
+    node: fx.Node,
+    site: Site,
+    phase: Phase,
+    target: Target,
+    format: str = "",
+    *,
+    parameters: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Request:
+    """What a kernel needs to know of a node: the `T` of a decode step is 1.
+
+    `parameters`: the shapes of those that are no operands, because a module owns them; the first port of such a node
+    has no name.
+    """
+    operands = {**dict(zip((port.name for port in site.op.ports), node.args, strict=False)), **node.kwargs}
+    shapes = {name: value for name, found in operands.items() for value in _shapes(found, phase)} | dict(parameters)
     return Request(
         op=site.op.name,
         fields=site.fields.values,
@@ -154,7 +167,8 @@ def choose(
 ) -> tuple[tuple[Kernel, ...], tuple[tuple[str, str], ...]]:
     """The kernels that serve, the preferred one first, and the refusals before it. None that serves: the reference.
 
-    `forced` comes first where it serves in this phase. `own`: the arguments that a kernel may have prepared.
+    `forced` comes first where it serves in this phase. `own`: the arguments that a kernel may have prepared; none in
+    training, where each step changes them.
     """
     candidates = [kernel for kernel in kernels_for(site.op.name) if kernel.format == request.format]
     serving: list[Kernel] = []
@@ -164,6 +178,8 @@ def choose(
             reason = "kernels are switched off"
         elif forced == "reference":
             reason = "x-kernels asks for the reference"
+        elif request.phase == "train" and kernel.prepares:
+            reason = f"no gradients: it reads another form of {min(kernel.prepares)}, made once"
         else:
             shared = sorted(kernel.prepares.keys() - own)
             reason = f"its {shared[0]} is not a parameter of this node alone" if shared else kernel.refusal(request)
@@ -174,7 +190,7 @@ def choose(
     return tuple(serving), tuple(refused)
 
 
-def _implementation(site: Site, serving: tuple[Kernel, ...]) -> Callable[..., object]:
+def implementation(site: Site, serving: tuple[Kernel, ...]) -> Callable[..., object]:
     """The first kernel; where that is compiled on first use, with the others behind it."""
     if not serving:
         return resolve_reference(site.op.reference)

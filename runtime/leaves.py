@@ -1,11 +1,12 @@
 """The modules at the ends of the tree: they own parameters, or behave differently in training.
 
-Where torch has a class for it, the leaf is a subclass, so that adapters and sharding recognise it; the computation is
-always the op's reference.
+Where torch has a class for it, the leaf is a subclass, so that adapters and sharding recognise it. What it computes is
+`compute`: the op's reference, or the kernel that the compiler picked for training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -31,13 +32,17 @@ class _Unfilled(nn.Module):
 class Linear(_Unfilled, nn.Linear):
     """Weight `[O, I]`, optional bias `[O]`."""
 
+    compute: Callable[..., Tensor] = staticmethod(linear)
+
     def forward(self, input: Tensor) -> Tensor:
         """input `[..., I]` -> `[..., O]`."""
-        return linear(x=input, weight=self.weight, bias=self.bias)
+        return self.compute(x=input, weight=self.weight, bias=self.bias)
 
 
 class TernaryLinear(_Unfilled, nn.Linear):
     """Weight `[O, I]` and optional bias `[O]` as trained; the forward rounds weights and activations."""
+
+    compute: Callable[..., Tensor] = staticmethod(ternary_linear)
 
     def __init__(self, width: int, features: int, *, bias: bool, activation_bits: int | None) -> None:
         super().__init__(width, features, bias=bias)  # pyright: ignore[reportUnknownMemberType]
@@ -45,11 +50,13 @@ class TernaryLinear(_Unfilled, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """input `[..., I]` -> `[..., O]`."""
-        return ternary_linear(x=input, weight=self.weight, bias=self.bias, activation_bits=self.activation_bits)
+        return self.compute(x=input, weight=self.weight, bias=self.bias, activation_bits=self.activation_bits)
 
 
 class Embedding(_Unfilled, nn.Embedding):
     """Weight `[rows, features]`; ids are shifted by `offset`, rows multiplied by `scale`."""
+
+    compute: Callable[..., Tensor] = staticmethod(embedding)
 
     def __init__(self, rows: int, features: int, *, offset: int, scale: float) -> None:
         super().__init__(rows, features)  # pyright: ignore[reportUnknownMemberType]
@@ -57,19 +64,23 @@ class Embedding(_Unfilled, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """ids `[B, T]` int64 -> `[B, T, features]`."""
-        return embedding(ids=input, weight=self.weight, offset=self.offset, scale=self.scale)
+        return self.compute(ids=input, weight=self.weight, offset=self.offset, scale=self.scale)
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer norm over the whole last axis."""
 
+    compute: Callable[..., Tensor] = staticmethod(layer_norm)
+
     def forward(self, input: Tensor) -> Tensor:
         """The shape of the input."""
-        return layer_norm(x=input, weight=self.weight, bias=self.bias, eps=self.eps)
+        return self.compute(x=input, weight=self.weight, bias=self.bias, eps=self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
     """RMS norm over the whole last axis; `weight_offset` is added to the stored weight."""
+
+    compute: Callable[..., Tensor] = staticmethod(rms_norm)
 
     def __init__(self, width: int, *, eps: float, weight_offset: float) -> None:
         super().__init__(width, eps=eps)  # pyright: ignore[reportUnknownMemberType]
@@ -77,18 +88,18 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
-        return rms_norm(x=x, weight=self.weight, eps=cast("float", self.eps), weight_offset=self.weight_offset)
+        return self.compute(x=x, weight=self.weight, eps=cast("float", self.eps), weight_offset=self.weight_offset)
 
 
 class ReferenceModule(nn.Module):
-    """Any other op: its parameters, and its reference as the forward."""
+    """Any other op: its parameters, and what it computes as the forward."""
 
     def __init__(self, op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> None:
         super().__init__()
         self.op_name = op.name
         self.first_port = op.ports[0].name if op.ports else ""
         self.reads_training = op.reads_training
-        self.reference = resolve_reference(op.reference)
+        self.compute = resolve_reference(op.reference)
         self.operands = {
             name: fields[name] for name in op.operands if fields.values.get(name) != op.field_index[name].default
         }
@@ -104,14 +115,23 @@ class ReferenceModule(nn.Module):
         arguments.update((name, self._parameters[name]) for name in self.names)
         if self.reads_training:
             arguments["training"] = self.training
-        return self.reference(**arguments)
+        return self.compute(**arguments)
 
     def extra_repr(self) -> str:
         return ", ".join([self.op_name, *(f"{name}={value}" for name, value in self.operands.items())])
 
 
-def make_leaf(op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> nn.Module:
-    """The module of one node, on the current default device, uninitialised."""
+def make_leaf(
+    op: Op, fields: Fields, specs: tuple[ParameterSpec, ...], compute: Callable[..., object] | None = None
+) -> nn.Module:
+    """The module of one node, on the current default device, uninitialised. `compute` takes the reference's place."""
+    leaf = _make(op, fields, specs)
+    if compute is not None:
+        leaf.compute = compute
+    return leaf
+
+
+def _make(op: Op, fields: Fields, specs: tuple[ParameterSpec, ...]) -> nn.Module:
     shapes = {spec.name: spec.shape for spec in specs}
     match op.name:
         case "linear":

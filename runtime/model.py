@@ -60,7 +60,7 @@ class LanguageModel(LateTree):
         if isinstance(program, Recalled):
             self._recall(program)
         else:
-            self._graphs = grow(self, program.model)
+            self._graphs = grow(self, program.training)
             self.retie()
 
     def _recall(self, recalled: Recalled) -> None:
@@ -76,7 +76,7 @@ class LanguageModel(LateTree):
         """The tree, on the tensors that the executor reads."""
         program = self.program
         with torch.inference_mode(False):
-            self._graphs = grow(self, program.model)
+            self._graphs = grow(self, program.training)
             for path, spec in program.weights.parameters.items():
                 if path not in program.weights.ties:
                     found = recalled.parameters.get(path)
@@ -197,7 +197,7 @@ class LanguageModel(LateTree):
 
     def _run_modules(self, inputs: Mapping[str, Tensor], ambient: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, object] = dict(inputs)
-        for call in self.program.model.calls:
+        for call in self.program.training.module.calls:
             given = [
                 [values[v] for v in value] if isinstance(value, tuple) else values[value]
                 for value in call.inputs.values()

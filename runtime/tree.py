@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg  # pyright: ignore[reportUnknownVariableType]
 
-from ..compiler.ir import Call, Model, TypedDefinition
-from ..compiler.lower import lower_for_training
+from ..compiler.ir import Call, TypedDefinition
 from ..compiler.lowered import Lowered
 from ..compiler.ops.declaration import Value
+from ..compiler.training import TrainedDefinition, Training
 from .leaves import make_leaf
 
 Lookup = Callable[[str], object]
@@ -93,18 +93,20 @@ def assign(root: nn.Module, path: str, parameter: nn.Parameter) -> None:
     owner.register_parameter(name, parameter)
 
 
-def grow(root: nn.Module, model: Model) -> dict[str, TrainGraph]:
+def grow(root: nn.Module, training: Training) -> dict[str, TrainGraph]:
     """Add every leaf and block of the model under `root`, on the meta device. Returns the graphs of unrepeated
     definitions."""
-    graphs = {name: lower_for_training(typed) for name, typed in model.definitions.items()}
+    typed = training.module.model.definitions
     with torch.device("meta"):
-        for call in model.calls:
-            _grow_call(root, call, model.definitions[call.definition], graphs[call.definition])
+        for call in training.module.calls:
+            _grow_call(root, call, typed[call.definition], training.definitions[call.definition])
     _list_numbered_children(root)
+    graphs = {name: one.lowered for name, one in training.definitions.items()}
     return {name: TrainGraph(lowered) for name, lowered in graphs.items() if not lowered.is_repeated}
 
 
-def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Lowered) -> None:
+def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, trained: TrainedDefinition) -> None:
+    lowered = trained.lowered
     if lowered.is_repeated:
         block = Block(lowered, scalar_operands(lowered, call), partial(_find_bound, root, call))
         _add(root, call.binding.prefix, block)
@@ -119,7 +121,7 @@ def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, lowered: Low
                     name, nn.Parameter(torch.empty(specs[0].shape), requires_grad=specs[0].is_trained)
                 )
         elif specs or node.op.reads_training:
-            _add(root, path, make_leaf(node.op, node.fields, specs))
+            _add(root, path, make_leaf(node.op, node.fields, specs, trained.leaves.get(node.path)))
 
 
 def scalar_operands(lowered: Lowered, call: Call) -> dict[str, Value]:

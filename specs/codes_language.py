@@ -225,7 +225,8 @@ SHAPES: Mapping[str, Code] = {
     "E0606": _code(
         "kernel required",
         "With `--strict-kernels`, attention and norms, and on a GPU scans, experts and ternary layers as well, may not "
-        "fall back to their reference where a kernel for the op exists. "
+        "fall back to their reference where a kernel for the op exists; on a GPU neither in the modules that one "
+        "trains, which need kernels with gradients, unless `--quantize` leaves none to train. "
         "The notes say why each kernel refused.",
         wrong="llmc build mine.yaml --strict-kernels      # head_dim 60: no kernel serves it",
         right="llmc build mine.yaml",

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @dtype_option
 @click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="Pack the weights.")
 @click.option("--verify", is_flag=True, help="Compare the numbers of every pass and every node with the reference.")
-@click.option("--strict-kernels", is_flag=True, help="Refuse attention or a norm that falls back to its reference.")
+@click.option(
+    "--strict-kernels",
+    is_flag=True,
+    help="Refuse attention or a norm that falls back to its reference; on a GPU more ops, in training too.",
+)
 @json_option
 def command(
     spec: str,
@@ -71,7 +75,7 @@ def command(
         from ..strict_kernels import require_kernels
 
         with phases.time("strict kernels"):
-            require_kernels(program)
+            require_kernels(program, is_trained=quantize is None)
     compared: Verification | None = None
     packing: str | None = None
     if verify:

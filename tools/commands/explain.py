@@ -13,9 +13,15 @@ from ..targets import locate
 from ..terminal import write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...compiler.ir import Call
     from ...compiler.ops.declaration import Value
     from ...compiler.program import Program
     from ...kernels.gpu.target import GpuTarget
+
+TRAIN = "train"
+PHASES = ("prefill", "decode", TRAIN)
 
 
 @click.command("explain")
@@ -23,6 +29,13 @@ if TYPE_CHECKING:
 @click.argument("node", required=False)
 @device_option
 @dtype_option
+@click.option(
+    "--phase",
+    "phases",
+    type=click.Choice(PHASES),
+    multiple=True,
+    help="A phase to explain; repeatable. The default is all of them, on a CPU all but train.",
+)
 @set_option
 @json_option
 def command(
@@ -30,13 +43,14 @@ def command(
     node: str | None,
     device: str,
     dtype: str | None,
+    phases: tuple[str, ...],
     settings: tuple[tuple[str, Value], ...],
     as_json: bool,
 ) -> None:
     """Explain a code (E0203), or for a spec the kernel of every node with each refusal and its reason.
 
     NODE narrows it to nodes whose path contains it (`layers.3.mlp`). --device cuda:sm_90 asks about a machine that is
-    elsewhere.
+    elsewhere. Prefill and decode are the fused program, train the modules: two graphs.
     """
     if re.fullmatch(r"[EeWw]\d+", subject):
         _explain_code(subject.upper(), as_json)
@@ -46,7 +60,8 @@ def command(
     from ...kernels.gpu.target import asked_target
 
     program = build(found.spec, found.params, origin=found.origin, device=device, dtype=dtype or "float32")
-    chosen = _choices(program, node)
+    wanted = phases or PHASES[: None if device.startswith("cuda") else -1]
+    chosen = _choices(program, node, wanted)
     if as_json:
         write_json(chosen)
         return
@@ -55,11 +70,12 @@ def command(
         print(limits(target))
     previous: object = None
     for one in chosen:
-        if one["definition"] != previous:
-            print(f"{one['definition']}  x{one['calls']}")
-            previous = one["definition"]
-        phases = "" if one["phase"] == "both" else f" ({one['phase']})"
-        print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phases}  {one['place']}")
+        is_trained = one["phase"] == TRAIN
+        if (one["definition"], is_trained) != previous:
+            print(f"{one['definition']}  x{one['calls']}{'  in training' if is_trained else ''}")
+            previous = (one["definition"], is_trained)
+        phase = "" if one["phase"] in ("both", TRAIN) else f" ({one['phase']})"
+        print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phase}  {one['place']}")
         for name, reason in one["refused"]:  # type: ignore[attr-defined]
             print(f"      {name}: {reason}")
 
@@ -85,25 +101,34 @@ def _explain_code(code: str, as_json: bool) -> None:
     print(f"{code}: {found.title}\n\n{found.explanation}".rstrip())
 
 
-def _choices(program: Program, node: str | None) -> list[dict[str, object]]:
-    """By definition, node and phase; phases that agree are one entry. Raises E0303 for a node that is nowhere."""
+def _choices(program: Program, node: str | None, phases: Sequence[str]) -> list[dict[str, object]]:
+    """By definition, node and phase; prefill and decode that agree are one entry. Raises E0303 for a node that is
+    nowhere."""
     found: list[dict[str, object]] = []
     paths: set[str] = set()
-    for name in program.module.definitions:
+
+    def is_meant(definition: str, calls: Sequence[Call], path: str) -> bool:
+        absolute = [call.binding.absolute(path) for call in calls]
+        paths.update((path, *absolute))
+        return node is None or any(f".{node}." in f".{one}." for one in (path, *absolute))
+
+    inferred = {phase: found for phase, found in program.kernels.items() if phase in phases}
+    for name in program.module.definitions if inferred else ():
         calls = program.module.calls_of(name)
-        by_phase = {phase: selections[name] for phase, selections in program.kernels.items()}
-        for same in zip(*by_phase.values(), strict=True):
-            absolute = [call.binding.absolute(same[0].path) for call in calls]
-            paths |= {same[0].path, *absolute}
-            if node is not None and not any(f".{node}." in f".{path}." for path in (same[0].path, *absolute)):
+        for same in zip(*(by_definition[name] for by_definition in inferred.values()), strict=True):
+            if not is_meant(name, calls, same[0].path):
                 continue
             entry: dict[str, object] = {"definition": name, "calls": len(calls)}
-            if all((c.kernel, c.refused) == (same[0].kernel, same[0].refused) for c in same):
+            if len(same) > 1 and all((c.kernel, c.refused) == (same[0].kernel, same[0].refused) for c in same):
                 found.append({**entry, "phase": "both", **asdict(same[0])})
             else:
-                found += [{**entry, "phase": phase, **asdict(c)} for phase, c in zip(by_phase, same, strict=True)]
+                found += [{**entry, "phase": phase, **asdict(c)} for phase, c in zip(inferred, same, strict=True)]
+    for name, choices in program.training.kernels.items() if TRAIN in phases else ():
+        calls = program.training.module.calls_of(name)
+        entry = {"definition": name, "calls": len(calls), "phase": TRAIN}
+        found += [{**entry, **asdict(one)} for one in choices if is_meant(name, calls, one.path)]
     if node is not None and not found:
         from ...specs.diagnostics import did_you_mean, fail
 
-        raise fail("E0303", f"the fused program has no node {node[:64]!r}", help=did_you_mean(node, paths))
+        raise fail("E0303", f"the program has no node {node[:64]!r}", help=did_you_mean(node, paths))
     return found
