@@ -72,8 +72,8 @@ def select_for_training(module: Module, target: Target, wishes: Mapping[str, str
         leaves: dict[str, Callable[..., object]] = {}
         choices: list[Choice] = []
         for node, site, request in requests_of(module, name, target):
-            forced = next((kernel for key, kernel in reversed(wishes.items()) if names(key, site)), None)
-            serving, refused = _choose(site, request, target, forced)
+            wished = [kernel for key, kernel in wishes.items() if names(key, site)]
+            serving, refused = _choose(site, request, target, wished[-1] if wished else None)
             if serving and node.op == "call_module":
                 leaves[site.path] = implementation(site, serving)
             elif serving:

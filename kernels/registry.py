@@ -58,7 +58,17 @@ KERNELS: tuple[Kernel, ...] = (
         serves="attention.triton_attention:serves",
         is_triton=True,
     ),
+    Kernel(
+        name="triton_prefill",
+        op="attend_shared",
+        implementation="attention.triton_attention:attend_cached",
+        serves="attention.triton_attention:serves",
+        is_triton=True,
+    ),
     Kernel(name="sdpa", op="attention", implementation="attention.sdpa:attention", serves="attention.sdpa:serves"),
+    Kernel(
+        name="sdpa", op="attend_shared", implementation="attention.sdpa:attend_cached", serves="attention.sdpa:serves"
+    ),
     Kernel(
         name="triton_decode",
         op="attend_cached",

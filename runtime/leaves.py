@@ -127,7 +127,7 @@ def make_leaf(
     """The module of one node, on the current default device, uninitialised. `compute` takes the reference's place."""
     leaf = _make(op, fields, specs)
     if compute is not None:
-        leaf.compute = compute
+        leaf.compute = compute  # pyright: ignore[reportArgumentType]
     return leaf
 
 

@@ -29,12 +29,12 @@ PROMPT = 9
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_gradients(family: Family, goldens: Goldens) -> None:
     golden = goldens(family)
-    short = replace(
-        golden, tokens=golden.tokens[:, :PROMPT], inputs={k: v[:, :PROMPT] for k, v in golden.inputs.items()}
-    )
+    inputs = {name: value[:, :PROMPT] for name, value in golden.inputs.items()}
+    here = replace(golden, tokens=golden.tokens[:, :PROMPT], inputs=inputs)
+    inputs = {name: value.to(DEVICE) for name, value in inputs.items()}
+    there = replace(golden, tokens=here.tokens.to(DEVICE), inputs=inputs)
     model = llmc.load(golden.folder).train()
-    loss, expected = our_gradients(model, short)
-    there = replace(short, tokens=short.tokens.to(DEVICE), inputs={k: v.to(DEVICE) for k, v in short.inputs.items()})
+    loss, expected = our_gradients(model, here)
     found_loss, found = our_gradients(on_gpu(model).train().requires_grad_(), there)
     assert abs(found_loss - loss) < 1e-5 * max(1.0, abs(loss))
     largest = max(rms(gradient) for gradient in expected.values())

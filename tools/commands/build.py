@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--strict-kernels",
     is_flag=True,
-    help="Refuse attention or a norm that falls back to its reference; on a GPU more ops, in training too.",
+    help="Refuse attention or a norm that falls back to its reference; on a GPU more, in training too.",
 )
 @json_option
 def command(
