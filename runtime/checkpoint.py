@@ -9,18 +9,18 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Protocol, Self, cast
+from typing import Self
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean, fail
 from .containment import find_inside, inside, read_json_object, require_folder
+from .mapped_file import MappedFile, Stored
 from .safetensors_header import SafetensorsHeader, read_header
 from .strict_json import is_object, shown
 
@@ -69,17 +69,6 @@ class Entry:
     """Its first byte in the file."""
 
 
-class _Mapped(Protocol):
-    """What we use of `safetensors.safe_open`."""
-
-    def keys(self) -> list[str]: ...
-    def get_tensor(self, name: str) -> Tensor: ...
-    def __enter__(self) -> _Mapped: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
 class Checkpoint:
     """The tensors of a folder by name. Tensors that were read stay valid after `close`."""
 
@@ -87,8 +76,7 @@ class Checkpoint:
         self.folder = folder
         self.entries = MappingProxyType(dict(entries))
         self.metadata = MappingProxyType(dict(metadata))
-        self._open: dict[Path, _Mapped] = {}
-        self._stack = ExitStack()
+        self._open: dict[Path, MappedFile] = {}
         self._is_closed = False
 
     @property
@@ -108,20 +96,23 @@ class Checkpoint:
         entry = self.entries.get(name)
         if entry is None:
             raise fail("E0751", f"{self.folder} has no tensor {shown(name)}", help=did_you_mean(name, self.entries))
-        tensor = self._tensor(entry)
-        if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.dtype:
-            raise fail("E0753", f"{entry.file} changed while it was open: tensor {shown(name)} is another one")
-        return tensor
-
-    def _tensor(self, entry: Entry) -> Tensor:
+        stored = Stored(file=0, begin=entry.begin, shape=entry.shape, dtype=str(entry.dtype).removeprefix("torch."))
         try:
-            mapped = self._open.get(entry.file)
-            if mapped is None:
-                mapped = self._stack.enter_context(cast(_Mapped, safe_open(str(entry.file), "pt", "cpu")))
-                self._open[entry.file] = mapped
-            return mapped.get_tensor(entry.name)
-        except Exception as error:
-            raise fail("E0753", f"{entry.file}: tensor {shown(entry.name)} cannot be read: {error}") from error
+            return self._mapped(entry).tensor(stored)
+        except (OSError, ValueError) as error:
+            raise fail("E0753", f"{entry.file}: tensor {shown(name)} cannot be read: {error}") from error
+
+    def _mapped(self, entry: Entry) -> MappedFile:
+        """The file of a tensor. Raises E0753 where it is no longer the one that was opened."""
+        if entry.file not in self._open:
+            mapped, expected = (
+                MappedFile(entry.file),
+                {e.name: e for e in self.entries.values() if e.file == entry.file},
+            )
+            if _entries(entry.file, entry.file_name, read_header(entry.file)) != expected:
+                raise fail("E0753", f"{entry.file} changed while it was open: its tensors are others")
+            self._open[entry.file] = mapped
+        return self._open[entry.file]
 
     def forget_pages(self) -> None:
         """Let go of what the mapped files take of this process's memory; it is read again where it is needed. Only
@@ -142,7 +133,6 @@ class Checkpoint:
         """Give back the file handles; a second call does nothing."""
         self._is_closed = True
         self._open.clear()
-        self._stack.close()
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ A kill between two shards of a sharded save leaves no index, so that a mixture o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from ..specs.diagnostics import did_you_mean, fail
 from .atomic import atomic_file, write_atomically
 from .checkpoint import INDEX_FILE, SINGLE_FILE, TORCH_DTYPES
 from .containment import require_safe_name
+from .mapped_file import HUGE_PAGE
 from .safetensors_header import DTYPE_BYTES
 from .strict_json import shown
 
@@ -92,11 +93,37 @@ def _write_safetensors(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * ((-8 - len(text)) % 64)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        flat = tensors[name].detach().to("cpu").contiguous().reshape(-1)
+    for block in in_blocks(_pieces(len(text).to_bytes(8, "little") + text, map(tensors.__getitem__, order))):
+        stream.write(block)
+
+
+def _pieces(header: bytes, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+    yield memoryview(header)
+    for tensor in tensors:
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         if flat.numel():
-            stream.write(flat.view(torch.uint8).numpy().data)
+            yield flat.view(torch.uint8).numpy().data
+
+
+def in_blocks(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The same bytes in whole blocks of HUGE_PAGE, and what is left: a file that is written so is held in huge pages by
+    the system's file cache, where that has them, and can be mapped as it was written."""
+    block, held = memoryview(bytearray(HUGE_PAGE)), 0
+    for piece in pieces:
+        while piece:
+            if held == 0 and len(piece) >= HUGE_PAGE:
+                whole = len(piece) // HUGE_PAGE * HUGE_PAGE
+                yield piece[:whole]
+                piece = piece[whole:]
+                continue
+            taken = piece[: HUGE_PAGE - held]
+            block[held : held + len(taken)] = taken
+            held, piece = held + len(taken), piece[len(taken) :]
+            if held == HUGE_PAGE:
+                yield block
+                held = 0
+    if held:
+        yield block[:held]
 
 
 def _remove(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The header of a safetensors file, checked by ourselves before the library maps the data.
+"""The header of a safetensors file, checked before the data is mapped.
 
-The library lets duplicate JSON keys through and says only "InvalidOffset"; here each refusal names file, tensor, what
-was expected and what was found. Format: 8 bytes of header length (little-endian), the JSON header, the data.
+The safetensors library lets duplicate JSON keys through and says only "InvalidOffset"; here each refusal names file,
+tensor, what was expected and what was found. Format: 8 bytes of header length (little-endian), the JSON header, the
+data.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llmc.runtime import atomic
+from llmc.runtime import atomic, checkpoint_writer
 from llmc.runtime.checkpoint import TORCH_DTYPES, open_checkpoint
 from llmc.runtime.checkpoint_writer import write_checkpoint
 from llmc.runtime.finiteness import find_nonfinite, require_finite
@@ -115,6 +115,27 @@ def test_saving_over_the_file_that_is_mapped(tmp_path: Path) -> None:
         tensors = {name: checkpoint.read(name) for name in checkpoint.entries}
         write_checkpoint(tmp_path, tensors, checkpoint.layout)
     assert_same(tmp_path, sample())
+
+
+def test_a_file_that_is_replaced_before_it_is_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, {"a": torch.zeros(4), "b": torch.ones(4)})
+    with open_checkpoint(tmp_path) as checkpoint:
+        write_checkpoint(tmp_path, {"a": torch.zeros(2), "b": torch.ones(6)})
+        with pytest.raises(LlmcError, match="E0753"):
+            checkpoint.read("a")
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+def test_files_of_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: int) -> None:
+    monkeypatch.setattr(checkpoint_writer, "HUGE_PAGE", 512)
+    sizes = {"a": 700, "b": 1, "c": 0, "d": 2048 + beyond, "e": 300}
+    tensors = {name: torch.randint(0, 256, (size,), dtype=torch.uint8) for name, size in sizes.items()}
+    write_checkpoint(tmp_path, tensors)
+    assert_same(tmp_path, tensors)
+    pieces = [tensor.numpy().data for tensor in tensors.values()]
+    blocks = [bytes(block) for block in checkpoint_writer.in_blocks(pieces)]
+    assert b"".join(blocks) == b"".join(pieces)
+    assert all(len(block) % 512 == 0 for block in blocks[:-1])
 
 
 def test_tied_views_and_strides(tmp_path: Path) -> None:
