@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..compiler.axes import AMBIENT, ambient_parts
 from ..compiler.ops.declaration import StateSpec
 from ..kernels.states import STATES
 from ..specs.diagnostics import fail
@@ -125,6 +128,49 @@ class Cache:
             self._restore(n)
         self.lengths = self.lengths - n
 
+    def part(self, rows: int) -> Cache:
+        """An empty cache of the first `rows` rows of this empty one, in the same memory."""
+        made = copy.copy(self)
+        made.batch_size, made.lengths = rows, self.lengths[:rows].clone()
+        made.kept, made._reached, made._snapshots = {}, [0] * rows, deque(maxlen=0)
+        made.states = {path: tuple(buffer[:rows] for buffer in state) for path, state in self.states.items()}
+        return made
+
+    def spread(self, part: Cache) -> None:
+        """Let each row of `part` be as many rows of this cache as there are to it: row 0 is rows 0 to n-1, and so on.
+
+        States of what is given once stay as they are: their rows are shared, unless what is kept beside them must be
+        as many rows as the stream's.
+        """
+        count = self.batch_size // part.batch_size
+        self.lengths = part.lengths.repeat_interleave(count)
+        self._reached = self.row_lengths()
+        has_own = any(ambient_parts(name)[0] not in AMBIENT for name in part.kept)
+        self.kept |= {name: x.repeat_interleave(count, 0) for name, x in part.kept.items()} if has_own else part.kept
+        for path, state in part.states.items():
+            if STATES[self.specs[path].kind].reorder == "shared":
+                self.states[path] = tuple(x.repeat_interleave(count, 0) for x in state) if has_own else state
+                continue
+            for mine, given in zip(self.states[path], state, strict=True):
+                for row in reversed(range(part.batch_size)):  # they may lie in the same memory
+                    mine[row * count : (row + 1) * count] = given[row].clone()
+
+    def reorder(self, source: Sequence[int], first: Sequence[int]) -> None:
+        """Let row r go on from row source[r], which holds as many tokens, the same ones up to first[r]; a source is its
+        own source. Of states that grow with the tokens only what differs is copied."""
+        moved = [(row, of) for row, of in enumerate(source) if row != of]
+        lengths = self.row_lengths() if moved else []
+        for path, state in self.states.items():
+            law = STATES[self.specs[path].kind].reorder
+            if law == "shared":
+                continue
+            for buffer, (row, of) in product(state, moved):
+                if law == "whole":
+                    buffer[row] = buffer[of]
+                    continue
+                for slots in runs(first[row], lengths[row], buffer.shape[2]):
+                    buffer[row, :, slots] = buffer[of, :, slots]
+
     def reset(self) -> None:
         """Forget everything: the cache is as new."""
         self.lengths = torch.zeros_like(self.lengths)
@@ -167,6 +213,16 @@ class Cache:
         for path, state in self._snapshots.pop().states.items():
             for buffer, kept in zip(self.states[path], state, strict=True):
                 buffer.copy_(kept)
+
+
+def runs(first: int, last: int, slots: int) -> Iterator[slice]:
+    """Where the tokens at positions first to last - 1 lie in a ring of so many slots, as far as it still holds them."""
+    first = max(first, last - slots)
+    while first < last:
+        start = first % slots
+        end = min(slots, start + last - first)
+        yield slice(start, end)
+        first += end - start
 
 
 def _clear(state: State) -> None:

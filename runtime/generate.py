@@ -2,88 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..specs.diagnostics import fail
+from .batch import Batch, pad
 from .cache import Cache
-from .detokenizer import Detokenizer
 from .execute import Executor
-from .named_inputs import mask_name, prompt_input
+from .options import options_of, sampling_of
 from .prompts import encode_prompt, several_prompts
-from .sampling import Drawing, Sampler, Sampling, top_logprobs
-from .stopping import FinishReason, Stopping, StopWatch
-from .unmasking import TokenLogprobs, Unmasking, unmask, unmasking_of
+from .sampling import Drawing, Sampler, top_logprobs
+from .unmasking import Unmasking, unmask
 
 if TYPE_CHECKING:
     from .model import LanguageModel
-
-DEFAULT_NEW_TOKENS = 100
-
-
-@dataclass(slots=True, kw_only=True)
-class Generation:
-    """One continued prompt. `tokens` are the new ones only (an end token included); `text` is None without a tokenizer.
-
-    `logprobs[i]` holds token i's own (id, natural log probability) first, then the k most likely ones. Times are
-    seconds.
-    """
-
-    tokens: list[int] = field(default_factory=list[int])
-    text: str | None = None
-    finish_reason: FinishReason = "length"
-    logprobs: list[TokenLogprobs] | None = None
-    prompt_tokens: int = 0
-    seed: int = 0
-    first_token_seconds: float = 0.0
-    total_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a request may say. None takes what the folder's generation_config.json (for the penalty) or the spec's
-    `generation:` says, else greedy and 100 tokens."""
-
-    max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: int = 0
-    stop: str | Sequence[str] = ()
-    stop_ids: Sequence[int] = ()
-    ignore_eos: bool = False
-    add_special: bool = True
-    stream: bool = False
-    logprobs: int | None = None
-    steps: int | None = None
-    block_size: int | None = None
 
 
 def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     """A `Generation` for one prompt, a list for a list; with `stream=True` an iterator of text pieces (one prompt
     only). A model with an encoder reads the prompt there, and its decoder begins at its start token. A masked-diffusion
-    model unmasks its new tokens, block by block: `steps` and `block_size` are of `unmasking.Unmasking`.
+    model unmasks its new tokens, block by block: `steps` and `block_size` are of `unmasking.Unmasking`. With
+    `num_beams` above 1 the best text is searched for (`beam_settings.BeamSettings`), and `others` of it are the next.
 
     Options are the fields of `Options`. Raises E0801 where prompt and new tokens exceed the context, E0805 for a prompt
-    that is empty or no prompt, E0806 for text without a tokenizer, E0855 for impossible sampling values.
+    that is empty or no prompt, E0806 for text without a tokenizer, E0807 for options that do not go together, E0855 for
+    impossible sampling values, E0862 for an impossible search.
     """
-    unknown = options.keys() - Options.__dataclass_fields__.keys()
-    if unknown:
-        from ..specs.diagnostics import did_you_mean
-
-        name = sorted(unknown)[0]
-        raise fail("E0807", f"generate has no option {name!r}", help=did_you_mean(name, Options.__dataclass_fields__))
-    chosen = _with_defaults(model, Options(**options))  # type: ignore[arg-type]
+    chosen = options_of(model, options)
     several = several_prompts(prompt)
     is_batch = several is not None
     prompts = [encode_prompt(model, one, add_special=chosen.add_special) for one in (several or [prompt])]
+    if chosen.num_beams > 1:
+        from .beam_search import BeamSearch
+
+        found = BeamSearch(model, prompts, chosen).run()
+        return found if is_batch else found[0]
     run = _Run(model, prompts, chosen)
     if chosen.stream:
         if is_batch:
@@ -92,46 +50,6 @@ def generate(model: LanguageModel, prompt: object, **options: object) -> object:
     for _ in run.stream():
         pass
     return run.rows if is_batch else run.rows[0]
-
-
-def _with_defaults(model: LanguageModel, options: Options) -> Options:
-    if options.repetition_penalty is None and model.folder_repetition_penalty is not None:
-        options = replace(options, repetition_penalty=model.folder_repetition_penalty)
-    defaults = model.facts.generation
-    for name, value in defaults.items():
-        if name in Options.__dataclass_fields__ and name != "stop" and getattr(options, name) is None:
-            options = replace(options, **{name: value})  # type: ignore[arg-type]
-    if not options.stop and defaults.get("stop"):
-        options = replace(options, stop=cast("list[str]", defaults["stop"]))
-    return options
-
-
-def eos_ids(model: LanguageModel) -> tuple[int, ...]:
-    """The ids that end a text: what the weights' folder says, else the tokenizer's, else the spec's."""
-    if model.folder_eos_ids is not None:
-        return model.folder_eos_ids
-    if model.tokenizer is not None and model.tokenizer.eos_ids:
-        return model.tokenizer.eos_ids
-    value = model.facts.generation.get("eos_token_id")
-    return tuple(cast("list[int]", value)) if isinstance(value, list) else (value,) if isinstance(value, int) else ()
-
-
-def decoder_start_id(model: LanguageModel) -> int:
-    """The id that a decoder starts from: what the weights' folder says, else the spec.
-
-    Raises E0808 where neither does.
-    """
-    value = model.folder_decoder_start_id
-    if value is None:
-        value = model.facts.generation.get("decoder_start_token_id")
-    if not isinstance(value, int):
-        raise fail(
-            "E0808",
-            f"{model.facts.name} does not say which token its decoder starts from",
-            help="write generation: {decoder_start_token_id: 0}, or call the model on tokens of your own",
-        )
-    model.check_ids([value])
-    return value
 
 
 class Stream(Iterator[str]):
@@ -145,45 +63,8 @@ class Stream(Iterator[str]):
         return next(self._pieces)
 
 
-class _Run:
+class _Run(Batch):
     """One batch of prompts on its way."""
-
-    def __init__(self, model: LanguageModel, prompts: list[list[int]], options: Options) -> None:
-        self.model, self.options = model, options
-        if "logits" not in model.facts.outputs:
-            raise fail("E0808", f"{model.facts.name} has no output 'logits', so it cannot generate")
-        self.unmasking = unmasking_of(model, steps=options.steps, block_size=options.block_size)
-        if not model.facts.states and self.unmasking is None:
-            raise fail(
-                "E0808",
-                f"{model.facts.name} keeps no state between tokens (it is an encoder), so it cannot generate",
-                help="call the model on the whole sequence; a masked-diffusion model says generation: {unmasking: …}",
-            )
-        self.source = prompt_input(model.facts.inputs)
-        self.sources = prompts if self.source is not None else []
-        self.prompts = prompts if self.source is None else [[decoder_start_id(model)] for _ in prompts]
-        """What the stream begins with: the prompt, or where that goes to an encoder, the decoder's start token."""
-        self.limit = _new_token_limit(model, self.prompts, options)
-        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
-        if stop and model.tokenizer is None:
-            raise fail(
-                "E0806", "stop strings need a tokenizer", help="use stop_ids, or put tokenizer.json beside the weights"
-            )
-        ends = () if options.ignore_eos else eos_ids(model)
-        self.ends = (*ends, *options.stop_ids)
-        stopping = Stopping(max_new_tokens=self.limit, eos_ids=ends, stop_ids=tuple(options.stop_ids), stop=stop)
-        self.watches = [
-            StopWatch(stopping, Detokenizer(model.tokenizer) if model.tokenizer is not None else None) for _ in prompts
-        ]
-        self.rows = [
-            Generation(
-                prompt_tokens=len(prompt),
-                text=None if model.tokenizer is None else "",
-                seed=options.seed,
-                logprobs=None if options.logprobs is None else [],
-            )
-            for prompt in prompts
-        ]
 
     def stream(self) -> Iterator[str]:
         """Run to the end, giving the first row's text as it becomes safe to show."""
@@ -200,23 +81,25 @@ class _Run:
     def _continue(self, executor: Executor, cache: Cache, started: float) -> Iterator[str]:
         model, options = self.model, self.options
         sampler: Sampler | None = None
-        is_simple = executor.can_sample or _sampling(options).takes_likeliest
+        is_simple = executor.can_sample or sampling_of(options).takes_likeliest
         can_burst = executor.can_decode and is_simple and options.logprobs is None
-        tokens, mask = _pad(self.prompts, model.device, cache.batch_size)
+        tokens, mask = pad(self.prompts, model.device, cache.batch_size)
         name = model.facts.inputs[0].name
-        once = self._once(cache.batch_size)
+        once = self.once(cache.batch_size)
         while True:
             with torch.inference_mode():
                 values = {**model.default_inputs(tokens), name: tokens, **once}
                 outputs = model.run_program(values, cache, mask, executor=executor, last_token_only=True)
                 logits = outputs["logits"][:, -1].float()
             if sampler is None:
-                sampler = Sampler(_sampling(options), logits.shape[-1])
+                sampler = Sampler(sampling_of(options), logits.shape[-1])
             active = [i for i, watch in enumerate(self.watches) if watch.finish_reason is None]
             history = [self.prompts[i] + self.rows[i].tokens for i in active]
             steps = [len(self.rows[i].tokens) for i in active]
             wants_logprobs = options.logprobs is not None
-            drawn = sampler.next(logits[active], history, rows=active, steps=steps, wants_logprobs=wants_logprobs)
+            waits = min(steps) < (options.min_new_tokens or 0)
+            scores = self._without_ends(logits, steps, active) if waits else logits[active]
+            drawn = sampler.next(scores, history, rows=active, steps=steps, wants_logprobs=wants_logprobs)
             for index, (row, token) in enumerate(zip(active, drawn.tokens, strict=True)):
                 piece = self._accept(row, token, started)
                 if drawn.logprobs is not None:
@@ -225,7 +108,7 @@ class _Run:
                     yield piece
             if self._is_done():
                 return
-            if can_burst:
+            if can_burst and not waits:
                 yield from self._burst(executor, cache, started)
                 if self._is_done():
                     return
@@ -238,7 +121,7 @@ class _Run:
             self.prompts,
             self.limit,
             how,
-            _sampling(self.options),
+            sampling_of(self.options),
             is_open=lambda row: self.watches[row].finish_reason is None,
             num_logprobs=self.options.logprobs,
         )
@@ -253,12 +136,12 @@ class _Run:
                 if piece and block.row == 0:
                     yield piece
 
-    def _once(self, rows: int) -> dict[str, Tensor]:
-        """What only the first call takes: the prompts, where they go to an encoder, and their mask."""
-        if self.source is None:
-            return {}
-        tokens, mask = _pad(self.sources, self.model.device, rows)
-        return {self.source.name: tokens, **({} if mask is None else {mask_name(self.source.name): mask})}
+    def _without_ends(self, logits: Tensor, steps: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """The logits of these rows, in which those that have too few tokens cannot end."""
+        scores, ends = logits[rows], [end for end in self.ends if 0 <= end < logits.shape[1]]
+        is_short = torch.tensor(steps, device=logits.device) < (self.options.min_new_tokens or 0)
+        scores[:, ends] = scores[:, ends].masked_fill(is_short[:, None], -math.inf)
+        return scores
 
     def _is_done(self) -> bool:
         return all(watch.finish_reason is not None for watch in self.watches)
@@ -300,7 +183,7 @@ class _Run:
 
     def _drawing(self) -> Drawing:
         return Drawing(
-            sampling=_sampling(self.options),
+            sampling=sampling_of(self.options),
             history=[prompt + row.tokens for prompt, row in zip(self.prompts, self.rows, strict=True)],
             generated=[len(row.tokens) for row in self.rows],
         )
@@ -356,41 +239,3 @@ def _burst_length(steps: int, seconds: float, is_stream: bool) -> int:
     """How many tokens to decode next without looking at them, after `steps` took so long."""
     in_time = int(steps * BURST_SECONDS / max(seconds, 1e-6))
     return max(1, min(MOST_IN_BURST, in_time if is_stream else max(in_time, steps * 4)))
-
-
-def _pad(prompts: list[list[int]], device: torch.device, rows: int) -> tuple[Tensor, Tensor | None]:
-    """Tokens `[rows, T]` and their mask, None where every row is a whole prompt."""
-    prompts = prompts + [[]] * (rows - len(prompts))
-    longest = max(len(prompt) for prompt in prompts)
-    tokens = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
-    if all(len(prompt) == longest for prompt in prompts):
-        return tokens, None
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    return tokens, torch.arange(longest, device=device) < lengths[:, None]
-
-
-def _new_token_limit(model: LanguageModel, prompts: list[list[int]], options: Options) -> int:
-    """How many tokens may be added. A limit that was asked for must fit; the default is cut to what does."""
-    longest, context = max(len(prompt) for prompt in prompts), model.max_seq_len
-    wanted = options.max_new_tokens
-    if context is None:
-        return DEFAULT_NEW_TOKENS if wanted is None else wanted
-    least = 1 if wanted is None else wanted
-    if longest + least > context:
-        raise fail(
-            "E0801",
-            f"a prompt of {longest} tokens and {least} new ones do not fit the context of {context}",
-            help=f"at most {context - longest} new tokens fit" if longest < context else "shorten the prompt",
-        )
-    return min(DEFAULT_NEW_TOKENS, context - longest) if wanted is None else wanted
-
-
-def _sampling(options: Options) -> Sampling:
-    return Sampling(
-        temperature=options.temperature or 0.0,
-        top_k=options.top_k or 0,
-        top_p=1.0 if options.top_p is None else options.top_p,
-        min_p=options.min_p or 0.0,
-        repetition_penalty=1.0 if options.repetition_penalty is None else options.repetition_penalty,
-        seed=options.seed,
-    )

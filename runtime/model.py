@@ -32,7 +32,7 @@ from .tokenizer import Tokenizer
 from .tree import Block, assign, find, grow, scalar_operands
 
 if TYPE_CHECKING:
-    from .generate import Generation
+    from .batch import Generation
     from .prompts import Prompt
 
 

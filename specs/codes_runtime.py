@@ -298,6 +298,13 @@ GENERATION: Mapping[str, Code] = {
         wrong="LLMC_NATIVE=0 llmc build llama2_7b --quantize int8 --weights DIR",
         right="llmc build llama2_7b --quantize int8 --weights DIR",
     ),
+    "E0862": _code(
+        "beam search that cannot be",
+        "1 to 64 beams, fewer where the vocabulary is small; a finite length_penalty; early_stopping false, true or "
+        "never; at most as many texts given back as there are beams.",
+        wrong="llmc generate --num-beams 2 --num-return-sequences 3",
+        right="llmc generate --num-beams 4 --num-return-sequences 3",
+    ),
 }
 
 ENVIRONMENT: Mapping[str, Code] = {

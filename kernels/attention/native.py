@@ -79,7 +79,8 @@ def _attend(node: NativeNode, view: CacheView | None) -> None:
         return
     state = view.state
     values = {**_rule(node), "kv_heads": state.sizes["heads"], **_cache(state)}
-    if not view.new:
+    if not view.new:  # rows of the stream that read one row of the state are more tokens of it
+        values |= {"batch": "pass->batch / pass->sharing", "tokens": "pass->tokens * pass->sharing"}
         _write(node, values, ATTEND)
         return
     values |= _new_rows(*view.new)

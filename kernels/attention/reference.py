@@ -20,6 +20,7 @@ from ..cache.reference import KvState
 from ..norm.reference import rms_norm
 from ..rope.fields import RopeLayout
 from ..rope.reference import rope_apply
+from .shared_rows import shares_keys
 
 MaskKind: TypeAlias = Literal["causal", "bidirectional"]
 
@@ -96,6 +97,7 @@ def bias_by_distance(*, distance_bias: Tensor, position: Tensor, key_position: T
     return distance_bias[:, distance.clamp(-reach, reach) + reach].transpose(0, 1)
 
 
+@shares_keys
 def attend_cached(
     *,
     q: Tensor,

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from ..kernel import Request
 from .reference import MaskKind, alibi_bias, bias_by_distance, visible_keys
+from .shared_rows import shares_keys
 
 
 def serves(request: Request) -> str | None:
@@ -51,6 +52,7 @@ def _is_whole_prefill(position: Tensor, key_position: Tensor, window: int | None
     return bool(is_whole.all())
 
 
+@shares_keys
 def attend_cached(
     *,
     q: Tensor,

@@ -12,6 +12,7 @@ from ..gpu.op import gpu_op
 from ..kernel import Request
 from . import reference
 from .reference import MaskKind
+from .shared_rows import shares_keys
 from .triton_backward import launch_backward
 from .triton_bias_gradient import launch_bias_gradients
 from .triton_prefill import launch_forward
@@ -234,6 +235,7 @@ def attention_with_logsumexp(
     )  # fmt: skip
 
 
+@shares_keys
 def attend_cached(
     *,
     q: Tensor,

@@ -13,6 +13,7 @@ from ..gpu.op import gpu_op
 from ..kernel import Request
 from . import reference
 from .reference import MaskKind
+from .shared_rows import shares_keys
 from .triton_shares import SHARES, launch
 
 TUNABLES = (SHARES,)
@@ -99,6 +100,7 @@ def attend_scaled(
     )  # fmt: skip
 
 
+@shares_keys
 def attend_cached(
     *,
     q: Tensor,

@@ -14,6 +14,7 @@ typedef struct {
     void *const *inputs;          /* of the model, what passes hand to each other, and outputs */
     int64_t cache_type;           /* of cached keys and values: a type of numbers.h */
     void *workspace;              /* what the threads share within a matrix product */
+    int64_t sharing;              /* rows of the batch that read one row of what was given once */
 } llmc_pass;
 
 typedef struct {

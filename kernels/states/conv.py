@@ -15,6 +15,7 @@ CONV = StateKind(
     size_names=("channels", "kernel"),
     slots=_slots,
     rollback="snapshot",
+    reorder="whole",
     prefix_share="checkpoint",
     append="conv:short_conv",
 )

@@ -20,6 +20,7 @@ CROSS_KV = StateKind(
     size_names=("heads", "key_dim", "value_dim"),
     slots=_slots,
     rollback="none",
+    reorder="shared",
     prefix_share="static",
     append="cache:cross_kv_append",
     axis="once",

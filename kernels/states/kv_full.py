@@ -18,6 +18,7 @@ KV_FULL = StateKind(
     size_names=("heads", "key_dim", "value_dim"),
     slots=_slots,
     rollback="truncate",
+    reorder="tokens",
     prefix_share="page",
     append="cache:kv_full_append",
     may_be_shorter=True,

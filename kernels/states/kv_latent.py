@@ -18,6 +18,7 @@ KV_LATENT = StateKind(
     size_names=("rank", "rope_dim"),
     slots=_slots,
     rollback="truncate",
+    reorder="tokens",
     prefix_share="page",
     append="latent_attention:kv_latent_append",
 )

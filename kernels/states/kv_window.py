@@ -37,6 +37,7 @@ KV_WINDOW = StateKind(
     size_names=("heads", "key_dim", "value_dim", "window"),
     slots=_slots,
     rollback="truncate",
+    reorder="tokens",
     prefix_share="last_window",
     append="cache:kv_window_append",
     may_be_shorter=True,

@@ -15,6 +15,7 @@ MATRIX = StateKind(
     size_names=("heads", "key_dim", "value_dim"),
     slots=_slots,
     rollback="snapshot",
+    reorder="whole",
     prefix_share="checkpoint",
     append="scan:scan",
 )

@@ -1,4 +1,4 @@
-"""What a kind of state declares: its buffers, its bytes, and its laws for rollback and for sharing a prefix.
+"""What a kind of state declares: its buffers, its bytes, and its laws for rollback, reordering and sharing a prefix.
 
 Imports no torch until memory is asked for, so that a plan of bytes stays light.
 """
@@ -19,6 +19,11 @@ Rollback: TypeAlias = Literal["truncate", "snapshot", "none", "follow"]
 """How tokens are taken back. `truncate`: lower the row's length, nothing else; what lies beyond is hidden and later
 overwritten. `snapshot`: copy the buffers before, copy them back. `none`: the state never changes after prefill.
 `follow`: as its producer.
+"""
+Reorder: TypeAlias = Literal["tokens", "whole", "shared"]
+"""How a row becomes a copy of another one of the same length, when it goes on from that one's text. `tokens`: by slots,
+of which only those of the tokens that differ are copied; the token at position p lies in slot p modulo the slots.
+`whole`: all of it. `shared`: rows that read one input read one row of the state, and nothing is copied.
 """
 
 
@@ -47,6 +52,7 @@ class StateKind:
     slots: Callable[[Sizes, int], tuple[Slot, ...]]
     """The buffers, from `(sizes, capacity)`."""
     rollback: Rollback
+    reorder: Reorder
     prefix_share: str
     """What two requests with one prefix may share: `page`, `last_window`, `checkpoint`, `static`, `follow` or `no`."""
     append: str

@@ -15,6 +15,7 @@ TOKEN_SHIFT = StateKind(
     size_names=("features",),
     slots=_slots,
     rollback="snapshot",
+    reorder="whole",
     prefix_share="checkpoint",
     append="shift:token_shift",
 )

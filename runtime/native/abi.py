@@ -23,6 +23,7 @@ class PassStruct(ctypes.Structure):
         ("inputs", ctypes.c_void_p),
         ("cache_type", ctypes.c_int64),
         ("workspace", ctypes.c_void_p),
+        ("sharing", ctypes.c_int64),
     )
 
 

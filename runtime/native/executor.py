@@ -61,6 +61,7 @@ class NativeExecutor(Executor):
         self.binding = Binding(outline=outline, library=library, packed=dict(packed))
         self.binding.bind(parameters)
         self.cached = [path for path, spec in outline.states.items() if STATES[spec.kind].may_be_shorter]
+        self.shared = [path for path, spec in outline.states.items() if STATES[spec.kind].reorder == "shared"]
         self.memory = Memory(self.native, library)
         self.gives_float32 = False
         """Whether outputs are given as they were computed, and not in the model's dtype."""
@@ -274,6 +275,7 @@ class NativeExecutor(Executor):
             axes=dict.fromkeys((STREAM, *(part.axis for part in parts if isinstance(part, Region)))),
             sizes=sizes,
             cache_type=SOURCES[cached],
+            sharing=next((batch // len(states[path][0]) for path in self.shared if path in states), 1),
             ambient=ambient,
             given={name: x.float() if x.is_floating_point() else x for name, x in given.items()},
         )

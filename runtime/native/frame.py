@@ -68,13 +68,15 @@ def make_frame(
     axes: Iterable[str],
     sizes: Mapping[str, int],
     cache_type: int,
+    sharing: int,
     ambient: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     without: Collection[str] = (),
 ) -> Frame:
     """A pass over the tokens of some axes.
 
-    sizes: of `B` and of every axis; cache_type: of cached keys, as `numbers.h` counts; ambient: positions and lengths;
+    sizes: of `B` and of every axis; cache_type: of cached keys, as `numbers.h` counts; sharing: rows of the
+    batch that read one row of what was given once; ambient: positions and lengths;
     given: values that lie outside the program's memory and exist already. Room is made for the others whose size is
     known, `without` some.
     """
@@ -96,6 +98,7 @@ def make_frame(
     workspace = memory.workspace(max(arena.rows for arena in arenas.values()))  # one for all: growing moves it
     for made in passes.values():
         made.inputs, made.workspace, made.cache_type = ctypes.addressof(table), workspace, cache_type
+        made.sharing = sharing
     return Frame(values=values, passes=passes, held=held)
 
 

@@ -144,7 +144,7 @@ def _run(
     local = Guarded((max(rows, batch) * text.floats,))
     size = 0 if not text.widest else int(module.llmc_linear_workspace(max(rows, 1) * 8, text.widest))
     workspace = torch.empty(size + 64, dtype=torch.uint8)
-    run = PassStruct(batch=batch, tokens=tokens, rows=rows, locals=local.address)
+    run = PassStruct(batch=batch, tokens=tokens, rows=rows, locals=local.address, sharing=1)
     run.position, run.lengths = made.position.data_ptr(), made.lengths.data_ptr()
     run.inputs, run.workspace = ctypes.addressof(table), -(-workspace.data_ptr() // 64) * 64
     held = next((x.tensor.dtype for found in states.values() for x in found), torch.float32)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import llmc
-from llmc.runtime.generate import Generation
+from llmc.runtime.batch import Generation
 from llmc.runtime.model import LanguageModel
 
 TEXT = "the quick brown fox jumps over the lazy dog and the cat sat on the mat while it rained all day long"

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer as RustTokenizer
 
 import llmc
-from llmc.runtime.generate import Generation
+from llmc.runtime.batch import Generation
 from llmc.runtime.model import LanguageModel
 from llmc.tools import king_james
 from llmc.tools.bits_per_byte import bits_per_byte, encode_documents, text_bytes, token_bits, xz_bits_per_byte

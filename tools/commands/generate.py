@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,8 @@ from ..terminal import bytes_text, log, write_json
 
 if TYPE_CHECKING:
     from ...compiler.ops.declaration import Value
-    from ...runtime.generate import Generation, Stream
+    from ...runtime.batch import Generation
+    from ...runtime.generate import Stream
     from ...runtime.model import LanguageModel
 
 DEFAULT_PROMPT = "In the beginning"
@@ -38,11 +40,28 @@ DEFAULT_PROMPT = "In the beginning"
 )
 @click.option("-p", "--prompt", help="Text, or token ids such as 1,2,3 without a tokenizer; - reads stdin.")
 @click.option("-n", "--max-new-tokens", type=HumanInt(), help="Default: the spec's, else 100.")
+@click.option("--min-new-tokens", type=HumanInt(0), help="No end before so many tokens.")
 @click.option("--temperature", type=float, help="0 takes the likeliest token.")
 @click.option("--top-k", type=HumanInt(0), help="Only the k likeliest; 0: off.")
 @click.option("--top-p", type=float, help="Only the likeliest that together have probability p.")
 @click.option("--min-p", type=float, help="Only tokens at least p times as likely as the likeliest.")
 @click.option("--repetition-penalty", type=float, help="Above 1: what was said becomes less likely.")
+@click.option("--num-beams", type=int, default=1, show_default=True, help="Above 1: search for the likeliest text.")
+@click.option(
+    "--length-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Beams: above 0 favours long texts, below short.",
+)
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["false", "true", "never"]),
+    default="false",
+    show_default=True,
+    help="Beams: end when as many texts as beams have ended; false and never look on for better ones.",
+)
+@click.option("--num-return-sequences", type=int, default=1, show_default=True, help="Beams: the n best texts.")
 @click.option("--steps", type=HumanInt(), help="Masked diffusion: passes over the new tokens; default: one a token.")
 @click.option("--block-size", type=HumanInt(), help="Masked diffusion: tokens that are unmasked together.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -60,11 +79,16 @@ def command(
     is_random: bool,
     prompt: str | None,
     max_new_tokens: int | None,
+    min_new_tokens: int | None,
     temperature: float | None,
     top_k: int | None,
     top_p: float | None,
     min_p: float | None,
     repetition_penalty: float | None,
+    num_beams: int,
+    length_penalty: float,
+    early_stopping: str,
+    num_return_sequences: int,
     steps: int | None,
     block_size: int | None,
     seed: int,
@@ -88,34 +112,53 @@ def command(
     model = _load(chosen, weights, is_random, as_params(settings), device, dtype, cache_dtype, seed)
     options = {
         "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+        "early_stopping": {"false": False, "true": True}.get(early_stopping, early_stopping),
+        "num_return_sequences": num_return_sequences,
         "steps": steps,
         "block_size": block_size,
         "seed": seed,
         "stop": list(stop),
         "logprobs": logprobs,
     }
-    stream = cast("Stream", model.generate(_ids_or_text(model, text), stream=True, **options))
-    is_streaming = not (no_stream or as_json) and model.tokenizer is not None
-    for piece in stream:
-        if is_streaming:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-    found = stream.generation
+    given = _ids_or_text(model, text)
+    is_streaming = not (no_stream or as_json) and model.tokenizer is not None and num_beams == 1
+    found = (
+        _streamed(model, given, options, is_shown=is_streaming) if num_beams == 1 else model.generate(given, **options)
+    )
     if as_json:
         write_json(_values(found))
         return
     if is_streaming:
         sys.stdout.write("\n")
     else:
-        print(found.text if found.text is not None else ",".join(map(str, found.tokens)))
+        for one in (found, *found.others):
+            print(one.text if one.text is not None else ",".join(map(str, one.tokens)))
+            if one.score is not None:
+                sys.stdout.flush()
+                log(f"score {one.score:.4f}")
     sys.stdout.flush()
     _print_logprobs(model, found)
     _print_statistics(found)
+
+
+def _streamed(
+    model: LanguageModel, prompt: str | list[int], options: Mapping[str, object], *, is_shown: bool
+) -> Generation:
+    """The text, shown piece by piece where that is wanted."""
+    stream = cast("Stream", model.generate(prompt, stream=True, **options))
+    for piece in stream:
+        if is_shown:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    return stream.generation
 
 
 def _prompt(given: str | None) -> str:
@@ -213,6 +256,11 @@ def _values(found: Generation) -> dict[str, object]:
         "seed": found.seed,
         "seconds": {"first_token": found.first_token_seconds, "total": found.total_seconds},
         "logprobs": found.logprobs,
+        "score": found.score,
+        "others": [
+            {"text": other.text, "tokens": other.tokens, "finish_reason": other.finish_reason, "score": other.score}
+            for other in found.others
+        ],
         "peak_memory_bytes": _peak_memory(),
     }
 
