@@ -1,7 +1,8 @@
 """What a remembered model rests on (files, folders, llmc's own sources, switches), and whether all of it is still so.
 
 A file is known by its inode, size and times, so nothing of it is read. Times tell one state from the next only where
-some time has passed: what changed shortly before it was used is not rested on.
+some time has passed: what changed shortly before it was used is not rested on. Files of llmc's own cache are written
+once and whole, each with an inode of its own, so their age does not matter.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from . import user_cache
 
 _IMPORTED = time.time()
 _SUFFIXES = (".py", ".c", ".h", ".yaml", ".json")
+_APART = ("tests", "tools", "__pycache__")
+"""Folders of which no model is made: the command line is above, and imports the rest."""
 PACKAGE = Path(__file__).parent.parent
 SWITCHES = ("LLMC_PASSES", "LLMC_KERNELS", "LLMC_NATIVE")
 
@@ -48,13 +51,17 @@ class Basis:
             return False
 
 
-def basis(files: Iterable[Path], folders: Iterable[Path], *, started: float) -> Basis:
-    """Of what was read after `started`, a time of the clock. Raises Unsettled or OSError where it is no good."""
+def basis(files: Iterable[Path], folders: Iterable[Path], *, started: float, cached: Iterable[Path] = ()) -> Basis:
+    """Of what was read after `started`, a time of the clock, and of files of llmc's own cache.
+
+    Raises Unsettled or OSError where it is no good.
+    """
     found = {os.fspath(path.absolute()): _file(path) for path in files}
     listed = {os.fspath(path.absolute()): _folder(path) for path in folders}
     changed = max((when for _, when in (*found.values(), *listed.values())), default=0.0)
     if started - changed < user_cache.SETTLED_SECONDS:
         raise Unsettled
+    found |= {os.fspath(path.absolute()): _file(path) for path in cached}
     return Basis(
         package=package_state(),
         files={path: state for path, (state, _) in found.items()},
@@ -104,7 +111,7 @@ def _folder(path: str | Path) -> tuple[str, float]:
 
 @cache
 def _sources() -> tuple[str, float]:
-    """The state of all that ships with llmc, and when the last of it changed; once a process."""
+    """The state of all that models are made by, and when the last of it changed; once a process."""
     found: list[tuple[str, int, int, int, int]] = []
     folders = [os.fspath(PACKAGE)]
     for folder in folders:
@@ -114,7 +121,7 @@ def _sources() -> tuple[str, float]:
                 if name.endswith(_SUFFIXES):
                     now = entry.stat()
                     found.append((entry.path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
-                elif "." not in name and name not in ("tests", "__pycache__") and entry.is_dir():
+                elif "." not in name and name not in _APART and entry.is_dir():
                     folders.append(entry.path)
     found.sort()
     changed = max(max(mtime, ctime) for _, _, _, mtime, ctime in found)

@@ -125,7 +125,7 @@ def _keep(
         basis((), folders, started=started)
         found = remembered(model, checkpoint, packed_in)
         if found is not None:
-            keep(request.absolute(), basis_of(model.program.spec.document, folders, found, started), found)
+            keep(request.absolute(), basis_of(model.program.spec.document, folders, found, started, packed_in), found)
 
 
 def _compile_again(request: Request, rests_on: Basis, dtype: str) -> Program:

@@ -39,7 +39,7 @@ def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint
     """As `model.pack` on a CPU, with the matrices of the cache, which is filled where it lacks them. Where it cannot be
     used, and where the checkpoint has only just been written, they are packed for this process alone.
 
-    Gives the folder that the matrices were read from, where they were.
+    Gives the folder that holds the matrices now, where one does.
     """
     key = _key(model, quantize, checkpoint)
     if key is None:
@@ -51,9 +51,9 @@ def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint
         with locked(folder / f"{key}.lock"):
             held = _read(folder / key)
             model.pack(quantize, held)
-            if not held:
-                _write(folder / key, model.packed_executor().binding.packed)
-            return folder / key if held else None
+            if held or _write(folder / key, model.packed_executor().binding.packed):
+                return folder / key
+            return None
     except OSError as error:
         warnings.warn(f"the packed weights are not kept: {folder}: {error.strerror}", stacklevel=2)
         if model.quantize is None:
@@ -114,8 +114,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(entry: Path, packed: Mapping[str, Tensor]) -> None:
-    """Make the entry; a disk that is full is said and does not matter."""
+def _write(entry: Path, packed: Mapping[str, Tensor]) -> bool:
+    """Make the entry; False where the disk is full, which is said and does not matter."""
     working = Path(tempfile.mkdtemp(dir=entry.parent))
     try:
         write_checkpoint(working, packed)
@@ -124,5 +124,7 @@ def _write(entry: Path, packed: Mapping[str, Tensor]) -> None:
         working.replace(entry)
     except LlmcError as error:
         warnings.warn(f"the packed weights are not kept: {error.diagnostics[0].message}", stacklevel=2)
+        return False
     finally:
         shutil.rmtree(working, ignore_errors=True)
+    return True

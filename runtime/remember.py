@@ -110,16 +110,20 @@ def _is_plain(recipe: Recipe, entry: Entry, dtype: str) -> bool:
     return is_same and not recipe.spec.is_transposed and (recipe.rule is None or recipe.rule.how == "rename")
 
 
-def basis_of(document: Document, folders: Iterable[Path], kept: Remembered, started: float) -> Basis:
+def basis_of(
+    document: Document, folders: Iterable[Path], kept: Remembered, started: float, packed_in: Path | None
+) -> Basis:
     """What a model rests on that was loaded from `started` on. Raises Unsettled where that is too new.
 
-    folders: those that were named or found in a manifest.
+    folders: those that were named or found in a manifest; packed_in: the folder of llmc's cache with packed matrices.
     """
     found = dict.fromkeys(path.absolute() for path in folders)
     inside = {str(folder.resolve()) for folder in found}
-    files = [Path(file) for file in kept.files if str(Path(file).parent) not in inside]
+    outside = [Path(file) for file in kept.files if str(Path(file).parent) not in inside]
+    cached = [file for file in outside if packed_in is not None and file.parent == packed_in.resolve()]
+    files = [file for file in outside if file not in cached]
     for file, extended in zip(document.files, (*document.files[1:], None), strict=True):
         if not file.is_relative_to(PACKAGE):
             beside = None if extended is None else file.parent / extended.name
             files += [file] if beside is None or beside == file else [file, beside]
-    return basis(files, found, started=started)
+    return basis(files, found, started=started, cached=cached)

@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     except NoCompiler as reason:
         pytest.skip(str(reason))
     monkeypatch.setattr(user_cache, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr("llmc.runtime.load.recall", lambda *_: None)  # type: ignore[arg-type]  # no kept model
     llmc.load("llama", params=PARAMS).save(tmp_path / "model")
     (tmp_path / "cache" / "llmc").mkdir(parents=True)
     compiled = user_cache.cache_folder() / "objects"

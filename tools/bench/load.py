@@ -2,8 +2,8 @@
 
 Every run is a process of its own with torch imported. It loads a folder, continues a prompt of 8 tokens by one, and
 says how long that took and how much memory the process then held beyond what it held with torch imported. The floor is
-the time in which the weights' bytes can be read once, measured here beside every run. Two runs of each width come
-before and are not counted: the first packs the weights, the second is the first to read them and keeps the model.
+the time in which the weights' bytes can be read once, measured here beside every run. One run of each width comes
+before and is not counted: it compiles and packs, and keeps what it made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import cast
 
 from ...runtime.native.probe import Probe
-from ...runtime.user_cache import SETTLED_SECONDS
 from .peers import SHAPE, build
 from .speed import MOST_PROBED
 
@@ -81,13 +80,10 @@ def run(folder: Path, width: str, dtype: str) -> tuple[float, dict[str, object]]
 
 
 def measure(folder: Path, widths: Sequence[str], dtype: str, repeats: int) -> list[Result]:
-    """Each width in turn, `repeats` times; two runs of each before that."""
+    """Each width in turn, `repeats` times; one run of each before that."""
     found = [Result(width=width) for width in widths]
     for result in found:
         result.bytes = cast("int", run(folder, result.width, dtype)[1]["bytes"])
-    time.sleep(SETTLED_SECONDS + 1)  # a file that has only just been written is not rested on
-    for result in found:
-        run(folder, result.width, dtype)
     probe = Probe(min(MOST_PROBED, max(result.bytes for result in found)))
     for number in range(repeats):
         for result in found:
