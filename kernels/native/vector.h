@@ -62,16 +62,21 @@ LLMC_INLINE void vi_store(void *p, vi a) { memcpy(p, &a, sizeof a); }
 LLMC_INLINE vf vf_load_part(const float *p, int count) { return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p); }
 LLMC_INLINE void vf_store_part(float *p, vf a, int count) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)a); }
 LLMC_INLINE vh vh_load_part(const void *p, int count) { return (vh)_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p); }
-#else
+#else /* whole vectors, as most are, without a call of memcpy */
 LLMC_INLINE vf vf_load_part(const float *p, int count) {
+    if (count == LLMC_LANES) return vf_load(p);
     vf r = vf_zero();
     memcpy(&r, p, (size_t)count * 4);
     return r;
 }
-LLMC_INLINE void vf_store_part(float *p, vf a, int count) { memcpy(p, &a, (size_t)count * 4); }
+LLMC_INLINE void vf_store_part(float *p, vf a, int count) {
+    if (count == LLMC_LANES) vf_store(p, a);
+    else memcpy(p, &a, (size_t)count * 4);
+}
 LLMC_INLINE vh vh_load_part(const void *p, int count) {
     vh r = {0};
-    memcpy(&r, p, (size_t)count * 2);
+    if (count == LLMC_LANES) memcpy(&r, p, sizeof r);
+    else memcpy(&r, p, (size_t)count * 2);
     return r;
 }
 #endif

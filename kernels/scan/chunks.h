@@ -13,16 +13,12 @@
 #include <math.h>
 
 #include "channels.h"
+#include "products.h"
 
 #define CHUNK 32 /* tokens: more cost more inside a chunk than they save between chunks */
 #define LEAST_CHUNK 8 /* fewer tokens, or fewer keys, are no faster this way than one by one */
 #define LEAST_KEYS 64
 #define FORGOTTEN (-1e4)
-#if defined(LLMC_AVX512)
-#define PRODUCT_WIDTH 4
-#else
-#define PRODUCT_WIDTH 2
-#endif
 
 /* What a thread needs for one unit. */
 typedef struct {
@@ -42,66 +38,6 @@ typedef struct {
 static int takes_chunks(const llmc_scan *a) {
     return a->tokens >= LEAST_CHUNK && a->key_dim >= LEAST_KEYS && a->update == LLMC_UPDATE_ADD && !a->beta.at && a->decay_per != LLMC_DECAY_STATE &&
            a->decay_per != LLMC_DECAY_TOKEN_CHANNEL;
-}
-
-/* R rows of out, N vectors each, the last with `left` numbers: keep[r * keep_step] * out + x w, or x w without keep. */
-LLMC_INLINE void product_block(int R, int N, const float *const *x, int64_t inputs, const float *w, int64_t step, float *out,
-                               int64_t out_step, const float *keep, int64_t keep_step, int left) {
-    vf sum[4][PRODUCT_WIDTH];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) {
-            float *at = out + r * out_step + j * LLMC_LANES;
-            sum[r][j] = !keep ? vf_zero() : vf_all(keep[r * keep_step]) * (left == LLMC_LANES ? vf_load(at) : vf_load_part(at, left));
-        }
-    }
-    for (int64_t k = 0; k < inputs; k++, w += step) {
-        vf b[PRODUCT_WIDTH];
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) b[j] = left == LLMC_LANES ? vf_load(w + j * LLMC_LANES) : vf_load_part(w, left);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            vf by = vf_all(x[r][k]);
-#pragma GCC unroll 4
-            for (int j = 0; j < N; j++) sum[r][j] = vf_fma(by, b[j], sum[r][j]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-        for (int j = 0; j < N; j++) {
-            float *at = out + r * out_step + j * LLMC_LANES;
-            if (left == LLMC_LANES) vf_store(at, sum[r][j]);
-            else vf_store_part(at, sum[r][j], left);
-        }
-    }
-}
-
-LLMC_INLINE void product_rows(int R, const float *const *x, int64_t inputs, const float *w, int64_t step, float *out,
-                              int64_t out_step, int64_t count, const float *keep, int64_t keep_step) {
-    const int64_t wide = PRODUCT_WIDTH * LLMC_LANES;
-    int64_t i = 0;
-    for (; i + wide <= count; i += wide)
-        product_block(R, PRODUCT_WIDTH, x, inputs, w + i, step, out + i, out_step, keep, keep_step, LLMC_LANES);
-    for (; PRODUCT_WIDTH > 2 && i + 2 * LLMC_LANES <= count; i += 2 * LLMC_LANES)
-        product_block(R, 2, x, inputs, w + i, step, out + i, out_step, keep, keep_step, LLMC_LANES);
-    for (; i + LLMC_LANES <= count; i += LLMC_LANES)
-        product_block(R, 1, x, inputs, w + i, step, out + i, out_step, keep, keep_step, LLMC_LANES);
-    if (i < count) product_block(R, 1, x, inputs, w + i, step, out + i, out_step, keep, keep_step, (int)(count - i));
-}
-
-/* out [rows, count] = keep * out + x w, w [inputs, count] with rows `step` apart. `is_lower`: row r has r + 1 inputs, and
- * zeros behind them up to the next multiple of four. */
-static void product(const float *const *x, int64_t rows, int64_t inputs, int is_lower, const float *w, int64_t step,
-                    float *out, int64_t out_step, int64_t count, const float *keep, int64_t keep_step) {
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4)
-        product_rows(4, x + r, is_lower ? r + 4 : inputs, w, step, out + r * out_step, out_step, count,
-                     keep ? keep + r * keep_step : 0, keep_step);
-    for (; r < rows; r++)
-        product_rows(1, x + r, is_lower ? r + 1 : inputs, w, step, out + r * out_step, out_step, count,
-                     keep ? keep + r * keep_step : 0, keep_step);
 }
 
 /* The next tokens of a row of the batch from `row` on; padding gives zeros. Returns the row after them. */
@@ -127,8 +63,8 @@ static void find_scores(const llmc_scan *a, chunk_memory *m, int64_t group) {
             transpose_part(m->turned + j * CHUNK + i, CHUNK, keys, m->keys + i * wide + j, wide, tokens);
         }
     int64_t half = m->count > CHUNK / 2 ? CHUNK / 2 : m->count;
-    product(m->rows, half, n, 0, m->turned, CHUNK, m->scores, CHUNK, CHUNK / 2, 0, 0);
-    product(m->rows + half, m->count - half, n, 0, m->turned, CHUNK, m->scores + half * CHUNK, CHUNK, CHUNK, 0, 0);
+    product(m->rows, 1, half, n, 0, m->turned, CHUNK, m->scores, CHUNK, CHUNK / 2, 0, 0);
+    product(m->rows + half, 1, m->count - half, n, 0, m->turned, CHUNK, m->scores + half * CHUNK, CHUNK, CHUNK, 0, 0);
 }
 
 /* A head's sums of log decays, and what follows from them for each token. */
@@ -183,13 +119,13 @@ static void chunk_values(const llmc_scan *a, chunk_memory *m, int64_t head, int6
         }
         by_weight[i] = m->weights + i * CHUNK;
     }
-    product(m->rows, m->count, a->key_dim, 0, s, stride, out, out_step, count, 0, 0);
-    product(by_weight, m->count, m->count, 1, values, values_step, out, out_step, count, m->kept, 1);
+    product(m->rows, 1, m->count, a->key_dim, 0, s, stride, out, out_step, count, 0, 0);
+    product(by_weight, 1, m->count, m->count, 1, values, values_step, out, out_step, count, m->kept, 1);
     float kept = expf(m->high[last]);
     for (int64_t i = 0; i < a->key_dim; i += 4) {
         int64_t rows = a->key_dim - i < 4 ? a->key_dim - i : 4;
         for (int64_t j = 0; j < rows; j++) by_key[j] = m->turned + (i + j) * CHUNK;
-        product(by_key, rows, m->count, 0, m->amounts, count, s + i * stride, stride, count, &kept, 0);
+        product(by_key, 1, rows, m->count, 0, m->amounts, count, s + i * stride, stride, count, &kept, 0);
     }
     for (int64_t i = 0; i <= last && !is_dense; i++) memcpy(a->out + m->at[i] * width + at, m->out + i * count, count * sizeof(float));
 }

@@ -1,84 +1,20 @@
 /* The scan in order of time. Heads with wide values run with values side by side in vectors, a key at a time, in the
  * state itself; heads with few values with keys side by side, in a copy that lies values first; heads with one value
- * (S6) as `channels.h` has it. Many tokens of heads that forget by one factor are taken in chunks, as in `chunks.h`. */
+ * (S6) as `channels.h` has it. Many tokens are taken in chunks: of heads that only add and forget by one factor as in
+ * `chunks.h`, of others with large states as in `delta.h`. */
 #include "native.h"
 
 #include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
-#include "../native/vector_math.h"
 #include "channels.h"
 #include "chunks.h"
+#include "delta.h"
+#include "keys.h"
 
 #define WIDE 4 /* vectors of values taken at once */
-
-static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t padded(int64_t n) { return (n + LLMC_LANES - 1) / LLMC_LANES * LLMC_LANES; }
-LLMC_INLINE int part(int64_t left) { return left < LLMC_LANES ? (int)left : LLMC_LANES; }
-
-/* What a token does to a head, each [padded key_dim] with zeros (decay: anything finite) beyond key_dim. */
-typedef struct {
-    float *decay, *amount, *key, *query, *erase, *write;
-} token_keys;
-
-#define KEY_ROWS 6
-
-static token_keys keys_in(float *memory, int64_t size) {
-    return (token_keys){memory, memory + size, memory + 2 * size, memory + 3 * size, memory + 4 * size, memory + 5 * size};
-}
-
-static const float *head_of(llmc_stream s, int64_t row, int64_t head, int64_t size) { return s.at + row * s.stride + head * size; }
-
-/* The log decay of a head where it is the same for all tokens, [1] or [key_dim]; the zeros beyond are kept. */
-static void constant_rate(const llmc_scan *a, int64_t head, float *rate) {
-    int64_t count = a->decay_per == LLMC_DECAY_STATE ? a->key_dim : 1;
-    const float *from = a->decay.at + head * count;
-    for (int64_t i = 0; i < count; i += LLMC_LANES) {
-        vf x = vf_load_part(from + i, part(count - i));
-        vf_store_part(rate + i, a->is_A_log ? vf_zero() - vf_exp(x) : x, part(count - i));
-    }
-}
-
-static void find_decay(const llmc_scan *a, int64_t row, int64_t head, float dt, const float *rate, float *decay) {
-    int64_t n = a->key_dim;
-    if (a->decay_per == LLMC_DECAY_STATE || a->decay_per == LLMC_DECAY_TOKEN_CHANNEL) {
-        int is_own = a->decay_per == LLMC_DECAY_TOKEN_CHANNEL;
-        const float *from = is_own ? head_of(a->decay, row, head, n) : rate;
-        for (int64_t i = 0; i < n; i += LLMC_LANES) {
-            vf x = vf_load_part(from + i, part(n - i));
-            if (is_own && a->is_A_log) x = vf_zero() - vf_exp(x);
-            vf_store(decay + i, vf_exp(x * vf_all(dt)));
-        }
-        return;
-    }
-    vf all = vf_all(1.0f);
-    if (a->decay_per != LLMC_DECAY_NONE) {
-        vf x = vf_all(a->decay_per == LLMC_DECAY_HEAD ? rate[0] : *head_of(a->decay, row, head, 1));
-        if (a->decay_per == LLMC_DECAY_TOKEN_HEAD && a->is_A_log) x = vf_zero() - vf_exp(x);
-        all = vf_exp(x * vf_all(dt));
-    }
-    for (int64_t i = 0; i < n; i += LLMC_LANES) vf_store(decay + i, all);
-}
-
-/* Everything of a token that does not depend on values. The key carries beta: it is what the delta rule takes away. */
-static void find_keys(const llmc_scan *a, int64_t row, int64_t head, const float *rate, const token_keys *to) {
-    int64_t n = a->key_dim, group = head / (a->heads / a->key_heads);
-    float dt = a->dt.at ? *head_of(a->dt, row, head, 1) : 1.0f;
-    float beta = a->beta.at ? *head_of(a->beta, row, head, 1) : 1.0f;
-    const float *k = head_of(a->k, row, group, n), *q = head_of(a->q, row, group, n);
-    find_decay(a, row, head, dt, rate, to->decay);
-    for (int64_t i = 0; i < n; i += LLMC_LANES) {
-        int left = part(n - i);
-        vf key = vf_load_part(k + i, left);
-        vf_store(to->key + i, key);
-        vf_store(to->amount + i, key * vf_all(dt) * vf_all(beta));
-        vf_store(to->query + i, vf_load_part(q + i, left) * vf_all(a->scale));
-        if (a->update == LLMC_UPDATE_ERASE_WRITE) {
-            vf_store(to->erase + i, vf_load_part(head_of(a->erase, row, head, n) + i, left));
-            vf_store(to->write + i, vf_load_part(head_of(a->write, row, head, n) + i, left));
-        }
-        if (a->update == LLMC_UPDATE_DELTA) vf_store(to->write + i, key * vf_all(-beta));
-    }
-}
 
 /* --- values side by side ------------------------------------------------------------------------------------------ */
 
@@ -242,8 +178,8 @@ static int64_t heads_at_once(const llmc_scan *a, int threads) {
     return heads < 1 ? 1 : heads;
 }
 
-static int64_t values_at_once(const llmc_scan *a, int threads) {
-    int64_t count = a->value_dim, least = WIDE * LLMC_LANES;
+static int64_t values_at_once(const llmc_scan *a, int threads, int64_t least) {
+    int64_t count = a->value_dim;
     while (count > least && a->batch * a->heads * ((a->value_dim + count - 1) / count) < CHUNKS_A_THREAD * threads)
         count = padded((count + 1) / 2) < least ? least : padded((count + 1) / 2);
     return count;
@@ -262,7 +198,7 @@ static int64_t key_sharers(const llmc_scan *a, int threads) {
     return even < 1 ? 1 : smaller(even, a->heads / a->key_heads);
 }
 
-void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
+static void run_scan(llmc_thread *t, const llmc_scan *a) {
     if (takes_channels(a)) {
         int64_t heads = channels_at_once(a, t->count), groups = (a->heads + heads - 1) / heads;
         LLMC_FOR(t, chunk, a->batch * groups) {
@@ -279,7 +215,16 @@ void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
         }
         return;
     }
-    int64_t count = values_at_once(a, t->count), parts = (a->value_dim + count - 1) / count;
+    int is_delta = takes_delta(a);
+    int64_t count = values_at_once(a, t->count, is_delta ? STRIP : WIDE * LLMC_LANES), parts = (a->value_dim + count - 1) / count;
+    if (is_delta) {
+        int64_t heads = parts > 1 ? 1 : smaller(heads_at_once(a, t->count), MOST_HEADS), units = (a->heads + heads - 1) / heads;
+        LLMC_FOR(t, chunk, a->batch * units * parts) {
+            int64_t unit = chunk / parts, first = chunk % parts * count, head = unit % units * heads;
+            run_delta(a, t->scratch, unit / units, head, smaller(head + heads, a->heads), first, smaller(count, a->value_dim - first));
+        }
+        return;
+    }
     if (takes_chunks(a)) {
         int64_t shared = a->heads / a->key_heads, heads = parts > 1 ? 1 : key_sharers(a, t->count);
         int64_t units = (shared + heads - 1) / heads;
@@ -297,9 +242,14 @@ void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
     }
 }
 
-size_t llmc_scan_scratch(const llmc_scan *a, int threads) {
-    int64_t size = padded(a->key_dim), own = KEY_ROWS * size;
-    int64_t wide = own + size + a->key_dim * a->value_dim;
-    int64_t narrow = own + heads_at_once(a, threads) * size * (1 + a->value_dim);
-    return (size_t)(wide > narrow ? wide : narrow) * sizeof(float);
+/* Products of decays pass through numbers below 1e-38 on their way to 0, and each costs 100 cycles unless it counts as 0. */
+void llmc_run_scan(llmc_thread *t, const llmc_scan *a) {
+#if defined(__SSE__)
+    unsigned was = _mm_getcsr();
+    _mm_setcsr(was | 0x8040); /* results and operands */
+    run_scan(t, a);
+    _mm_setcsr(was);
+#else
+    run_scan(t, a);
+#endif
 }

@@ -28,8 +28,6 @@ typedef struct {
     float *out;   /* [batch * tokens, heads * value_dim] */
 } llmc_scan;
 
-/* Scratch a thread: llmc_scan_scratch bytes. */
 void llmc_run_scan(llmc_thread *t, const llmc_scan *a);
-size_t llmc_scan_scratch(const llmc_scan *a, int threads);
 
 #endif

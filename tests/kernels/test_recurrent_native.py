@@ -254,6 +254,60 @@ def test_chunks(
             assert_close("state", state, expected_state, tolerance=3e-6)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@given(
+    rule=st.sampled_from([("token_channel", "add"), ("state", "add"), ("none", "delta"), ("head", "delta")])
+    | st.tuples(st.sampled_from(["token_head", "token_channel"]), st.sampled_from(["delta", "erase_write"])),
+    lengths=st.lists(st.sampled_from([16, 17, 31, 40]), min_size=1, max_size=2),
+    heads=st.sampled_from([1, 3]),
+    groups=st.sampled_from([1, 2]),
+    sizes=st.sampled_from([(65, 130), (130, 70), (66, 128), (257, 33)]),
+    form=st.sampled_from(["log", "A_log"]),
+    strong=st.booleans(),
+    is_padded=st.booleans(),
+    seed=st.integers(0, 99),
+    threads=st.integers(1, 3),
+    keeps=st.booleans(),
+    without=st.sets(st.sampled_from(["dt", "skip"])),
+)
+def test_chunks_of_large_states(
+    isa: str,
+    rule: tuple[DecayShape, Update],
+    lengths: list[int],
+    heads: int,
+    groups: int,
+    sizes: tuple[int, int],
+    form: DecayForm,
+    strong: bool,
+    is_padded: bool,
+    seed: int,
+    threads: int,
+    keeps: bool,
+    without: set[str],
+) -> None:
+    """States that are erased, or whose channels forget at rates of their own, however fast."""
+    torch.manual_seed(seed)
+    heads, batch, (key_dim, value_dim), (decay_per, update) = heads * groups, 2, sizes, rule
+    state = torch.randn(batch, heads, key_dim, value_dim) if keeps else None
+    for tokens in lengths:
+        x = scan_operands(batch, tokens, heads, groups, key_dim, value_dim, decay_per, update)
+        x = {name: value for name, value in x.items() if name not in without}
+        if strong and "decay" in x:
+            x["decay"] = x["decay"] * (1 if form == "A_log" else 60)
+            x["decay"].view(-1)[0] = 5.0 if form == "A_log" else -torch.inf
+        position = positions(batch, tokens) if is_padded else torch.arange(tokens).expand(batch, tokens).contiguous()
+        expected_state = None if state is None else state.double()
+        shape = (heads, groups, key_dim, value_dim)
+        out = run_scan(isa, x, position, state, sizes=shape, rule=(decay_per, form, update), scale=0.7, threads=threads)
+        wide = {name: value.double() for name, value in x.items()}
+        fields = {"position": position, "key_dim": key_dim, "value_dim": value_dim, "scale": 0.7}
+        rules = {"decay_per": decay_per, "decay_form": form, "update": update}
+        exact = _read(scan(**wide, **fields, **rules, **_with(expected_state)))  # type: ignore[call-overload,arg-type]  # pyright: ignore[reportArgumentType,reportCallIssue]
+        assert_close("out", out, exact, tolerance=3e-6)
+        if state is not None and expected_state is not None:
+            assert_close("state", state, expected_state, tolerance=3e-6)
+
+
 def _with(state: Tensor | None) -> dict[str, object]:
     return {} if state is None else {"state": (state,)}
 
