@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from .batch import Batch, Generation, pad
 from .beam_settings import BeamSettings
 from .beams import Beams, Record, width_of
 from .cache import Cache
-from .execute import Executor
+from .execute import Executor, Searching
 from .model import LanguageModel
 from .options import Options, beams_of, sampling_of
+from .sampling import require_served
+
+FIRST_BURST, MOST_IN_BURST = 16, 256
+"""Steps that are made at once."""
 
 
 class BeamSearch(Batch):
@@ -44,13 +49,16 @@ class BeamSearch(Batch):
             torch.inference_mode(),
             self.model.lease_cache(rows * beams, longest + self.limit, executor=executor) as cache,
         ):
-            logits = self._prefill(executor, cache, rows)
-            search = self._begin(cache, logits, rows)
+            logits, burst = self._prefill(executor, cache, rows), self._searching(executor, cache, rows)
+            search = self._begin(cache, logits, None if burst is None else burst.beams)
             records = [self._advance(search, cache, logits.repeat_interleave(beams, 0), 0)]
             first = time.perf_counter() - started
             while bool(search.is_open.any()):
-                logits = self._next_logits(executor, cache, search)
-                records.append(self._advance(search, cache, logits, len(records)))
+                if burst is not None:
+                    records += self._burst(burst, cache, len(records))
+                else:
+                    logits = self._next_logits(executor, cache, search)
+                    records.append(self._advance(search, cache, logits, len(records)))
         return self._results(search, records, first, started)
 
     def _prefill(self, executor: Executor, cache: Cache, rows: int) -> Tensor:
@@ -62,23 +70,52 @@ class BeamSearch(Batch):
         cache.spread(part)
         return outputs["logits"][:, -1].float()
 
-    def _begin(self, cache: Cache, logits: Tensor, rows: int) -> Beams:
-        penalty = sampling_of(self.options).repetition_penalty
-        search = Beams(
-            self.settings, prompts=rows, vocab_size=logits.shape[-1], ends=self.stops, device=logits.device,
-            counts=penalty != 1,
-        )  # fmt: skip
-        search.begin(cache.lengths[:: self.settings.num_beams], self.prompts, ends=self.stops, penalty=penalty)
+    def _may_end(self, drawn: int) -> bool:
+        """Whether a text may end with the token after so many."""
+        return drawn >= (self.options.min_new_tokens or 0)
+
+    @property
+    def _penalty(self) -> float:
+        return sampling_of(self.options).repetition_penalty
+
+    def _searching(self, executor: Executor, cache: Cache, rows: int) -> Searching | None:
+        return executor.searching(
+            cache.states, cache.specs, self.settings, prompts=rows, ends=self.stops, counts=self._penalty != 1
+        )
+
+    def _begin(self, cache: Cache, logits: Tensor, given: Beams | None) -> Beams:
+        """Beams that stand before the first token: those that were given, or new ones."""
+        search = given or Beams(
+            self.settings,
+            prompts=len(logits),
+            vocab_size=logits.shape[-1],
+            ends=self.stops,
+            device=logits.device,
+            counts=self._penalty != 1,
+        )
+        search.begin(cache.lengths[:: self.settings.num_beams], self.prompts, ends=self.stops, penalty=self._penalty)
         return search
+
+    def _burst(self, burst: Searching, cache: Cache, drawn: int) -> list[Record]:
+        """Several steps without a look at each: as many as were made before, since the search may soon be over."""
+        last = min(self.limit, drawn + min(MOST_IN_BURST, max(FIRST_BURST, drawn)))
+        rules = [
+            (*self.settings.rule(tokens, self.limit), float(self._may_end(tokens - 1)))
+            for tokens in range(drawn + 1, last + 1)
+        ]
+        records, lengths = burst.search(cache.lengths, rules)
+        cache.advance(lengths - cache.lengths)
+        if bool(burst.beams.is_broken.any()):
+            raise fail("E0856", "a search met logits that are not finite", help="try --dtype float32")
+        return records
 
     def _advance(self, search: Beams, cache: Cache, logits: Tensor, drawn: int) -> Record:
         """One step, after which the rows of the cache have gone on from those that they follow."""
         rule = torch.tensor(self.settings.rule(drawn + 1, self.limit), device=logits.device)
-        search.advance(logits, cache.lengths, rule, may_end=drawn >= (self.options.min_new_tokens or 0))
+        search.advance(logits, cache.lengths, rule, banned=None if self._may_end(drawn) else search.ends)
         if bool(search.is_broken.any()):
             self._require_served(logits)
-        source = [int(row) for row in search.source]
-        cache.reorder(source, [int(token) for token in search.first])
+        cache.reorder(_whole(search.source), _whole(search.first))
         if search.seen is not None:
             search.seen.copy_(search.seen[search.source])
         search.mark()
@@ -92,9 +129,8 @@ class BeamSearch(Batch):
         outputs = self.model.run_program(values, cache, mask, executor=executor, last_token_only=True)
         return outputs["logits"][:, -1].float()
 
-    def _require_served(self, logits: Tensor) -> None:
-        from .sampling import require_served
-
+    @staticmethod
+    def _require_served(logits: Tensor) -> None:
         require_served(logits, range(len(logits)))
         raise fail("E0856", "a search met logits that are not finite", help="try --dtype float32")
 
@@ -118,3 +154,8 @@ class BeamSearch(Batch):
         made.tokens, made.score = tokens, score
         made.finish_reason = watch.finish_reason or "length"
         return made
+
+
+def _whole(x: Tensor) -> list[int]:
+    """The numbers of a vector."""
+    return cast("list[int]", x.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -40,7 +40,7 @@ class Beams:
         def whole(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
 
-        self.tokens = whole(rows)
+        self.tokens = whole(rows) - 1
         """What each row reads next; -1 where its prompt is done."""
         self.source, self.first = (whole(rows) for _ in range(2))
         self.chosen, self.parent = (whole(prompts, beams) for _ in range(2))
@@ -77,13 +77,13 @@ class Beams:
                 ids = torch.tensor(sorted(set(tokens)), dtype=torch.int64, device=device)
                 self.seen[prompt * beams : (prompt + 1) * beams, ids] = 1
 
-    def advance(self, logits: Tensor, length: Tensor, rule: Tensor, *, may_end: bool) -> None:
-        """One step: logits `[R, V]` after the last tokens, length `[R]` tokens that the states hold now; rule as of
-        `kernels/sampling/beam_reference.py`. Afterwards rows have to go on from `source`, from `first` on."""
+    def advance(self, logits: Tensor, length: Tensor, rule: Tensor, *, banned: Tensor | None = None) -> None:
+        """One step: logits `[R, V]` after the last tokens, length `[R]` tokens that the states hold now; rule and
+        banned as of `kernels/sampling/beam_reference.py`. Then rows have to go on from `source`, from `first` on."""
         scores = torch.empty_like(self.score).scatter_(1, self.row, self.score)
         value, token = self._best(
             logits=logits, score=scores.flatten(), count=self.width, repetition_penalty=self.penalty, seen=self.seen,
-            banned=None if may_end else self.ends,
+            banned=banned,
         )  # fmt: skip
         found = self._advance(
             value=value, token=token, rule=rule, ends=self.ends, length=length, step=self.step, score=self.score,

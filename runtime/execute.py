@@ -6,17 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from ..compiler.axes import is_of_stream
-from ..compiler.ops.declaration import Value
+from ..compiler.ops.declaration import StateSpec, Value
 from ..compiler.passes.hoist_once import kept_values, once_values
 from ..compiler.program import PHASES, Program
 from ..compiler.select import Selection
 from ..kernels.kernel import Phase
+from .beam_settings import BeamSettings
+from .beams import Beams, Record
 from .prepared import Prepared
 from .sampling import Drawing
 from .tree import scalar_operands
@@ -40,6 +42,22 @@ class Step:
     """It runs at the first call of a request only."""
     spent: tuple[str, ...]
     """Values that nothing reads after this call."""
+
+
+class Searching(Protocol):
+    """A beam search whose steps run without Python between them."""
+
+    @property
+    def beams(self) -> Beams:
+        """Those that it goes on with; the caller begins them."""
+        ...
+
+    def search(self, lengths: Tensor, rules: Sequence[Sequence[float]]) -> tuple[list[Record], Tensor]:
+        """A step for each rule, after lengths `[R]` tokens -> what they chose, and the lengths after them.
+
+        A rule is that of `kernels/sampling/beam_reference.py`, and whether a text may end there at all.
+        """
+        ...
 
 
 class Executor(ABC):
@@ -96,6 +114,19 @@ class Executor(ABC):
         `ends`. Where logits are not finite its list stops before it: the caller's next step will find the same.
         """
         raise NotImplementedError
+
+    def searching(
+        self,
+        states: dict[str, State],
+        specs: Mapping[str, StateSpec],
+        settings: BeamSettings,
+        *,
+        prompts: int,
+        ends: Sequence[int],
+        counts: bool,
+    ) -> Searching | None:
+        """What searches on in these states without a look at each token; None where every step is a `run`."""
+        return None
 
     def rows_for(self, prompts: int) -> int:
         """The rows of a cache that serves so many prompts: those beyond them are padding."""

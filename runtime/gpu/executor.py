@@ -12,10 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...compiler.lowered import value_types
+from ...compiler.ops.declaration import StateSpec
 from ...compiler.program import Program
 from ...kernels.kernel import Phase
+from ..beam_settings import BeamSettings
+from ..beams import Beams, Record, width_of
 from ..execute import State, TorchExecutor
 from ..sampling import Drawing, Sampling
+from .beam_step import BeamStep
 from .buckets import batch_rows, prefill_tokens
 from .cache_pool import CachePool
 from .capture import capture
@@ -31,6 +35,25 @@ class _Recorded:
     replay: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """A step of a search, and what repeats it."""
+
+    step: BeamStep
+    replay: Callable[[], None]
+
+    @property
+    def beams(self) -> Beams:
+        return self.step.beams
+
+    def search(self, lengths: Tensor, rules: Sequence[Sequence[float]]) -> tuple[list[Record], Tensor]:
+        """As `Searching.search`, of at most MAX_STEPS rules. The host waits once, at the end."""
+        self.step.begin(lengths, rules)
+        for _ in rules:
+            self.replay()
+        return self.step.read(len(rules)), self.step.lengths.clone()
+
+
 class GpuExecutor(TorchExecutor):
     """A TorchExecutor whose prefill sees few lengths and whose decoding is one graph launch a token."""
 
@@ -44,6 +67,7 @@ class GpuExecutor(TorchExecutor):
         self._types = value_types(program.module)
         self._ports = [port for port in program.model.inputs if port.type.shape[:2] == ("B", "T")]
         self._recorded: dict[tuple[tuple[int, ...], bool], _Recorded] = {}
+        self._searches: dict[tuple[tuple[int, ...], int, int, bool], _Search] = {}
         self.pool: CachePool | None = None
         """Of the model that owns it."""
 
@@ -124,23 +148,57 @@ class GpuExecutor(TorchExecutor):
         """Let go of the graph of a cache that will not come back."""
         for counts in (False, True):
             self._recorded.pop((_buffers(states), counts), None)
+        for key in [key for key in self._searches if key[0] == _buffers(states)]:
+            del self._searches[key]
+
+    def searching(
+        self,
+        states: dict[str, State],
+        specs: Mapping[str, StateSpec],
+        settings: BeamSettings,
+        *,
+        prompts: int,
+        ends: Sequence[int],
+        counts: bool,
+    ) -> _Search | None:
+        """As `Executor.searching`. The graph belongs to the states' buffers, and serves every request of as many beams
+        that looks at as many continuations."""
+        if not self.can_decode or len(ends) > MAX_ENDS:
+            return None
+        key = (_buffers(states), settings.num_beams, width_of(settings.num_beams, ends), counts)
+        if key not in self._searches:
+            device, vocabulary = self._device_and_vocabulary()
+            beams = Beams(
+                settings, prompts=prompts, vocab_size=vocabulary, ends=ends, device=device, counts=counts, room=MAX_ENDS
+            )
+            step = BeamStep(self._pass, beams, states, specs)
+            self._searches[key] = _Search(step=step, replay=self._captured(step.step, device))
+        return self._searches[key]
 
     def _record(self, states: dict[str, State], rows: int, *, counts: bool) -> _Recorded:
         key = (_buffers(states), counts)
         found = self._recorded.get(key)
         if found is not None:
             return found
+        device, vocabulary = self._device_and_vocabulary()
+        step = DecodeStep(self._pass, DrawSettings(rows, vocabulary, device, counts=counts), states, rows)
+        self._recorded[key] = _Recorded(step=step, replay=self._captured(step.step, device))
+        return self._recorded[key]
+
+    def _device_and_vocabulary(self) -> tuple[torch.device, int]:
         device = next((one.device for step in self.steps for one in step.operands["decode"]), torch.device("cpu"))
         vocabulary = self._types[self.program.module.outputs["logits"]].shape[-1]
         assert isinstance(vocabulary, int)
-        step = DecodeStep(self._pass, DrawSettings(rows, vocabulary, device, counts=counts), states, rows)
+        return device, vocabulary
+
+    @staticmethod
+    def _captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """What repeats a step, recorded where that can be."""
         try:
-            replay = capture(step.step, device)
+            return capture(step, device)
         except RuntimeError as error:
-            warnings.warn(f"decoding is not recorded as a CUDA graph: {error}", RuntimeWarning, stacklevel=3)
-            replay = step.step
-        self._recorded[key] = _Recorded(step=step, replay=replay)
-        return self._recorded[key]
+            warnings.warn(f"decoding is not recorded as a CUDA graph: {error}", RuntimeWarning, stacklevel=4)
+            return step
 
     def _pass(self, tokens: Tensor, position: Tensor, lengths: Tensor, states: dict[str, State]) -> Tensor:
         """One decode pass whose new states end up in the buffers that it was given."""

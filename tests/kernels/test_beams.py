@@ -81,7 +81,7 @@ def test_texts_end_in_the_order_of_their_scores() -> None:
 
     def step(*rows: list[float], tokens: int) -> None:
         logits = torch.tensor([*rows]).log()
-        made.advance(logits, torch.full((2,), tokens), torch.tensor(made.settings.rule(tokens, 9)), may_end=True)
+        made.advance(logits, torch.full((2,), tokens), torch.tensor(made.settings.rule(tokens, 9)))
 
     step([0.1, 0.5, 0.4, 0.0], [0.1, 0.5, 0.4, 0.0], tokens=1)
     assert made.chosen.tolist() == [[1, 2]]

@@ -1,7 +1,8 @@
 """Decode steps of GPU programs on tensors that hold no data: whatever would read one on the host, or copy to the GPU,
 fails, as capturing the step in a CUDA graph would.
 
-Run as a script: names of specs as arguments; on the output a line of JSON, name -> what failed, "" for nothing.
+Run as a script: names of specs as arguments, `beams:<name>` for a step of a beam search; on the output a line of
+JSON, name -> what failed, "" for nothing.
 """
 
 # pyright: basic
@@ -24,8 +25,11 @@ import llmc
 from llmc.compiler.axes import is_of_stream
 from llmc.compiler.lowered import type_of
 from llmc.compiler.program import Program
+from llmc.kernels.cache import triton_rows
 from llmc.kernels.states import STATES
-from llmc.runtime.execute import TorchExecutor
+from llmc.runtime.beam_settings import BeamSettings
+from llmc.runtime.execute import State, TorchExecutor
+from llmc.runtime.gpu import executor as gpu_executor
 
 BATCH, CAPACITY, ONCE = 2, 640, 24
 """Rows, tokens of a cache, and tokens that are given once."""
@@ -96,8 +100,8 @@ def part(x: Tensor, index: object) -> tuple[Tensor, list[Tensor | None]]:
     return x, tensors if any(entry is not None for entry in tensors) else []
 
 
-def step(program: Program) -> None:
-    """One decode step in bfloat16. Raises what a read on the host or a copy from it raises."""
+def empty_parameters(program: Program) -> list[tuple[Tensor, ...]]:
+    """Of each call, in bfloat16."""
     dtypes = {"float": torch.bfloat16, "float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
     parameters = []
     for call in program.module.calls:
@@ -107,12 +111,36 @@ def step(program: Program) -> None:
             torch.empty(formula.shape, dtype=dtypes[type_of(places[name]).dtype], device="cuda")
             for name, formula in lowered.parameters.items()
         ))  # fmt: skip
-    with PlainOperators():
-        executor = TorchExecutor(program, parameters)
-    states = {
-        path: STATES[spec.kind].allocate(spec.sizes, BATCH, CAPACITY, torch.bfloat16, "cuda")
+    return parameters
+
+
+def empty_states(program: Program, rows: int) -> dict[str, State]:
+    """A cache's."""
+    return {
+        path: STATES[spec.kind].allocate(spec.sizes, rows, CAPACITY, torch.bfloat16, "cuda")
         for path, spec in program.states.items()
     }
+
+
+def search(program: Program) -> None:
+    """One step of a beam search, as it is recorded. Raises as `step` does."""
+    settings = BeamSettings(num_beams=3)
+    gpu_executor.capture = lambda step, _: step
+    triton_rows.described = lambda parts: ([[0] * 4 for _ in parts], 2)  # no buffer has an address
+    with PlainOperators(), torch.inference_mode():
+        executor = gpu_executor.GpuExecutor(program, empty_parameters(program))
+        states = empty_states(program, BATCH * settings.num_beams)
+        made = executor.searching(states, program.states, settings, prompts=BATCH, ends=[1, 2], counts=True)
+        assert made is not None
+        with NoCopies():
+            made.replay()
+
+
+def step(program: Program) -> None:
+    """One decode step in bfloat16. Raises what a read on the host or a copy from it raises."""
+    with PlainOperators():
+        executor = TorchExecutor(program, empty_parameters(program))
+    states = empty_states(program, BATCH)
     ambient = {
         "position": torch.zeros(BATCH, 1, dtype=torch.int64, device="cuda"),
         "lengths": torch.zeros(BATCH, dtype=torch.int64, device="cuda"),
@@ -151,7 +179,7 @@ def failure(name: str) -> str:
     program = llmc.build(spec, device="cuda:sm_90", dtype="bfloat16")
     try:
         with FakeTensorMode():
-            step(program)
+            (search if kernels == "beams" else step)(program)
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:300]}"
     return ""

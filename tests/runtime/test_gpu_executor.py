@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import llmc
+from llmc.runtime.batch import Generation
 from llmc.runtime.gpu.buckets import batch_rows, capacity, prefill_tokens
 from llmc.runtime.gpu.cache_pool import CachePool
 from llmc.runtime.gpu.draw_settings import DrawSettings
@@ -73,6 +74,31 @@ def test_drawn_tokens_follow_from_the_seed_and_not_from_the_batch(monkeypatch: p
     assert batch != [row.tokens for row in model.generate(PROMPTS, seed=5, **options)]
     assert batch[0] == model.generate(PROMPTS[0], seed=4, **options).tokens
     assert batch == reference("llama_tiny", seed=4, **options)
+
+
+def texts(model: LanguageModel, **options: object) -> list[list[tuple[list[int], float]]]:
+    options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 24, **options}
+    found = cast("list[Generation]", model.generate(PROMPTS, **options))
+    return [[(one.tokens, round(one.score or 0.0, 3)) for one in (best, *best.others)] for best in found]
+
+
+@pytest.mark.parametrize("spec", ["llama_tiny", "hydra_tiny"])
+def test_beams_are_those_of_the_usual_way(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    """In bursts; the second request is another one, in the cache and the graph of the first."""
+    usual = llmc.load(spec, device=DEVICE, seed=3)
+    end = usual.generate(PROMPTS[0], max_new_tokens=12, ignore_eos=True).tokens[5]
+    first = {"stop_ids": [end], "ignore_eos": True, "min_new_tokens": 4}
+    second = {**first, "length_penalty": 0.0, "early_stopping": True, "min_new_tokens": 0}
+    expected = [texts(usual, **options) for options in (first, second)]
+    assert expected[0] != expected[1]
+    model = loaded(monkeypatch, spec)
+    assert [texts(model, **options) for options in (first, second)] == expected
+
+
+def test_penalised_beams_are_those_of_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"ignore_eos": True, "repetition_penalty": 1.3}
+    expected = texts(llmc.load("llama_tiny", device=DEVICE, seed=3), **options)
+    assert texts(loaded(monkeypatch, "llama_tiny"), **options) == expected
 
 
 def test_a_step_without_active_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

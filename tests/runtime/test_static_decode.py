@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-QUICK = ("llama_tiny", "mixtral_tiny", "deepseek_v2_lite", "gemma2_2b", "t5_small")
+QUICK = ("llama_tiny", "mixtral_tiny", "deepseek_v2_lite", "gemma2_2b", "t5_small", "beams:llama_tiny")
 MORE = (
+    "beams:hydra_tiny",
     "mistral_tiny",
     "gpt2_small",
     "gpt_oss_20b",

@@ -74,7 +74,7 @@ def show(
     measured = [line for line in models if isinstance(line, ModelLine)]
     if measured:
         columns = ("model", ">params", ">ms a token", ">of limit", ">host us", ">launches a layer", ">sampling",
-                   ">first s", "over")  # fmt: skip
+                   ">4 beams", ">first s", "over")  # fmt: skip
         table(columns, [_model_row(line) for line in measured])
     for line in (*lines, compiled, *models):
         if isinstance(line, str):
@@ -110,7 +110,8 @@ def _model_row(line: ModelLine) -> tuple[str, ...]:
     peer = line.transformers
     return (
         line.name, big(line.parameters), f"{line.token * 1e3:.2f}", f"{line.share:.0%}", f"{line.host * 1e6:.0f}",
-        "" if line.kernels is None else f"{line.kernels:.1f}", f"{line.sampling:.1%}", f"{line.first:.1f}",
+        "" if line.kernels is None else f"{line.kernels:.1f}", f"{line.sampling:.1%}", f"{line.beams:.2f}x",
+        f"{line.first:.1f}",
         peer if isinstance(peer, str) else f"transformers {peer / line.token:.2f}x",
     )  # fmt: skip
 

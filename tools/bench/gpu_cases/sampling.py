@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ....kernels.sampling import reference
 from ....kernels.sampling.triton_sample import sample
+from ....runtime.beam_settings import BeamSettings
+from ....runtime.beams import Beams
 from .case import Builder, Case, Sizes
 
 TEMPERATURE, TOP_K, TOP_P = 0.8, 50, 0.9
@@ -22,6 +24,7 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     """All measurements of the family."""
     for batch in (1, sizes.pick(8, 2)):
         yield partial(_sampling, sizes, batch)
+    yield partial(_beams, sizes)
 
 
 def settings(batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -53,4 +56,28 @@ def _sampling(sizes: Sizes, batch: int) -> Case:
         ours=lambda: sample(logits=logits, **given), bytes=float(logits.nbytes), flops=float(4 * logits.numel()),
         bound="bandwidth", goal="<= 2 % of a token",
         rivals={"torch, by definition": lambda: reference.sample(logits=logits, **given), "torch, sorted": by_sorting},
+    )  # fmt: skip
+
+
+def _beams(sizes: Sizes) -> Case:
+    """What a step of four beams takes beside the model: their best continuations, and how the beams go on."""
+    settings, device = BeamSettings(num_beams=4), sizes.device
+    logits = torch.randn(4, sizes.pick(128256, 200), device=device) * 3
+    beams = Beams(settings, prompts=1, vocab_size=logits.shape[1], ends=[2], device=device, counts=False)
+    length = torch.full((4,), 5, device=device)
+    beams.begin(length[:1], [[1]], ends=[2], penalty=1.0)
+    rule = torch.tensor(settings.rule(1, 9), device=device)
+
+    def by_sorting() -> Tensor:
+        scores = logits.log_softmax(-1) + beams.score.flatten()[:, None]
+        return scores.flatten().sort(descending=True, stable=True).indices[:8]
+
+    def step() -> Tensor:
+        beams.advance(logits, length, rule)
+        return beams.chosen
+
+    return Case(
+        target="G7", name=f"four beams, {logits.shape[1]} tokens", kernel="triton", ours=step,
+        bytes=float(2 * logits.nbytes), flops=float(4 * logits.numel()), bound="bandwidth", goal="<= 2 % of a token",
+        rivals={"torch, sorted, the continuations alone": by_sorting},
     )  # fmt: skip
