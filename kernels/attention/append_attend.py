@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..cache.reference import KvState
 from ..kernel import Request, resolve
-from ..rope.fields import RopeLayout
+from ..record import Called, called_with
 from . import sdpa
+from .fields import AppendAttend, AttendCached
 
 
 def serves(request: Request) -> str | None:
@@ -37,93 +38,36 @@ def _attending(request: Request) -> Request:
     return replace(request, op="attend_cached", fields=fields, shapes=shapes)
 
 
-def append_attend(
-    *,
-    state: KvState,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    ring: int | None = None,
-    table: Tensor | None = None,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q_norm_weight: Tensor | None = None,
-    k_norm_weight: Tensor | None = None,
-    norm_eps: float = 0.0,
-    norm_offset: float = 0.0,
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[Tensor, KvState]:
+@called_with(AppendAttend)
+def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference. Triton kernels: of norms, of the append, of attention."""
-    attend = "triton_decode" if position.shape[1] == 1 else "triton_attention"
-    return _apart("norm.triton_rms_norm", "cache.triton_append", f"attention.{attend}", locals())
+    attend = "triton_decode" if given.position.shape[1] == 1 else "triton_attention"
+    return _apart("norm.triton_rms_norm", "cache.triton_append", f"attention.{attend}", given)
 
 
-def append_attend_sdpa(
-    *,
-    state: KvState,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    ring: int | None = None,
-    table: Tensor | None = None,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q_norm_weight: Tensor | None = None,
-    k_norm_weight: Tensor | None = None,
-    norm_eps: float = 0.0,
-    norm_offset: float = 0.0,
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[Tensor, KvState]:
+@called_with(AppendAttend)
+def append_attend_sdpa(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference; attention is torch's operator."""
-    return _apart("norm.reference", "cache.reference", "attention.sdpa", locals())
+    return _apart("norm.reference", "cache.reference", "attention.sdpa", given)
 
 
-def _apart(norms: str, appends: str, attends: str, given: dict[str, Any]) -> tuple[Tensor, KvState]:
+def _apart(norms: str, appends: str, attends: str, given: AppendAttend) -> tuple[Tensor, KvState]:
     """The three steps, by the functions of these modules that have the names of the ops."""
-    q, k, dim = given["q"], given["k"], given["key_dim"]
-    if given["q_norm_weight"] is not None:
+    q, k = given.q, given.k
+    if given.q_norm_weight is not None:
         norm = cast("Callable[..., Tensor]", resolve(f"{norms}:rms_norm"))
-        options = {"eps": given["norm_eps"], "weight_offset": given["norm_offset"], "head_dim": dim}
-        q, k = (norm(x=x, weight=given[f"{name}_norm_weight"], **options) for name, x in (("q", q), ("k", k)))
-    added = {
-        name: given[name]
+        options = {"eps": given.norm_eps, "weight_offset": given.norm_offset, "head_dim": given.key_dim}
+        q, k = norm(x=q, weight=given.q_norm_weight, **options), norm(x=k, weight=given.k_norm_weight, **options)
+    added: dict[str, Any] = {
+        name: getattr(given, name)
         for name in ("state", "v", "position", "lengths", "heads", "key_dim", "value_dim", "is_static")
     }
-    added |= {} if given["ring"] is None else {"window": given["ring"]}
-    name = "kv_full_append" if given["ring"] is None else "kv_window_append"
-    if given["table"] is not None:
+    added |= {} if given.ring is None else {"window": given.ring}
+    name = "kv_full_append" if given.ring is None else "kv_window_append"
+    if given.table is not None:
         name = f"rope_{name}"
-        added |= {"q": q} | {name: given[name] for name in ("table", "rotary_dim", "layout")}
+        added |= {"q": q, "table": given.table, "rotary_dim": given.rotary_dim, "layout": given.layout}
     append = cast("Callable[..., tuple[Any, ...]]", resolve(f"{appends}:{name}"))
     state, keys, values, at, *turned = append(k=k, **added)
-    fields = {name: given[name] for name in ("window", "chunk", "scale", "softcap", "alibi", "distance_bias", "sink")}
-    attend = cast("Callable[..., Tensor]", resolve(f"{attends}:attend_cached"))
-    out = attend(
-        q=turned[0] if turned else q, keys=keys, values=values, key_position=at, position=given["position"],
-        head_dim=dim, v_head_dim=given["value_dim"], **fields,
-    )  # fmt: skip
-    return out, state
+    attend = cast("Called[..., AttendCached, Tensor]", resolve(f"{attends}:attend_cached"))
+    return attend.of(given.attending(turned[0] if turned else q, keys, values, at)), state

@@ -6,7 +6,8 @@ from typing import cast
 
 import torch
 
-from ..native.node import CacheView, NativeNode, NotNative, Place, StateBuffers
+from ..native.node import CacheView, NativeNode, NotNative, Place, StateBuffers, fields_of
+from .fields import Attend
 from .reference import alibi_slopes
 from .reference import relative_bias as bias_table
 
@@ -74,7 +75,7 @@ def _attend(node: NativeNode, view: CacheView | None) -> None:
     held, then its own rows, and stores them last if at all."""
     if view is None:
         k, v = node.input("k"), node.input("v")
-        heads = k.width // cast("int", node.field("head_dim"))
+        heads = k.width // fields_of(node, Attend).head_dim
         _write(node, {**_rule(node), "kv_heads": heads, **_new_rows(k, v), "reads_new": 1}, ATTEND)
         return
     state = view.state
@@ -95,9 +96,9 @@ def _rule(node: NativeNode) -> dict[str, object]:
     """The queries, the result, and what a query sees of which key."""
     if node.has("bias"):
         raise NotNative("a bias on the scores is not written in C yet")
-    q, out = node.input("q"), node.output()
-    key_dim = cast("int", node.field("head_dim"))
-    heads = q.width // key_dim
+    given, q, out = fields_of(node, Attend), node.input("q"), node.output()
+    head_dim = given.head_dim
+    heads = q.width // head_dim
     values: dict[str, object] = {
         "q": q.pointer,
         "q_stride": q.stride,
@@ -105,17 +106,17 @@ def _rule(node: NativeNode) -> dict[str, object]:
         "batch": "pass->batch",
         "tokens": "pass->tokens",
         "heads": heads,
-        "key_dim": key_dim,
-        "value_dim": node.field("v_head_dim") or key_dim,
+        "key_dim": head_dim,
+        "value_dim": given.v_head_dim or head_dim,
         "position": "pass->position",
         "lengths": "pass->lengths",
-        "is_causal": int(node.field("mask") == "causal"),
-        "window": node.field("window") or 0,
-        "chunk": node.field("chunk") or 0,
-        "scale": f"(float){key_dim**-0.5!r}" if node.field("scale") is None else f"(float){node.number('scale')}",
-        "softcap": "0" if node.field("softcap") is None else f"(float){node.number('softcap')}",
+        "is_causal": int(given.mask == "causal"),
+        "window": given.window or 0,
+        "chunk": given.chunk or 0,
+        "scale": f"(float){head_dim**-0.5!r}" if given.scale is None else f"(float){node.number('scale')}",
+        "softcap": "0" if given.softcap is None else f"(float){node.number('softcap')}",
     }
-    if node.field("alibi"):
+    if given.alibi:
         slopes = cast("list[float]", alibi_slopes(heads=heads).tolist())  # pyright: ignore[reportUnknownMemberType]
         values["slopes"] = node.constant("slopes", slopes)
     if node.has("distance_bias"):

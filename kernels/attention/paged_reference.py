@@ -5,29 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .reference import MaskKind, attend_cached
+from ..record import called_with, shared
+from .fields import AttendPaged, MaskedScores
+from .reference import attend_cached
 
 
-def attend_paged(
-    *,
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    block_table: Tensor,
-    lengths: Tensor,
-    position: Tensor,
-    head_dim: int,
-    key_scale: Tensor | None = None,
-    value_scale: Tensor | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> Tensor:
+@called_with(AttendPaged)
+def attend_paged(given: AttendPaged) -> Tensor:
     """`attend_cached` where the key at position p lies in page `block_table[row, p // block_size]`, in its slot `p %
     block_size`.
 
@@ -37,11 +21,11 @@ def attend_paged(
     those of this call included; position `[B, T]` int64 (-1 padding) -> `[B, T, H*Dv]` of q's dtype. A page may belong
     to several rows.
     """
-    size = keys.shape[2]
-    order = torch.arange(block_table.shape[1] * size, device=q.device)
-    key_position = torch.where(order < lengths[:, None], order, -1)  # [B, S]
+    q, size = given.q, given.keys.shape[2]
+    order = torch.arange(given.block_table.shape[1] * size, device=q.device)
+    key_position = torch.where(order < given.lengths[:, None], order, -1)  # [B, S]
     is_held = key_position[:, ::size] >= 0  # [B, n]
-    pages = torch.where(is_held, block_table, 0).long()
+    pages = torch.where(is_held, given.block_table, 0).long()
 
     def gathered(cache: Tensor, factor: Tensor | None) -> Tensor:
         rows = cache[pages].transpose(1, 2).flatten(2, 3)  # [B, Hkv, S, D]
@@ -51,18 +35,11 @@ def attend_paged(
 
     return attend_cached(
         q=q,
-        keys=gathered(keys, key_scale),
-        values=gathered(values, value_scale),
+        keys=gathered(given.keys, given.key_scale),
+        values=gathered(given.values, given.value_scale),
         key_position=key_position,
-        position=position,
-        head_dim=head_dim,
-        v_head_dim=values.shape[-1],
-        mask=mask,
-        window=window,
-        chunk=chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        distance_bias=distance_bias,
-        sink=sink,
+        position=given.position,
+        head_dim=given.head_dim,
+        v_head_dim=given.values.shape[-1],
+        **shared(given, MaskedScores),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,11 +17,10 @@ from torch.nn import functional
 from ..cache import reference as cache
 from ..cache.reference import KvState
 from ..norm.reference import rms_norm
-from ..rope.fields import RopeLayout
+from ..record import called_with
 from ..rope.reference import rope_apply
+from .fields import AppendAttend, AttendCached, Attention, MaskKind
 from .shared_rows import shares_keys
-
-MaskKind: TypeAlias = Literal["causal", "bidirectional"]
 
 
 def alibi_slopes(*, heads: int, device: torch.device | None = None) -> Tensor:
@@ -97,181 +95,92 @@ def bias_by_distance(*, distance_bias: Tensor, position: Tensor, key_position: T
     return distance_bias[:, distance.clamp(-reach, reach) + reach].transpose(0, 1)
 
 
-@shares_keys
-def attend_cached(
-    *,
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    key_position: Tensor,
-    position: Tensor,
-    head_dim: int,
-    v_head_dim: int | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    bias: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> Tensor:
-    """Attention of a call's queries over cached keys (Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023).
-
-    q `[B, T, H*D]`, keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` of one float dtype; key_position `[B, S]` (-1
-    empty) and position `[B, T]` (-1 padding) int64; bias `[1 or H, T, S]` is added to the scores, and so is
-    distance_bias `[H, 2*R + 1]` by `key - query` (`bias_by_distance`); sink `[H]` is one more logit per head whose
-    value is zero (gpt-oss) -> `[B, T, H*Dv]` of q's dtype. `scale` defaults to `1 / sqrt(D)`;
-    `softcap` bends the scaled scores (Gemma 2); ALiBi adds `-slope * |query - key|`. Scores, softmax and sums are
-    float32 (float64 for float64 input). A query that sees no key gives zeros. What lies in an unseen slot must be
-    finite.
-    """
+@called_with(AttendCached)
+def attention_scores(given: AttendCached) -> Tensor:
+    """What attention takes the softmax of, before any mask: `[B, H, T, S]` of at least float32."""
+    q, keys, head_dim = given.q, given.keys, given.head_dim
+    at = {"position": given.position, "key_position": given.key_position}
     b, t, hkv, s = q.shape[0], q.shape[1], keys.shape[1], keys.shape[2]
     wide = torch.promote_types(q.dtype, torch.float32)
     heads = q.shape[-1] // head_dim
     grouped = q.view(b, t, hkv, heads // hkv, head_dim).permute(0, 2, 3, 1, 4)  # [B, Hkv, H/Hkv, T, D]
     rows = grouped.reshape(b, hkv, heads // hkv * t, head_dim).to(wide)
     scores = rows @ keys.to(wide).transpose(-1, -2)  # [B, Hkv, H/Hkv * T, S]
-    scores = scores.view(b, heads, t, s) * (head_dim**-0.5 if scale is None else scale)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    if alibi:
-        scores = scores + alibi_bias(position=position, key_position=key_position, heads=heads).to(wide)
-    if bias is not None:
-        scores = scores + bias.to(wide)
-    if distance_bias is not None:
-        scores = scores + bias_by_distance(
-            distance_bias=distance_bias.to(wide), position=position, key_position=key_position
-        )
-    visible = visible_keys(position=position, key_position=key_position, mask=mask, window=window, chunk=chunk)[:, None]
+    scores = scores.view(b, heads, t, s) * (head_dim**-0.5 if given.scale is None else given.scale)
+    if given.softcap is not None:
+        scores = given.softcap * torch.tanh(scores / given.softcap)
+    if given.alibi:
+        scores = scores + alibi_bias(**at, heads=heads).to(wide)
+    if given.bias is not None:
+        scores = scores + given.bias.to(wide)
+    if given.distance_bias is not None:
+        scores = scores + bias_by_distance(distance_bias=given.distance_bias.to(wide), **at)
+    return scores
+
+
+@called_with(AttendCached)
+@shares_keys
+def attend_cached(given: AttendCached) -> Tensor:
+    """Attention of a call's queries over cached keys (Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023).
+
+    q `[B, T, H*D]`, keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` of one float dtype; key_position `[B, S]` (-1
+    empty) and position `[B, T]` (-1 padding) int64 -> `[B, T, H*Dv]` of q's dtype. Scores, softmax and sums are float32
+    (float64 for float64 input). A query that sees no key gives zeros. What lies in an unseen slot must be finite.
+    """
+    scores = attention_scores.of(given)  # [B, H, T, S]
+    (b, heads, t, s), wide = scores.shape, scores.dtype
+    visible = visible_keys(
+        position=given.position, key_position=given.key_position, mask=given.mask, window=given.window,
+        chunk=given.chunk,
+    )[:, None]  # fmt: skip
     scores = scores.masked_fill(~visible, torch.finfo(wide).min)
-    if sink is not None:
-        scores = torch.cat((scores, sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
+    if given.sink is not None:
+        scores = torch.cat((scores, given.sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
     weights = scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
-    weights = functional.dropout(weights, dropout, training)
-    out = weights.view(b, hkv, heads // hkv * t, s) @ values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
-    size = values.shape[-1]
-    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(q.dtype)
+    weights = functional.dropout(weights, given.dropout, given.training)
+    hkv, size = given.values.shape[1], given.values.shape[-1]
+    out = weights.view(b, hkv, heads // hkv * t, s) @ given.values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
+    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(given.q.dtype)
 
 
-def attention(
-    *,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    key_position: Tensor | None = None,
-    head_dim: int,
-    v_head_dim: int | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    bias: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> Tensor:
+@called_with(Attention)
+def attention(given: Attention) -> Tensor:
     """Attention of a call's tokens over each other: `attend_cached` with the call's own keys.
 
     q `[B, T, H*D]`, k `[B, S, Hkv*D]`, v `[B, S, Hkv*Dv]`, position `[B, T]` and key_position `[B, S]` int64 (-1
-    padding; absent: the keys are of the same tokens, S = T) -> `[B, T, H*Dv]`. The other arguments are those of
-    `attend_cached`.
+    padding; absent: the keys are of the same tokens, S = T) -> `[B, T, H*Dv]`.
     """
-    return attend_cached(
-        q=q,
-        keys=k.view(*k.shape[:-1], k.shape[-1] // head_dim, head_dim).transpose(1, 2),
-        values=v.view(*v.shape[:-1], k.shape[-1] // head_dim, v_head_dim or head_dim).transpose(1, 2),
-        key_position=position if key_position is None else key_position,
-        position=position,
-        head_dim=head_dim,
-        v_head_dim=v_head_dim,
-        mask=mask,
-        window=window,
-        chunk=chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        dropout=dropout,
-        training=training,
-        bias=bias,
-        distance_bias=distance_bias,
-        sink=sink,
-    )
+    return attend_cached.of(given.cached())
 
 
-def append_attend(
-    *,
-    state: KvState,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    ring: int | None = None,
-    table: Tensor | None = None,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q_norm_weight: Tensor | None = None,
-    k_norm_weight: Tensor | None = None,
-    norm_eps: float = 0.0,
-    norm_offset: float = 0.0,
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[Tensor, KvState]:
+@called_with(AppendAttend)
+def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Adds tokens to a cache, in place, and attends to all that it then holds, causally.
 
     q `[B, T, H*D]`, k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]`; state, position, lengths and sizes are those of
     `kv_full_append`, or with `ring` of `kv_window_append` for a window of that size. With weights `[D]` the heads of q
-    and of k are normed first (`rms_norm`, both or neither), with `table` both are turned then (`rope_apply`). The other
-    arguments are those of `attend_cached` -> out `[B, T, H*Dv]` and the state.
+    and of k are normed first (`rms_norm`, both or neither), with `table` both are turned then (`rope_apply`) -> out
+    `[B, T, H*Dv]` and the state.
     """
-    if q_norm_weight is not None and k_norm_weight is not None:
-        q = rms_norm(x=q, weight=q_norm_weight, eps=norm_eps, weight_offset=norm_offset, head_dim=key_dim)
-        k = rms_norm(x=k, weight=k_norm_weight, eps=norm_eps, weight_offset=norm_offset, head_dim=key_dim)
-    if table is not None:
-        q, k = (rope_apply(x=x, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout) for x in (q, k))
-    append = cache.kv_full_append if ring is None else partial(cache.kv_window_append, window=ring)
+    q, k, head_dim = given.q, given.k, given.key_dim
+    if given.q_norm_weight is not None and given.k_norm_weight is not None:
+        normed = partial(rms_norm, eps=given.norm_eps, weight_offset=given.norm_offset, head_dim=head_dim)
+        q, k = normed(x=q, weight=given.q_norm_weight), normed(x=k, weight=given.k_norm_weight)
+    if given.table is not None:
+        turned = partial(
+            rope_apply, table=given.table, head_dim=head_dim, rotary_dim=given.rotary_dim, layout=given.layout
+        )
+        q, k = turned(x=q), turned(x=k)
+    append = cache.kv_full_append if given.ring is None else partial(cache.kv_window_append, window=given.ring)
     state, keys, values, at = append(
-        state=state,
+        state=given.state,
         k=k,
-        v=v,
-        position=position,
-        lengths=lengths,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-        is_static=is_static,
+        v=given.v,
+        position=given.position,
+        lengths=given.lengths,
+        heads=given.heads,
+        key_dim=given.key_dim,
+        value_dim=given.value_dim,
+        is_static=given.is_static,
     )
-    out = attend_cached(
-        q=q,
-        keys=keys,
-        values=values,
-        key_position=at,
-        position=position,
-        head_dim=key_dim,
-        v_head_dim=value_dim,
-        window=window,
-        chunk=chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        distance_bias=distance_bias,
-        sink=sink,
-    )
-    return out, state
+    return attend_cached.of(given.attending(q, keys, values, at)), state

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from typing import ParamSpec
 
 from torch import Tensor
 
-P = ParamSpec("P")
+from .fields import AttendCached
 
 
-def shares_keys(attend: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def shares_keys(attend: Callable[[AttendCached], Tensor]) -> Callable[[AttendCached], Tensor]:
     """`attend_cached` for keys of fewer rows than the queries have: row b of the keys belongs to queries n*b … n*b+n-1.
 
     So the beams of a prompt read what an encoder said once. Such keys are seen by every query alike: without a causal
@@ -19,16 +19,11 @@ def shares_keys(attend: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(attend)
-    def attend_shared(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        q, keys, position = kwargs["q"], kwargs["keys"], kwargs["position"]
-        assert isinstance(q, Tensor)
-        assert isinstance(keys, Tensor)
-        assert isinstance(position, Tensor)
-        rows = keys.shape[0]
+    def attend_shared(given: AttendCached) -> Tensor:
+        rows, q, position = given.keys.shape[0], given.q, given.position
         if rows == q.shape[0]:
-            return attend(*args, **kwargs)
-        kwargs["q"], kwargs["position"] = q.reshape(rows, -1, q.shape[-1]), position.reshape(rows, -1)
-        out = attend(*args, **kwargs)
+            return attend(given)
+        out = attend(replace(given, q=q.reshape(rows, -1, q.shape[-1]), position=position.reshape(rows, -1)))
         return out.reshape(*position.shape, out.shape[-1])
 
     return attend_shared

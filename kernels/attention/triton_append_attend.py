@@ -12,22 +12,26 @@ Floor: the bytes of the keys and values that are seen, over memory bandwidth.
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cache.reference import KvState
 from ..cache.triton_float8 import quantised
 from ..gpu.arrivals import MOST, arrivals
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
-from ..rope.fields import RopeLayout
+from ..record import called_with
 from ..rope.triton_heads import turn_heads
 from . import reference
-from .reference import KvState
+from .fields import AppendAttend
 from .triton_combine import combine, shares_of
 from .triton_scores import alibi_slope, join
+from .triton_settings import Settings
 from .triton_shares import SHARES
 from .triton_terms import LOG2_E, scores
 
@@ -224,13 +228,40 @@ def append_attend_kernel(
                 _join_parts(p_part, p_lse, p_out, group, shares, i_first, V_HEAD_DIM, HEADS, BLOCK_V, BLOCK_S, CHUNK)
 
 
-def _launch(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
-    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
-    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
-    softcap: float, alibi: bool,
-) -> Tensor:  # fmt: skip
+class Operands(NamedTuple):
+    """The tensors of a step, as an operator of torch takes them."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    table: Tensor | None
+    q_weight: Tensor | None
+    k_weight: Tensor | None
+    keys: Tensor
+    values: Tensor
+    key_scale: Tensor | None
+    value_scale: Tensor | None
+    position: Tensor
+    lengths: Tensor
+    distance_bias: Tensor | None
+    sink: Tensor | None
+    arrived: Tensor
+
+
+class Append(NamedTuple):
+    """What happens to a new token before it is attended to."""
+
+    is_ring: bool
+    rotary_dim: int
+    is_interleaved: bool
+    eps: float
+    offset: float
+
+
+def _launch(x: Operands, append: Append, settings: Settings) -> Tensor:
+    q, k, v, table, q_weight, k_weight, keys, values, key_scale, value_scale = x[:10]
+    position, lengths, distance_bias, sink, arrived = x[10:]
+    window, chunk, softcap = settings.window, settings.chunk, settings.softcap
     if not (keys.is_contiguous() and values.is_contiguous()):
         raise ValueError("the buffers of a cache are contiguous")
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
@@ -256,13 +287,14 @@ def _launch(
         q, k, v, q if table is None else table, q_weight, k_weight, keys, values, key_scale, value_scale, position,
         lengths.contiguous(), None if distance_bias is None else distance_bias.contiguous(),
         None if sink is None else sink.contiguous(), out, part, lse, arrived,
-        group, slots, shares, eps, offset, scale, softcap, window, chunk,
+        group, slots, shares, append.eps, append.offset, settings.scale, softcap, window, chunk,
         0 if distance_bias is None else distance_bias.shape[1] // 2, 1 << (heads.bit_length() - 1),
         q.stride(0), k.stride(0), v.stride(0), 0 if table is None else table.stride(0), position.stride(0),
-        HEAD_DIM=head_dim, V_HEAD_DIM=width, ROTARY=0 if table is None else rotary_dim, IS_INTERLEAVED=is_interleaved,
-        HAS_NORM=q_weight is not None, HAS_OFFSET=offset != 0.0, IS_RING=is_ring, HAS_WINDOW=window > 0,
-        HAS_CHUNK=chunk > 0, HAS_SOFTCAP=softcap > 0, HAS_ALIBI=alibi, HAS_DISTANCE=distance_bias is not None,
-        HAS_SINK=sink is not None, HAS_SCALES=key_scale is not None, IS_WHOLE=shares == 1, IS_JOINED=joined,
+        HEAD_DIM=head_dim, V_HEAD_DIM=width, ROTARY=0 if table is None else append.rotary_dim,
+        IS_INTERLEAVED=append.is_interleaved, HAS_NORM=q_weight is not None, HAS_OFFSET=append.offset != 0.0,
+        IS_RING=append.is_ring, HAS_WINDOW=window > 0, HAS_CHUNK=chunk > 0, HAS_SOFTCAP=softcap > 0,
+        HAS_ALIBI=settings.alibi, HAS_DISTANCE=distance_bias is not None, HAS_SINK=sink is not None,
+        HAS_SCALES=key_scale is not None, IS_WHOLE=shares == 1, IS_JOINED=joined,
         BLOCK_M=block_m, BLOCK_N=block, BLOCK_D=max(16, power_of_2(head_dim)), BLOCK_V=block_v, HEADS=joined_heads,
         BLOCK_S=power_of_2(shares), CHUNK=max(1, min(power_of_2(shares), JOINED_AT_ONCE // (joined_heads * block_v))),
         **config,
@@ -272,30 +304,21 @@ def _launch(
     return out
 
 
-def _fake(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
-    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
-    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
-    softcap: float, alibi: bool,
-) -> Tensor:  # fmt: skip
-    return q.new_empty((q.shape[0], 1, q.shape[-1] // keys.shape[-1] * values.shape[-1]))
+def _fake(x: Operands, append: Append, settings: Settings) -> Tensor:
+    return x.q.new_empty((x.q.shape[0], 1, x.q.shape[-1] // settings.head_dim * settings.v_head_dim))
 
 
-def _reference(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, q_weight: Tensor | None, k_weight: Tensor | None,
-    keys: Tensor, values: Tensor, key_scale: Tensor | None, value_scale: Tensor | None, position: Tensor,
-    lengths: Tensor, distance_bias: Tensor | None, sink: Tensor | None, arrived: Tensor, is_ring: bool,
-    rotary_dim: int, is_interleaved: bool, eps: float, offset: float, window: int, chunk: int, scale: float,
-    softcap: float, alibi: bool,
-) -> Tensor:  # fmt: skip
+def _reference(x: Operands, append: Append, settings: Settings) -> Tensor:
+    scales = () if x.key_scale is None or x.value_scale is None else (x.key_scale, x.value_scale)
+    said = settings.fields()
+    scores = {name: said[name] for name in ("window", "chunk", "scale", "softcap", "alibi")}
     return reference.append_attend(
-        state=(keys, values) if key_scale is None or value_scale is None else (keys, values, key_scale, value_scale),
-        q=q, k=k, v=v, position=position, lengths=lengths, heads=keys.shape[1],
-        key_dim=keys.shape[3], value_dim=values.shape[3], ring=(window or chunk) if is_ring else None, table=table,
-        rotary_dim=rotary_dim, layout="interleaved" if is_interleaved else "half", q_norm_weight=q_weight,
-        k_norm_weight=k_weight, norm_eps=eps, norm_offset=offset, window=window or None, chunk=chunk or None,
-        scale=scale, softcap=softcap or None, alibi=alibi, distance_bias=distance_bias, sink=sink, is_static=True,
+        state=(x.keys, x.values, *scales),
+        q=x.q, k=x.k, v=x.v, position=x.position, lengths=x.lengths, heads=x.keys.shape[1], key_dim=settings.head_dim,
+        value_dim=settings.v_head_dim, ring=(settings.window or settings.chunk) if append.is_ring else None,
+        table=x.table, rotary_dim=append.rotary_dim, layout="interleaved" if append.is_interleaved else "half",
+        q_norm_weight=x.q_weight, k_norm_weight=x.k_weight, norm_eps=append.eps, norm_offset=append.offset,
+        distance_bias=x.distance_bias, sink=x.sink, is_static=True, **scores,
     )[0]  # fmt: skip
 
 
@@ -308,42 +331,20 @@ _append_attend = gpu_op(
 )
 
 
-def append_attend(
-    *,
-    state: KvState,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    ring: int | None = None,
-    table: Tensor | None = None,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q_norm_weight: Tensor | None = None,
-    k_norm_weight: Tensor | None = None,
-    norm_eps: float = 0.0,
-    norm_offset: float = 0.0,
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[Tensor, KvState]:
+@called_with(AppendAttend)
+def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference with `is_static`, for one token a row, else ValueError."""
-    keys, values, *scales = state
+    keys, values, *scales = given.state
     key_scale, value_scale = scales or (None, None)
-    if position.shape[1] != 1:
-        raise ValueError(f"one token a row is added, not {position.shape[1]}")
-    out = _append_attend(
-        q, k, v, table, q_norm_weight, k_norm_weight, keys, values, key_scale, value_scale, position, lengths,
-        distance_bias, sink, arrivals(q), ring is not None, rotary_dim or key_dim, layout == "interleaved", norm_eps,
-        norm_offset, window or 0, chunk or 0, key_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
+    if given.position.shape[1] != 1:
+        raise ValueError(f"one token a row is added, not {given.position.shape[1]}")
+    operands = Operands(
+        given.q, given.k, given.v, given.table, given.q_norm_weight, given.k_norm_weight, keys, values, key_scale,
+        value_scale, given.position, given.lengths, given.distance_bias, given.sink, arrivals(given.q),
     )  # fmt: skip
-    return out, state
+    append = Append(
+        given.ring is not None, given.rotary_dim or given.key_dim, given.layout == "interleaved", given.norm_eps,
+        given.norm_offset,
+    )  # fmt: skip
+    out = _append_attend(*operands, *append, *Settings.of(given, given.key_dim, given.value_dim))
+    return out, given.state

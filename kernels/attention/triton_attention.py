@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..gpu.op import gpu_op
 from ..kernel import Request
+from ..record import called_with
 from . import reference
-from .reference import MaskKind
+from .fields import AttendCached, Attention
 from .shared_rows import shares_keys
 from .triton_backward import launch_backward
 from .triton_bias_gradient import launch_bias_gradients
 from .triton_prefill import launch_forward
-from .triton_settings import WIDEST, Settings
+from .triton_settings import WIDEST, Operands, Settings
 
 
 def serves(request: Request) -> str | None:
@@ -34,55 +35,20 @@ def serves(request: Request) -> str | None:
     return None
 
 
-def _launch(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
-    q, k, v, position, key_position = (_dense(x) for x in (q, k, v, position, key_position))
-    distance_bias = None if distance_bias is None else distance_bias.contiguous()
-    return launch_forward(q, k, v, position, key_position, bias, distance_bias, sink, settings)
+def _fake(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
+    batch, queries, heads = x.q.shape[0], x.q.shape[1], x.q.shape[2] // settings.head_dim
+    out = x.q.new_empty((batch, queries, heads * settings.v_head_dim))
+    return out, x.q.new_empty((batch, heads, queries), dtype=torch.float32)
 
 
-def _dense(x: Tensor) -> Tensor:
-    """Itself where its last elements lie side by side, as they nearly always do."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _fake(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    batch, queries, heads = q.shape[0], q.shape[1], q.shape[2] // head_dim
-    out = q.new_empty((batch, queries, heads * v_head_dim))
-    return out, q.new_empty((batch, heads, queries), dtype=torch.float32)
-
-
-def _reference(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, head_dim: int, v_head_dim: int, causal: bool, window: int,
-    chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    mask: MaskKind = "causal" if causal else "bidirectional"
+def _reference(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
+    q, k, v, position, key_position, bias, distance_bias, sink = x
     seen = {"position": position, "key_position": key_position}
-    limits = {"mask": mask, "window": window or None, "chunk": chunk or None}
-    out = reference.attend_cached(
-        q=q, keys=k, values=v, **seen, head_dim=head_dim, v_head_dim=v_head_dim, **limits, scale=scale,
-        softcap=softcap or None, alibi=alibi, bias=bias, distance_bias=distance_bias, sink=sink,
-    )  # fmt: skip
-    heads = q.shape[2] // head_dim
-    split = q.float().view(*q.shape[:2], heads, head_dim).transpose(1, 2)  # [B, H, T, D]
-    scores = split @ k.float().repeat_interleave(heads // k.shape[1], 1).transpose(-1, -2) * scale
-    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
-    if alibi:
-        scores = scores + reference.alibi_bias(**seen, heads=heads)
-    if bias is not None:
-        scores = scores + bias.float()
-    if distance_bias is not None:
-        scores = scores + reference.bias_by_distance(distance_bias=distance_bias.float(), **seen)
-    visible = reference.visible_keys(**seen, **limits)[:, None]
+    biases = {"bias": bias, "distance_bias": distance_bias}
+    given = AttendCached(q=q, keys=k, values=v, **seen, **biases, sink=sink, **settings.fields())
+    out = reference.attend_cached.of(given)
+    scores = reference.attention_scores.of(given)
+    visible = reference.visible_keys(**seen, mask=given.mask, window=given.window, chunk=given.chunk)[:, None]
     scores = scores.masked_fill(~visible, -torch.inf)
     if sink is not None:
         scores = torch.cat((scores, sink.float()[:, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
@@ -90,235 +56,105 @@ def _reference(
     return out.contiguous(), lse / math.log(2.0)
 
 
-def _launch_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
-    grad, q, k, v, position, key_position = (_dense(x) for x in (grad, q, k, v, position, key_position))
-    distance_bias = None if distance_bias is None else distance_bias.contiguous()
-    return launch_backward(grad, q, k, v, position, key_position, bias, distance_bias, out, lse, settings)
-
-
 def _fake_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    of_k, of_v = (x.new_empty((x.shape[0], x.shape[2], x.shape[1], x.shape[3])).transpose(1, 2) for x in (k, v))
-    return q.new_empty(q.shape), of_k, of_v, torch.empty_like(lse)
+    grad: Tensor, x: Operands, out: Tensor, lse: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shapes = ((x.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (x.k, x.v))
+    of_k, of_v = (x.q.new_empty(shape).transpose(1, 2) for shape in shapes)
+    return x.q.new_empty(x.q.shape), of_k, of_v, torch.empty_like(lse)
 
 
 def _reference_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, out: Tensor, lse: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, x: Operands, out: Tensor, lse: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def again(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _reference(
-            q, k, v, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim, causal, window, chunk,
-            scale, softcap, alibi,
-        )[0]  # fmt: skip
+        return _reference(x._replace(q=q, k=k, v=v), settings)[0]
 
     # not autograd: it is left out within an operator
-    of_q, of_k, of_v = torch.func.vjp(again, q.detach(), k.detach(), v.detach())[1](grad)
+    of_q, of_k, of_v = torch.func.vjp(again, x.q.detach(), x.k.detach(), x.v.detach())[1](grad)
     of_k, of_v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (of_k, of_v))
-    by_head = (out.float() * grad.float()).view(*q.shape[:2], -1, v_head_dim)
+    by_head = (out.float() * grad.float()).view(*x.q.shape[:2], -1, settings.v_head_dim)
     return of_q.contiguous(), of_k, of_v, by_head.sum(-1).transpose(1, 2).contiguous()
 
 
-def _launch_biases(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    settings = Settings(head_dim, v_head_dim, causal, window, chunk, scale, softcap, alibi)
-    grad, q, k, v, position, key_position = (_dense(x) for x in (grad, q, k, v, position, key_position))
-    distance_bias = None if distance_bias is None else distance_bias.contiguous()
-    return launch_bias_gradients(
-        grad, q, k, v, position, key_position, bias, distance_bias, lse, delta, settings, of_bias, of_distance
-    )  # fmt: skip
-
-
 def _fake_biases(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    wanted = ((bias, of_bias), (distance_bias, of_distance))
-    first, second = (q.new_empty(0) if x is None or not one else x.new_empty(x.shape) for x, one in wanted)
+    grad: Tensor, x: Operands, lse: Tensor, delta: Tensor, settings: Settings, of_bias: bool, of_distance: bool
+) -> tuple[Tensor, Tensor]:
+    wanted = ((x.bias, of_bias), (x.distance_bias, of_distance))
+    first, second = (
+        x.q.new_empty(0) if one is None or not is_wanted else one.new_empty(one.shape) for one, is_wanted in wanted
+    )
     return first, second
 
 
 def _reference_biases(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, lse: Tensor, delta: Tensor, head_dim: int, v_head_dim: int,
-    causal: bool, window: int, chunk: int, scale: float, softcap: float, alibi: bool, of_bias: bool, of_distance: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    given = {"bias": bias, "distance_bias": distance_bias}
-    wanted = {name: given[name] for name, one in (("bias", of_bias), ("distance_bias", of_distance)) if one}
-    leaves = {name: x.detach() for name, x in wanted.items() if x is not None}
+    grad: Tensor, x: Operands, lse: Tensor, delta: Tensor, settings: Settings, of_bias: bool, of_distance: bool
+) -> tuple[Tensor, Tensor]:
+    wanted = {"bias": x.bias if of_bias else None, "distance_bias": x.distance_bias if of_distance else None}
+    leaves = {name: one.detach() for name, one in wanted.items() if one is not None}
 
     def again(leaves: dict[str, Tensor]) -> Tensor:
-        operands = {**given, **leaves}
-        return _reference(
-            q, k, v, position, key_position, operands["bias"], operands["distance_bias"], sink, head_dim, v_head_dim,
-            causal, window, chunk, scale, softcap, alibi,
-        )[0]  # fmt: skip
+        return _reference(x._replace(**leaves), settings)[0]
 
     (found,) = torch.func.vjp(again, leaves)[1](grad) if leaves else ({},)
-    first, second = (found[name].contiguous() if name in found else q.new_empty(0) for name in given)
+    first, second = (found[name].contiguous() if name in found else x.q.new_empty(0) for name in wanted)
     return first, second
 
 
 _attention_biases = gpu_op(
-    "attention_bias_gradients", _launch_biases, fake=_fake_biases, reference=_reference_biases
-)  # fmt: skip
-_attention_backward = gpu_op("attention_backward", _launch_backward, fake=_fake_backward, reference=_reference_backward)
-_attention = gpu_op("attention", _launch, fake=_fake, reference=_reference)
+    "attention_bias_gradients", launch_bias_gradients, fake=_fake_biases, reference=_reference_biases
+)
+_attention_backward = gpu_op("attention_backward", launch_backward, fake=_fake_backward, reference=_reference_backward)
+_attention = gpu_op("attention", launch_forward, fake=_fake, reference=_reference)
 
 
 def _keep(ctx, inputs, output) -> None:
-    ctx.settings = inputs[8:]
-    ctx.save_for_backward(*inputs[:8], *output)
+    count = len(Operands._fields)
+    ctx.settings = Settings(*inputs[count:])
+    ctx.save_for_backward(*inputs[:count], *output)
 
 
 def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
-    q, k, v, position, key_position, bias, distance_bias, sink, out, lse = ctx.saved_tensors
-    of_q, of_k, of_v, delta = _attention_backward(
-        grad, q, k, v, position, key_position, bias, distance_bias, sink, out, lse, *ctx.settings
-    )
+    *operands, out, lse = ctx.saved_tensors
+    x, needs = Operands(*operands), Operands(*ctx.needs_input_grad[: len(operands)])
+    of_q, of_k, of_v, delta = _attention_backward(grad, *x, out, lse, *ctx.settings)
     of_sink = None
-    if sink is not None and ctx.needs_input_grad[7]:
-        weight = torch.exp2(sink.float()[:, None] / math.log(2.0) - lse).masked_fill(lse == -torch.inf, 0.0)
-        of_sink = -(weight * delta).sum((0, 2)).to(sink.dtype)
+    if x.sink is not None and needs.sink:
+        weight = torch.exp2(x.sink.float()[:, None] / math.log(2.0) - lse).masked_fill(lse == -torch.inf, 0.0)
+        of_sink = -(weight * delta).sum((0, 2)).to(x.sink.dtype)
     of_bias = of_distance = None
-    wanted = ctx.needs_input_grad[5:7]
-    if any(wanted):
-        of_bias, of_distance = _attention_biases(
-            grad, q, k, v, position, key_position, bias, distance_bias, sink, lse, delta, *ctx.settings, *wanted
-        )
-    of_bias, of_distance = (x if one else None for x, one in zip((of_bias, of_distance), wanted, strict=True))
-    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, *(None,) * 8
+    if needs.bias or needs.distance_bias:
+        wanted = needs.bias, needs.distance_bias
+        of_both = _attention_biases(grad, *x, lse, delta, *ctx.settings, *wanted)
+        of_bias, of_distance = (one if is_wanted else None for one, is_wanted in zip(of_both, wanted, strict=True))
+    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, *(None for _ in ctx.settings)
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)
 
 
-def attention_with_logsumexp(
-    *,
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    key_position: Tensor,
-    position: Tensor,
-    head_dim: int,
-    v_head_dim: int | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    bias: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def attention_with_logsumexp(given: AttendCached) -> tuple[Tensor, Tensor]:
     """`reference.attend_cached`, and `[B, H, T]` float32: log2 of what each softmax sums, -inf where it sees nothing.
 
-    Gradients flow through the first alone.
+    Gradients flow through the first alone. Raises ValueError for dropout in training.
     """
-    return _attention(
-        q, keys, values, position, key_position, bias, distance_bias, sink, head_dim, v_head_dim or head_dim,
-        mask == "causal", window or 0, chunk or 0, head_dim**-0.5 if scale is None else scale, softcap or 0.0, alibi,
-    )  # fmt: skip
-
-
-@shares_keys
-def attend_cached(
-    *,
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    key_position: Tensor,
-    position: Tensor,
-    head_dim: int,
-    v_head_dim: int | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    bias: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> Tensor:
-    """`reference.attend_cached`. Raises ValueError for dropout in training."""
-    if training and dropout > 0.0:
+    if given.training and given.dropout > 0.0:
         raise ValueError("the Triton kernel has no dropout")
-    return attention_with_logsumexp(
-        q=q,
-        keys=keys,
-        values=values,
-        key_position=key_position,
-        position=position,
-        head_dim=head_dim,
-        v_head_dim=v_head_dim,
-        mask=mask,
-        window=window,
-        chunk=chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        bias=bias,
-        distance_bias=distance_bias,
-        sink=sink,
-    )[0]
+    operands = Operands(
+        given.q, given.keys, given.values, given.position, given.key_position, given.bias, given.distance_bias,
+        given.sink,
+    )  # fmt: skip
+    return _attention(*operands, *Settings.of(given, given.head_dim, given.v_head_dim, given.mask))
 
 
-def attention(
-    *,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    key_position: Tensor | None = None,
-    head_dim: int,
-    v_head_dim: int | None = None,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    dropout: float = 0.0,
-    training: bool = False,
-    bias: Tensor | None = None,
-    distance_bias: Tensor | None = None,
-    sink: Tensor | None = None,
-) -> Tensor:
+@called_with(AttendCached)
+@shares_keys
+def attend_cached(given: AttendCached) -> Tensor:
+    """`reference.attend_cached`. Raises ValueError for dropout in training."""
+    return attention_with_logsumexp(given)[0]
+
+
+@called_with(Attention)
+def attention(given: Attention) -> Tensor:
     """`reference.attention`. Raises ValueError for dropout in training."""
-    return attend_cached(
-        q=q,
-        keys=k.view(*k.shape[:-1], -1, head_dim).transpose(1, 2),
-        values=v.view(*v.shape[:-1], -1, v_head_dim or head_dim).transpose(1, 2),
-        key_position=position if key_position is None else key_position,
-        position=position,
-        head_dim=head_dim,
-        v_head_dim=v_head_dim,
-        mask=mask,
-        window=window,
-        chunk=chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        dropout=dropout,
-        training=training,
-        bias=bias,
-        distance_bias=distance_bias,
-        sink=sink,
-    )
+    return attend_cached.of(given.cached())

@@ -17,7 +17,7 @@ from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
 from .triton_mask import plan_blocks, visible
 from .triton_scores import alibi_slope
-from .triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, Settings, bias_strides, power_below, reach_of
+from .triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, Operands, Settings, bias_strides, power_below, reach_of
 from .triton_terms import LOG2_E, scores
 from .triton_tiles import load_rows, place, store_rows, unknown_zeros
 
@@ -260,14 +260,15 @@ def _keys(
 
 
 def launch_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, out: Tensor, lse: Tensor, settings: Settings,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, x: Operands, out: Tensor, lse: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of q `[B, T, H*D]`, k `[B, Hkv, S, D]` and v `[B, Hkv, S, Dv]`, and delta `[B, H, T]` float32.
 
-    out and lse are those of `launch_forward`, grad is of out's shape; all last strides are 1. Those of k and v are
-    laid out as `[B, S, Hkv, D]`.
+    out and lse are those of `launch_forward`, grad is of out's shape. Those of k and v are laid out as `[B, S, Hkv,
+    D]`.
     """
+    grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
+    q, k, v, position, key_position, bias, distance_bias, _ = x.dense()
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     grad_q, delta = q.new_empty(q.shape), torch.empty_like(lse)
@@ -281,7 +282,7 @@ def launch_backward(
         BLOCK_DV=flags["BLOCK_DV"],
     )  # fmt: skip
     key = settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]))
-    limits = {"causal": settings.causal, "window": settings.window, "chunk": settings.chunk}
+    limits = settings.limits()
     tensors = (bias, distance_bias, grad, lse, delta)
     strides = (
         *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),

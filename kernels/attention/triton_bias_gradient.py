@@ -19,7 +19,7 @@ from ..gpu.sizes import ceil_div
 from .triton_backward import gradients, load_lse
 from .triton_mask import plan_blocks
 from .triton_scores import alibi_slope
-from .triton_settings import BACKWARD_QUERIES, Settings, bias_strides, power_below, reach_of
+from .triton_settings import BACKWARD_QUERIES, Operands, Settings, bias_strides, power_below, reach_of
 from .triton_tiles import load_rows
 
 SCRATCH = 2**28
@@ -142,14 +142,14 @@ def by_distance(
 
 
 def launch_bias_gradients(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, lse: Tensor, delta: Tensor, settings: Settings, wants_bias: bool,
-    wants_distance: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, x: Operands, lse: Tensor, delta: Tensor, settings: Settings, wants_bias: bool, wants_distance: bool
+) -> tuple[Tensor, Tensor]:
     """Gradients of bias and distance_bias in their shapes and dtypes, each of no elements where it is not wanted.
 
     The arguments are those of `launch_backward`, delta what it gives.
     """
+    grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
+    q, k, v, position, key_position, bias, distance_bias, _ = x.dense()
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     of_bias_, of_distance = q.new_empty(0), q.new_empty(0)
@@ -172,10 +172,11 @@ def launch_bias_gradients(
                 heads // len(bias), **flags, **config,
             )  # fmt: skip
     if wants_distance and distance_bias is not None:
-        limits = {"causal": settings.causal, "window": settings.window, "chunk": settings.chunk}
         total = torch.zeros(distance_bias.shape, dtype=torch.float32, device=q.device)
         rows = max(1, SCRATCH // max(1, 4 * queries * distance_bias.numel()))
-        plan = None if is_empty else plan_blocks(position, key_position, row_block=m, column_block=n, **limits)
+        plan = (
+            None if is_empty else plan_blocks(position, key_position, row_block=m, column_block=n, **settings.limits())
+        )
         for first in range(0, 0 if is_empty else batch, rows):
             count = min(rows, batch - first)
             part = total.new_zeros((count, heads, queries, distance_bias.shape[1]))

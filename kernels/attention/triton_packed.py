@@ -9,29 +9,16 @@ import torch
 from torch import Tensor
 
 from ..gpu.sizes import ceil_div
-from .reference import MaskKind
+from ..record import called_with, shared
+from .fields import AttendCached, AttendPacked, MaskedScores
 from .triton_attention import attention_with_logsumexp
 
 HIGHEST = 2**31 - 1
 """The largest position that the kernels tell from others."""
 
 
-def attend_packed(
-    *,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens: Tensor,
-    cu_seqlens_k: Tensor | None = None,
-    max_seqlen: int,
-    mask: MaskKind = "causal",
-    window: int | None = None,
-    chunk: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    alibi: bool = False,
-    sink: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+@called_with(AttendPacked)
+def attend_packed(given: AttendPacked) -> tuple[Tensor, Tensor]:
     """Attention within each of N sequences -> out `[total, H, Dv]` and the logarithm of its sums, `[H, total]` float32.
 
     q `[total, H, D]`, k `[total_k, Hkv, D]`, v `[total_k, Hkv, Dv]`; cu_seqlens `[N + 1]` are the ends of the sequences
@@ -42,12 +29,14 @@ def attend_packed(
     A block of queries that meets several sequences visits the keys of all of them, so that short sequences cost what
     their neighbours in a block cost. Raises ValueError where N * max_seqlen positions do not fit 31 bits.
     """
-    ends, key_ends = cu_seqlens, cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    q, k, v, max_seqlen, chunk = given.q, given.k, given.v, given.max_seqlen, given.chunk
+    ends = given.cu_seqlens
+    key_ends = ends if given.cu_seqlens_k is None else given.cu_seqlens_k
     run = max_seqlen if chunk is None else ceil_div(max_seqlen, chunk) * chunk
     if (len(ends) - 1) * run > HIGHEST:
         raise ValueError(f"{len(ends) - 1} sequences of up to {run} tokens have more than {HIGHEST} positions")
     lead = (key_ends[1:] - key_ends[:-1]) - (ends[1:] - ends[:-1])
-    out, lse = attention_with_logsumexp(
+    cached = AttendCached(
         q=q.reshape(1, q.shape[0], q.shape[1] * q.shape[2]),
         keys=k.transpose(0, 1)[None],
         values=v.transpose(0, 1)[None],
@@ -55,14 +44,9 @@ def attend_packed(
         position=_positions(ends, lead, q.shape[0], run),
         head_dim=q.shape[2],
         v_head_dim=v.shape[2],
-        mask=mask,
-        window=window,
-        chunk=run if chunk is None else chunk,
-        scale=scale,
-        softcap=softcap,
-        alibi=alibi,
-        sink=sink,
+        **{**shared(given, MaskedScores), "chunk": run if chunk is None else chunk},
     )
+    out, lse = attention_with_logsumexp(cached)
     return out.view(q.shape[0], q.shape[1], v.shape[2]), lse[0].detach() * math.log(2.0)
 
 

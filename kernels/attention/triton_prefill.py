@@ -18,6 +18,7 @@ from .triton_mask import plan_blocks, visible
 from .triton_scores import alibi_slope
 from .triton_settings import (
     FORWARD,
+    Operands,
     Settings,
     bias_strides,
     can_describe,
@@ -147,14 +148,12 @@ def _forward(
     store_rows(p_out, b_out, i_first, heads * v_head_dim, queries, v_head_dim, BLOCK_M, BLOCK_DV)
 
 
-def launch_forward(
-    q: Tensor, k: Tensor, v: Tensor, position: Tensor, key_position: Tensor, bias: Tensor | None,
-    distance_bias: Tensor | None, sink: Tensor | None, settings: Settings,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
     """q `[B, T, H*D]`, k `[B, Hkv, S, D]`, v `[B, Hkv, S, Dv]` of any strides but the last -> out and logsumexp.
 
     out `[B, T, H*Dv]`, logsumexp `[B, H, T]` float32 in units of ln 2, -inf where a query sees nothing.
     """
+    q, k, v, position, key_position, bias, distance_bias, sink = x.dense()
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[2]
     heads = q.shape[2] // settings.head_dim
     out = q.new_empty((batch, queries, heads * settings.v_head_dim))
@@ -167,10 +166,8 @@ def launch_forward(
     if described:
         provide_scratch()
     blocks = ceil_div(queries, config["BLOCK_M"])
-    plan = plan_blocks(
-        position, key_position, row_block=config["BLOCK_M"], column_block=config["BLOCK_N"], causal=settings.causal,
-        window=settings.window, chunk=settings.chunk,
-    )  # fmt: skip
+    sizes = {"row_block": config["BLOCK_M"], "column_block": config["BLOCK_N"]}
+    plan = plan_blocks(position, key_position, **sizes, **settings.limits())
     launchable(_forward)[(blocks * batch * heads,)](
         q, k, v, position, key_position, plan, bias, distance_bias, sink, out, lse,
         q.stride(0), q.stride(1), *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..gpu.sizes import power_of_2
 from ..gpu.target import DEFAULT, TARGETS, target_of
 from ..gpu.tuning import Config, Key, Tunable
+from .fields import MaskKind, Scores
 
 WIDEST = 256
 """The largest head that one block holds."""
@@ -20,9 +21,31 @@ CACHE = 32 * 2**20
 """Bytes of keys and values that programs which run at once should share: most of an H100's second-level cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The fields of a node with their defaults filled in; 0 stands for no window, chunk or softcap."""
+class Operands(NamedTuple):
+    """The tensors of attention over many queries, as operators of torch take them."""
+
+    q: Tensor
+    k: Tensor
+    """`[B, Hkv, S, D]`."""
+    v: Tensor
+    position: Tensor
+    key_position: Tensor
+    bias: Tensor | None
+    distance_bias: Tensor | None
+    sink: Tensor | None
+
+    def dense(self) -> Operands:
+        """The same, last elements side by side, as they nearly always are."""
+        q, k, v, position, key_position = (
+            x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5]
+        )
+        distance_bias = None if self.distance_bias is None else self.distance_bias.contiguous()
+        return Operands(q, k, v, position, key_position, self.bias, distance_bias, self.sink)
+
+
+class Settings(NamedTuple):
+    """The fields of a node with their defaults filled in, as operators of torch take them; 0 stands for no window,
+    chunk or softcap."""
 
     head_dim: int
     v_head_dim: int
@@ -32,6 +55,27 @@ class Settings:
     scale: float
     softcap: float
     alibi: bool
+
+    @staticmethod
+    def of(given: Scores, head_dim: int, v_head_dim: int | None, mask: MaskKind = "causal") -> Settings:
+        """What a record of attention says."""
+        scale = head_dim**-0.5 if given.scale is None else given.scale
+        return Settings(
+            head_dim, v_head_dim or head_dim, mask == "causal", given.window or 0, given.chunk or 0, scale,
+            given.softcap or 0.0, given.alibi,
+        )  # fmt: skip
+
+    def fields(self) -> dict[str, Any]:
+        """The same as the reference takes them."""
+        return {
+            "head_dim": self.head_dim, "v_head_dim": self.v_head_dim, "scale": self.scale, "alibi": self.alibi,
+            "mask": "causal" if self.causal else "bidirectional", "window": self.window or None,
+            "chunk": self.chunk or None, "softcap": self.softcap or None,
+        }  # fmt: skip
+
+    def limits(self) -> dict[str, Any]:
+        """What `plan_blocks` asks for."""
+        return {"causal": self.causal, "window": self.window, "chunk": self.chunk}
 
     def flags(self, bias: Tensor | None, distance_bias: Tensor | None) -> dict[str, int | bool]:
         """The constants by which a kernel is compiled, except for block sizes over tokens."""

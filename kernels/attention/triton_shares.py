@@ -10,6 +10,8 @@ many tokens the cache holds.
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -21,6 +23,7 @@ from ..gpu.target import target_of
 from ..gpu.tuning import Config, Key, Tunable
 from .triton_combine import combine, shares_of
 from .triton_scores import alibi_slope, bent, join, seen_range
+from .triton_settings import Settings
 
 KIB = 1024
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -185,32 +188,35 @@ def _space(key: Key) -> tuple[Config, ...]:
 SHARES = Tunable(name="attend_shares", rule=_rule, space=_space)
 
 
-def launch(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    at: Tensor,
-    lengths: Tensor | None,
-    position: Tensor,
-    bias: Tensor | None,
-    distance_bias: Tensor | None,
-    sink: Tensor | None,
-    key_scale: Tensor | None,
-    value_scale: Tensor | None,
-    head_dim: int,
-    is_causal: bool,
-    window: int,
-    chunk: int,
-    scale: float,
-    softcap: float,
-    alibi: bool,
-) -> Tensor:
-    """`[B, T, H*Dv]` of q's dtype. 0 stands for no window, chunk or softcap.
+class Operands(NamedTuple):
+    """The tensors of attention over few queries, as operators of torch take them."""
 
-    Without lengths, keys and values are `[B, Hkv, S, D]` and `at [B, S]` their positions; with lengths `[B]`, they are
-    pages `[pages, Hkv, slots, D]` and `at [B, n]` the page of each run of `slots` positions.
-    """
-    q, keys, values = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, keys, values))
+    q: Tensor
+    keys: Tensor
+    """`[B, Hkv, S, D]`; with lengths, pages `[pages, Hkv, slots, D]`."""
+    values: Tensor
+    at: Tensor
+    """The positions of the keys `[B, S]`; with lengths, the page of each run of `slots` positions `[B, n]`."""
+    lengths: Tensor | None
+    position: Tensor
+    bias: Tensor | None
+    distance_bias: Tensor | None
+    sink: Tensor | None
+    key_scale: Tensor | None
+    value_scale: Tensor | None
+
+
+def shape_of(x: Operands, settings: Settings) -> Tensor:
+    """What `launch` gives, without its numbers."""
+    return x.q.new_empty((*x.position.shape, x.q.shape[-1] // settings.head_dim * settings.v_head_dim))
+
+
+def launch(x: Operands, settings: Settings) -> Tensor:
+    """`[B, T, H*Dv]` of q's dtype."""
+    q, keys, values = (one if one.stride(-1) == 1 else one.contiguous() for one in x[:3])
+    at, lengths, position, bias, distance_bias, sink, key_scale, value_scale = x[3:]
+    lengths = None if lengths is None else lengths.contiguous()
+    head_dim, window, chunk, softcap = settings.head_dim, settings.window, settings.chunk, settings.softcap
     (batch, tokens), page = position.shape, 0 if lengths is None else keys.shape[2]
     kv_heads, width = keys.shape[1], values.shape[-1]
     heads = q.shape[-1] // head_dim
@@ -237,13 +243,14 @@ def launch(
         q, keys, values, at, lengths, position, bias,
         None if distance_bias is None else distance_bias.contiguous(),
         None if sink is None else sink.contiguous(), key_scale, value_scale, out if part is None else part, lse,
-        tokens, heads // kv_heads, slots, shares, scale, softcap, window, chunk,
+        tokens, heads // kv_heads, slots, shares, settings.scale, softcap, window, chunk,
         0 if distance_bias is None else distance_bias.shape[1] // 2, 1 << (heads.bit_length() - 1),
         q.stride(0), q.stride(1), *keys.stride()[:3], *values.stride()[:3], *at.stride(), *position.stride(),
         *bias_strides, 0 if key_scale is None or key_scale.numel() == 1 else 1,
-        HEAD_DIM=head_dim, V_HEAD_DIM=width, IS_CAUSAL=is_causal, HAS_WINDOW=window > 0, HAS_CHUNK=chunk > 0,
-        HAS_SOFTCAP=softcap > 0, HAS_ALIBI=alibi, HAS_BIAS=bias is not None, HAS_DISTANCE=distance_bias is not None,
-        HAS_SINK=sink is not None, HAS_SCALES=key_scale is not None, IS_WHOLE=part is None, PAGE=page,
+        HEAD_DIM=head_dim, V_HEAD_DIM=width, IS_CAUSAL=settings.causal, HAS_WINDOW=window > 0, HAS_CHUNK=chunk > 0,
+        HAS_SOFTCAP=softcap > 0, HAS_ALIBI=settings.alibi, HAS_BIAS=bias is not None,
+        HAS_DISTANCE=distance_bias is not None, HAS_SINK=sink is not None, HAS_SCALES=key_scale is not None,
+        IS_WHOLE=part is None, PAGE=page,
         BLOCK_M=block_m, BLOCK_N=block, BLOCK_D=max(16, power_of_2(head_dim)), BLOCK_V=max(16, power_of_2(width)),
         SCAN_BLOCKS=max(1, min(SCAN // block, power_of_2(ceil_div(ceil_div(slots, block), shares)))), **config,
     )  # fmt: skip

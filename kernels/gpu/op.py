@@ -3,9 +3,12 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from functools import wraps
+from itertools import islice
+from typing import Any, cast, get_type_hints
 
 import torch
 from torch._library.custom_ops import CustomOpDef
@@ -33,12 +36,35 @@ def gpu_op(
 ) -> CustomOpDef:
     """`torch.ops.llmc.<name>`: `launch` on a GPU, `reference` on a CPU, `fake` for shapes alone.
 
-    All three take the same arguments; those of `launch` are annotated with the types of a torch schema (Tensor,
-    Tensor | None, int, float, bool, str, list[Tensor]). An output must not be a view of an input, nor an input. Under
-    the interpreter CPU tensors run the kernel itself. Give gradients with the result's `register_autograd`.
+    All three take the same arguments, annotated with the types of a torch schema (Tensor, Tensor | None, int, float,
+    bool, str, list[Tensor]) or with a NamedTuple of them, which the operator takes item by item: call it with
+    `*record`. An output must not be a view of an input, nor an input. Under the interpreter CPU tensors run the kernel
+    itself. Give gradients with the result's `register_autograd`.
     """
+    launch, fake, reference = _by_items(launch), _by_items(fake), _by_items(reference)
     operator = cast("CustomOpDef", torch.library.triton_op(f"{NAMESPACE}::{name}", launch, mutates_args=mutates_args))
     operator.register_fake(fake)
     if not is_interpreted():
         operator.register_kernel("cpu")(reference)
     return operator
+
+
+def _by_items(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with the items of its records as arguments of their own, as a torch schema has them."""
+    hints = get_type_hints(function)
+    kinds = {name: hints[name] for name in inspect.signature(function).parameters}
+    items: dict[str, object] = {}
+    for name, kind in kinds.items():
+        items |= get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
+    if len(items) == len(kinds):
+        return function
+
+    @wraps(function)
+    def by_items(*values: Any) -> Any:
+        left = iter(values)
+        records = ((kind, getattr(kind, "_fields", None)) for kind in kinds.values())
+        return function(*(next(left) if names is None else kind(*islice(left, len(names))) for kind, names in records))
+
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=t) for n, t in items.items()]
+    cast("Any", by_items).__signature__ = inspect.Signature(parameters, return_annotation=hints["return"])
+    return by_items

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from ..linear.native import FORMATS
-from ..native.node import CacheView, NativeNode, NotNative
+from ..native.node import CacheView, NativeNode, NotNative, fields_of
+from .fields import Latent
 
 
 def append(node: NativeNode) -> None:
@@ -20,9 +19,10 @@ def latent_attend_cached(node: NativeNode) -> None:
     view, q_nope, q_rope, up = node.view("latents"), node.input("q_nope"), node.input("q_rope"), node.weight("kv_up")
     if up.format not in ("float32", "bfloat16", "float16"):
         raise NotNative(f"an up-projection in {up.format} is not absorbed in C")
-    nope_dim, rope_dim = cast("int", node.field("nope_head_dim")), cast("int", node.field("rope_head_dim"))
+    given = fields_of(node, Latent)
+    nope_dim, rope_dim = given.nope_head_dim, given.rope_head_dim
     heads, rank, out = q_nope.width // nope_dim, up.shape[1], node.output()
-    scale = node.number("scale") if node.field("scale") is not None else repr((nope_dim + rope_dim) ** -0.5)
+    scale = node.number("scale") if given.scale is not None else repr((nope_dim + rope_dim) ** -0.5)
     values: dict[str, object] = {
         "batch": "pass->batch",
         "tokens": "pass->tokens",
@@ -30,7 +30,7 @@ def latent_attend_cached(node: NativeNode) -> None:
         "rank": rank,
         "nope_dim": nope_dim,
         "rope_dim": rope_dim,
-        "value_dim": node.field("v_head_dim"),
+        "value_dim": given.v_head_dim,
         "kv_up": up.pointer,
         "latents": view.state.pointers[0],
         "k_ropes": view.state.pointers[1],

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ..attention.reference import attend_cached
 from ..cache.reference import KvState, kv_full_append
+from ..record import called_with
+from .fields import LatentAttendCached, LatentAttention
 
 
 def kv_latent_append(
@@ -39,69 +41,34 @@ def kv_latent_append(
     )
 
 
-def latent_attend_cached(
-    *,
-    q_nope: Tensor,
-    q_rope: Tensor,
-    latents: Tensor,
-    k_ropes: Tensor,
-    key_position: Tensor,
-    kv_up: Tensor,
-    position: Tensor,
-    nope_head_dim: int,
-    rope_head_dim: int,
-    v_head_dim: int,
-    scale: float | None = None,
-) -> Tensor:
+@called_with(LatentAttendCached)
+def latent_attend_cached(given: LatentAttendCached) -> Tensor:
     """Attention over keys and values that each head makes of cached latents (DeepSeek-V2, eqs. 9 to 19).
 
     q_nope `[B, T, H*Dn]`, q_rope `[B, T, H*Dr]`, latents `[B, 1, S, R]`, k_ropes `[B, 1, S, Dr]` shared by the heads,
     kv_up `[H*(Dn+Dv), R]`; key_position `[B, S]` (-1 empty), position `[B, T]` (-1 padding) int64 -> `[B, T, H*Dv]` of
-    q's dtype. `scale` defaults to `1 / sqrt(Dn + Dr)`. Sees keys at or before the query.
+    q's dtype. Sees keys at or before the query.
     """
-    heads = q_nope.shape[-1] // nope_head_dim
-    size = nope_head_dim + v_head_dim
-    expanded = (latents[:, 0] @ kv_up.T).view(*key_position.shape, heads, size).transpose(1, 2)  # [B, H, S, Dn + Dv]
-    k_nope, values = expanded[..., :nope_head_dim], expanded[..., nope_head_dim:]
-    keys = torch.cat((k_nope, k_ropes.expand(-1, heads, -1, -1)), dim=-1)
-    parts = ((q_nope, nope_head_dim), (q_rope, rope_head_dim))
-    q = torch.cat([part.view(*position.shape, heads, size) for part, size in parts], dim=-1)
+    nope, rope, width = given.nope_head_dim, given.rope_head_dim, given.v_head_dim
+    heads, at = given.q_nope.shape[-1] // nope, given.key_position
+    expanded = (given.latents[:, 0] @ given.kv_up.T).view(*at.shape, heads, nope + width).transpose(1, 2)
+    k_nope, values = expanded[..., :nope], expanded[..., nope:]  # [B, H, S, Dn], [B, H, S, Dv]
+    keys = torch.cat((k_nope, given.k_ropes.expand(-1, heads, -1, -1)), dim=-1)
+    parts = ((given.q_nope, nope), (given.q_rope, rope))
+    q = torch.cat([part.view(*given.position.shape, heads, size) for part, size in parts], dim=-1)
     return attend_cached(
         q=q.flatten(-2),
         keys=keys,
         values=values,
-        key_position=key_position,
-        position=position,
-        head_dim=nope_head_dim + rope_head_dim,
-        v_head_dim=v_head_dim,
-        scale=scale,
+        key_position=at,
+        position=given.position,
+        head_dim=nope + rope,
+        v_head_dim=width,
+        scale=given.scale,
     )
 
 
-def latent_attention(
-    *,
-    q_nope: Tensor,
-    q_rope: Tensor,
-    latent: Tensor,
-    k_rope: Tensor,
-    kv_up: Tensor,
-    position: Tensor,
-    nope_head_dim: int,
-    rope_head_dim: int,
-    v_head_dim: int,
-    scale: float | None = None,
-) -> Tensor:
+@called_with(LatentAttention)
+def latent_attention(given: LatentAttention) -> Tensor:
     """`latent_attend_cached` with the call's own latents. latent `[B, T, R]`, k_rope `[B, T, Dr]` -> `[B, T, H*Dv]`."""
-    return latent_attend_cached(
-        q_nope=q_nope,
-        q_rope=q_rope,
-        latents=latent[:, None],
-        k_ropes=k_rope[:, None],
-        key_position=position,
-        kv_up=kv_up,
-        position=position,
-        nope_head_dim=nope_head_dim,
-        rope_head_dim=rope_head_dim,
-        v_head_dim=v_head_dim,
-        scale=scale,
-    )
+    return latent_attend_cached.of(given.cached())

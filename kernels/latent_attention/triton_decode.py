@@ -22,6 +22,8 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
+from ..record import called_with
+from .fields import LatentAttendCached
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 WIDEST_LATENT, WIDEST_ROPE = 512, 128
@@ -191,31 +193,20 @@ def _reference(
 _attend = gpu_op("latent_attend_decode", _launch, fake=_fake, reference=_reference)
 
 
-def latent_attend_cached(
-    *,
-    q_nope: Tensor,
-    q_rope: Tensor,
-    latents: Tensor,
-    k_ropes: Tensor,
-    key_position: Tensor,
-    kv_up: Tensor,
-    position: Tensor,
-    nope_head_dim: int,
-    rope_head_dim: int,
-    v_head_dim: int,
-    scale: float | None = None,
-) -> Tensor:
+@called_with(LatentAttendCached)
+def latent_attend_cached(given: LatentAttendCached) -> Tensor:
     """Arguments and result are those of the reference, without gradients.
 
     In a half precision the query in the latents' space, and what it makes of them, are rounded to it.
     """
-    (batch, tokens), rank = position.shape, latents.shape[-1]
-    up = kv_up.view(-1, nope_head_dim + v_head_dim, rank)  # [H, Dn + Dv, R]
-    by_head = q_nope.reshape(batch * tokens, -1, nope_head_dim).transpose(0, 1)  # [H, B*T, Dn]
-    q = torch.bmm(by_head, up[:, :nope_head_dim])  # [H, B*T, R]
-    factor = (nope_head_dim + rope_head_dim) ** -0.5 if scale is None else scale
+    (batch, tokens), rank, nope = given.position.shape, given.latents.shape[-1], given.nope_head_dim
+    up = given.kv_up.view(-1, nope + given.v_head_dim, rank)  # [H, Dn + Dv, R]
+    by_head = given.q_nope.reshape(batch * tokens, -1, nope).transpose(0, 1)  # [H, B*T, Dn]
+    q = torch.bmm(by_head, up[:, :nope])  # [H, B*T, R]
     q = q.view(-1, batch, tokens, rank).permute(1, 2, 0, 3)  # [B, T, H, R]
-    out = _attend(q, q_rope, latents, k_ropes, key_position, position, factor)  # [B, T, H*R]
+    out = _attend(
+        q, given.q_rope, given.latents, given.k_ropes, given.key_position, given.position, given.factor
+    )  # [B, T, H*R]
     by_head = out.view(batch * tokens, -1, rank).transpose(0, 1)  # [H, B*T, R]
-    out = torch.bmm(by_head, up[:, nope_head_dim:].transpose(1, 2))  # [H, B*T, Dv]
+    out = torch.bmm(by_head, up[:, nope:].transpose(1, 2))  # [H, B*T, Dv]
     return out.transpose(0, 1).reshape(batch, tokens, -1)

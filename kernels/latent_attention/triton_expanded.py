@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..attention import triton_attention
 from ..kernel import Request
+from ..record import called_with
+from .fields import LatentAttendCached, LatentAttention
 
 
 def serves(request: Request) -> str | None:
@@ -27,62 +29,28 @@ def serves(request: Request) -> str | None:
     return triton_attention.serves(replace(request, op="attention", fields=fields))
 
 
-def latent_attend_cached(
-    *,
-    q_nope: Tensor,
-    q_rope: Tensor,
-    latents: Tensor,
-    k_ropes: Tensor,
-    key_position: Tensor,
-    kv_up: Tensor,
-    position: Tensor,
-    nope_head_dim: int,
-    rope_head_dim: int,
-    v_head_dim: int,
-    scale: float | None = None,
-) -> Tensor:
+@called_with(LatentAttendCached)
+def latent_attend_cached(given: LatentAttendCached) -> Tensor:
     """Arguments and result are those of the reference."""
-    heads, slots = q_nope.shape[-1] // nope_head_dim, latents.shape[2]
-    expanded = (latents[:, 0] @ kv_up.T).view(-1, slots, heads, nope_head_dim + v_head_dim)  # [B, S, H, Dn + Dv]
-    ropes = k_ropes.transpose(1, 2).expand(-1, -1, heads, -1)  # [B, S, H, Dr]
-    keys = torch.cat((expanded[..., :nope_head_dim], ropes), dim=-1)
-    q = torch.cat([part.view(*position.shape, heads, -1) for part in (q_nope, q_rope)], dim=-1)
+    nope, width = given.nope_head_dim, given.v_head_dim
+    heads, slots = given.q_nope.shape[-1] // nope, given.latents.shape[2]
+    expanded = (given.latents[:, 0] @ given.kv_up.T).view(-1, slots, heads, nope + width)  # [B, S, H, Dn + Dv]
+    ropes = given.k_ropes.transpose(1, 2).expand(-1, -1, heads, -1)  # [B, S, H, Dr]
+    keys = torch.cat((expanded[..., :nope], ropes), dim=-1)
+    q = torch.cat([part.view(*given.position.shape, heads, -1) for part in (given.q_nope, given.q_rope)], dim=-1)
     return triton_attention.attend_cached(
         q=q.flatten(-2),
         keys=keys.transpose(1, 2),
-        values=expanded[..., nope_head_dim:].transpose(1, 2),
-        key_position=key_position,
-        position=position,
-        head_dim=nope_head_dim + rope_head_dim,
-        v_head_dim=v_head_dim,
-        scale=scale,
+        values=expanded[..., nope:].transpose(1, 2),
+        key_position=given.key_position,
+        position=given.position,
+        head_dim=nope + given.rope_head_dim,
+        v_head_dim=width,
+        scale=given.scale,
     )
 
 
-def latent_attention(
-    *,
-    q_nope: Tensor,
-    q_rope: Tensor,
-    latent: Tensor,
-    k_rope: Tensor,
-    kv_up: Tensor,
-    position: Tensor,
-    nope_head_dim: int,
-    rope_head_dim: int,
-    v_head_dim: int,
-    scale: float | None = None,
-) -> Tensor:
+@called_with(LatentAttention)
+def latent_attention(given: LatentAttention) -> Tensor:
     """Arguments and result are those of the reference, gradients included."""
-    return latent_attend_cached(
-        q_nope=q_nope,
-        q_rope=q_rope,
-        latents=latent[:, None],
-        k_ropes=k_rope[:, None],
-        key_position=position,
-        kv_up=kv_up,
-        position=position,
-        nope_head_dim=nope_head_dim,
-        rope_head_dim=rope_head_dim,
-        v_head_dim=v_head_dim,
-        scale=scale,
-    )
+    return latent_attend_cached.of(given.cached())

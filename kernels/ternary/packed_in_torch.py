@@ -2,72 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional
 
 from ..norm.reference import add_rms_norm, rms_norm
-from ..pointwise.reference import ActivationKind, gated_activation_packed
+from ..pointwise.reference import gated_activation_packed
+from ..record import called_with, shared
+from .fields import (
+    AddRmsNormTernaryProjection,
+    Projection,
+    RmsNormTernaryProjection,
+    Ternary,
+    TernaryLinear,
+    TernaryProjection,
+)
 from .reference import quantised_activation
 from .triton_pack import unpack
 
 
-def ternary_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation_bits: int | None = 8) -> Tensor:
+@called_with(TernaryLinear)
+def ternary_linear(given: TernaryLinear) -> Tensor:
     """The reference's `ternary_linear` on a packed weight, in torch."""
-    ternary, scales = unpack(weight, x.shape[-1])
-    if activation_bits is not None:
-        whole, factor = quantised_activation(x, activation_bits)
+    x = given.x
+    ternary, scales = unpack(given.weight, x.shape[-1])
+    if given.activation_bits is not None:
+        whole, factor = quantised_activation(x, given.activation_bits)
         x = (whole / factor).to(x.dtype)
-    return functional.linear(x, (ternary * scales[:, None]).to(x.dtype), bias)
+    return functional.linear(x, (ternary * scales[:, None]).to(x.dtype), given.bias)
 
 
-def ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(TernaryProjection)
+def ternary_projection(given: TernaryProjection) -> Tensor:
     """The reference's `ternary_projection` on a packed weight, which knows its parts, in torch."""
-    out = ternary_linear(x=x, weight=weight, bias=bias, activation_bits=activation_bits)
-    return out if kind is None else gated_activation_packed(x=out, kind=kind)
+    out = ternary_linear(x=given.x, **shared(given, Ternary))
+    return out if given.kind is None else gated_activation_packed(x=out, kind=given.kind)
 
 
-def rms_norm_ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(RmsNormTernaryProjection)
+def rms_norm_ternary_projection(given: RmsNormTernaryProjection) -> Tensor:
     """As `reference.rms_norm_ternary_projection`."""
-    normal = rms_norm(x=x, weight=norm_weight, eps=eps, weight_offset=weight_offset)
-    return ternary_projection(x=normal, weight=weight, bias=bias, activation_bits=activation_bits, kind=kind)
+    normal = rms_norm(x=given.x, weight=given.norm_weight, eps=given.eps, weight_offset=given.weight_offset)
+    return ternary_projection(x=normal, **shared(given, Projection))
 
 
-def add_rms_norm_ternary_projection(
-    *,
-    delta: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> tuple[Tensor, Tensor]:
+@called_with(AddRmsNormTernaryProjection)
+def add_rms_norm_ternary_projection(given: AddRmsNormTernaryProjection) -> tuple[Tensor, Tensor]:
     """As `reference.add_rms_norm_ternary_projection`."""
     normal, total = add_rms_norm(
-        delta=delta, residual=residual, weight=norm_weight, eps=eps, weight_offset=weight_offset
+        delta=given.delta,
+        residual=given.residual,
+        weight=given.norm_weight,
+        eps=given.eps,
+        weight_offset=given.weight_offset,
     )
-    return ternary_projection(x=normal, weight=weight, bias=bias, activation_bits=activation_bits, kind=kind), total
+    return ternary_projection(x=normal, **shared(given, Projection)), total

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..norm.reference import add_rms_norm, rms_norm
-from ..pointwise.reference import ActivationKind, gated_activation_packed
+from ..pointwise.reference import gated_activation_packed
+from ..record import called_with, shared
+from .fields import (
+    AddRmsNormTernaryProjection,
+    Projection,
+    RmsNormTernaryProjection,
+    Ternary,
+    TernaryLinear,
+    TernaryProjection,
+)
 
 SMALLEST = 1e-5
 """Least mean or largest magnitude that a scale is made of."""
@@ -57,34 +66,29 @@ def quantised_activation(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return (wide * factor).round().clamp(-largest - 1, largest), factor
 
 
-def ternary_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation_bits: int | None = 8) -> Tensor:
+@called_with(TernaryLinear)
+def ternary_linear(given: TernaryLinear) -> Tensor:
     """`quantised(x) @ ternary(weight).T + bias`, both scaled back first, as transformers' `AutoBitLinear`.
 
     x `[..., I]`, weight `[O, I]`, bias `[O]` of one dtype -> `[..., O]`. `activation_bits` null leaves x as it is.
     Gradients pass both roundings as if they were not there.
     """
-    return ternary_projection(x=x, weight=weight, bias=bias, activation_bits=activation_bits)
+    return ternary_projection(x=given.x, **shared(given, Ternary))
 
 
-def ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(TernaryProjection)
+def ternary_projection(given: TernaryProjection) -> Tensor:
     """Several ternary linears of one x, whose matrices of `parts` rows stand in one weight, each with its own scale.
 
     x `[..., I]`, weight `[O, I]` -> `[..., O]`, or with `kind` `activation(g) * u` of its halves. `parts` null: one.
     """
-    rounded = [_rounded_weight(matrix) for matrix in matrices_of(weight, parts)]
-    if activation_bits is not None:
-        whole, factor = quantised_activation(x, activation_bits)
+    x, parts = given.x, given.parts
+    rounded = [_rounded_weight(matrix) for matrix in matrices_of(given.weight, parts)]
+    if given.activation_bits is not None:
+        whole, factor = quantised_activation(x, given.activation_bits)
         x = _straight_through(x, (whole / factor).to(x.dtype))
-    out = functional.linear(x, rounded[0] if parts is None else torch.cat(rounded), bias)
-    return out if kind is None else gated_activation_packed(x=out, kind=kind)
+    out = functional.linear(x, rounded[0] if parts is None else torch.cat(rounded), given.bias)
+    return out if given.kind is None else gated_activation_packed(x=out, kind=given.kind)
 
 
 def matrices_of(weight: Tensor, parts: Sequence[int] | None) -> tuple[Tensor, ...]:
@@ -98,43 +102,21 @@ def _rounded_weight(weight: Tensor) -> Tensor:
     return _straight_through(weight, (ternary / inverse).to(weight.dtype))
 
 
-def rms_norm_ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(RmsNormTernaryProjection)
+def rms_norm_ternary_projection(given: RmsNormTernaryProjection) -> Tensor:
     """`ternary_projection(rms_norm(x))`. x `[..., I]`, norm_weight `[I]`."""
-    normal = rms_norm(x=x, weight=norm_weight, eps=eps, weight_offset=weight_offset)
-    return ternary_projection(
-        x=normal, weight=weight, bias=bias, activation_bits=activation_bits, parts=parts, kind=kind
-    )
+    normal = rms_norm(x=given.x, weight=given.norm_weight, eps=given.eps, weight_offset=given.weight_offset)
+    return ternary_projection(x=normal, **shared(given, Projection))
 
 
-def add_rms_norm_ternary_projection(
-    *,
-    delta: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> tuple[Tensor, Tensor]:
+@called_with(AddRmsNormTernaryProjection)
+def add_rms_norm_ternary_projection(given: AddRmsNormTernaryProjection) -> tuple[Tensor, Tensor]:
     """`rms_norm_ternary_projection` of `residual + delta`, and that sum."""
     normal, total = add_rms_norm(
-        delta=delta, residual=residual, weight=norm_weight, eps=eps, weight_offset=weight_offset
+        delta=given.delta,
+        residual=given.residual,
+        weight=given.norm_weight,
+        eps=given.eps,
+        weight_offset=given.weight_offset,
     )
-    out = ternary_projection(
-        x=normal, weight=weight, bias=bias, activation_bits=activation_bits, parts=parts, kind=kind
-    )
-    return out, total
+    return ternary_projection(x=normal, **shared(given, Projection)), total

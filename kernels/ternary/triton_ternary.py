@@ -8,7 +8,7 @@ unpacked in registers, the left operand.
 # pyright: basic
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import cast
 
 import torch
 import triton
@@ -25,8 +25,10 @@ from ..kernel import Request
 from ..norm.triton_quantise import normed_rows
 from ..pointwise.reference import ActivationKind
 from ..pointwise.triton_activation import gated_activation_packed
+from ..record import called_with
+from .fields import AddRmsNormTernaryProjection, RmsNormTernaryProjection, TernaryLinear, TernaryProjection
 from .triton_pack import rows_of, scales_of, unpack
-from .triton_vector import layer, serves_few
+from .triton_vector import Layer, layer, serves_few
 
 WIDEST = 32768
 """Features of a row that is quantised at once."""
@@ -135,80 +137,41 @@ def _reference(
 _product = gpu_op("ternary_product", _launch, fake=_fake, reference=_reference)
 
 
-def _layer(
-    *, x: Tensor, delta: Tensor | None = None, norm_weight: Tensor | None = None, has_norm: bool = False,
-    packed: Tensor, bias: Tensor | None, eps: float = 0.0, weight_offset: float = 0.0, bits: int | None,
-    kind: ActivationKind | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _layer(given: Layer) -> tuple[Tensor, Tensor]:
     """One launch for few tokens; for more, one that norms and rounds, one that multiplies, and the gate's."""
-    assert bits is not None
+    x, width = given.x, given.x.shape[-1]
     if serves_few(x):
-        return layer(
-            x=x, delta=delta, norm_weight=norm_weight, has_norm=has_norm, packed=packed, bias=bias, eps=eps,
-            weight_offset=weight_offset, bits=bits, kind=kind,
-        )  # fmt: skip
+        return layer(given)
     whole, factor, count, total = normed_rows(
-        x=x, delta=delta, weight=norm_weight, has_norm=has_norm, eps=eps, weight_offset=weight_offset, bits=bits,
-        multiple=4 * 16,
+        x=x, delta=given.delta, weight=given.norm_weight, has_norm=given.has_norm, eps=given.eps,
+        weight_offset=given.weight_offset, bits=given.bits, multiple=4 * 16,
     )  # fmt: skip
-    width = x.shape[-1]
-    out = _product(whole.flatten(0, -2), factor.flatten(), count.flatten(), packed, bias, width, x.dtype)
+    out = _product(whole.flatten(0, -2), factor.flatten(), count.flatten(), given.packed, given.bias, width, x.dtype)
     out = out.view(*x.shape[:-1], out.shape[-1])
-    return out if kind is None else gated_activation_packed(x=out, kind=kind), total
+    if given.kind:
+        out = gated_activation_packed(x=out, kind=cast("ActivationKind", given.kind))
+    return out, total
 
 
-def ternary_linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None, activation_bits: int | None = 8) -> Tensor:
+@called_with(TernaryLinear)
+def ternary_linear(given: TernaryLinear) -> Tensor:
     """Arguments and result are those of the reference, but for `weight`, which `triton_pack.pack` has made."""
-    return _layer(x=x, packed=weight, bias=bias, bits=activation_bits)[0]
+    return _layer(Layer.of(given, given.x))[0]
 
 
-def ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(TernaryProjection)
+def ternary_projection(given: TernaryProjection) -> Tensor:
     """Arguments and result are those of the reference, but for `weight`, which was packed with its `parts`."""
-    return _layer(x=x, packed=weight, bias=bias, bits=activation_bits, kind=kind)[0]
+    return _layer(Layer.of(given, given.x))[0]
 
 
-def rms_norm_ternary_projection(
-    *,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> Tensor:
+@called_with(RmsNormTernaryProjection)
+def rms_norm_ternary_projection(given: RmsNormTernaryProjection) -> Tensor:
     """Arguments and result are those of the reference, but for `weight`, which was packed with its `parts`."""
-    return _layer(
-        x=x, norm_weight=norm_weight, has_norm=True, packed=weight, bias=bias, eps=eps, weight_offset=weight_offset,
-        bits=activation_bits, kind=kind,
-    )[0]  # fmt: skip
+    return _layer(Layer.of(given, given.x))[0]
 
 
-def add_rms_norm_ternary_projection(
-    *,
-    delta: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    eps: float,
-    weight_offset: float = 0.0,
-    activation_bits: int | None = 8,
-    parts: Sequence[int] | None = None,
-    kind: ActivationKind | None = None,
-) -> tuple[Tensor, Tensor]:
+@called_with(AddRmsNormTernaryProjection)
+def add_rms_norm_ternary_projection(given: AddRmsNormTernaryProjection) -> tuple[Tensor, Tensor]:
     """Arguments and results are those of the reference, but for `weight`, which was packed with its `parts`."""
-    return _layer(
-        x=residual, delta=delta, norm_weight=norm_weight, has_norm=True, packed=weight, bias=bias, eps=eps,
-        weight_offset=weight_offset, bits=activation_bits, kind=kind,
-    )  # fmt: skip
+    return _layer(Layer.of(given, given.residual, given.delta))

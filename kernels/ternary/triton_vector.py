@@ -10,6 +10,8 @@ A program goes through several tiles of rows with the token in registers, the ne
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -22,8 +24,8 @@ from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..norm.row_blocks import rows_of as flat_rows
 from ..norm.triton_quantise import factor_of, whole_product
-from ..pointwise.reference import ActivationKind
 from . import reference
+from .fields import NormedProjection, Projection, Ternary
 from .triton_pack import quarter, rows_of, scales_of, unpack
 
 FEW = 4
@@ -177,11 +179,37 @@ VECTOR = Tunable(name="ternary_vector", rule=_rule, space=_space)
 TUNABLES = (VECTOR,)
 
 
-def _launch(
-    x: Tensor, delta: Tensor | None, norm: Tensor | None, packed: Tensor, bias: Tensor | None, has_norm: bool,
-    eps: float, offset: float, bits: int, kind: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, total = _fake(x, delta, norm, packed, bias, has_norm, eps, offset, bits, kind)
+class Layer(NamedTuple):
+    """A ternary layer with what stands before and after it, as an operator of torch takes it."""
+
+    x: Tensor
+    delta: Tensor | None
+    """Added to x first."""
+    norm_weight: Tensor | None
+    packed: Tensor
+    bias: Tensor | None
+    has_norm: bool
+    eps: float
+    weight_offset: float
+    bits: int
+    kind: str
+    """Of a gate; empty: none."""
+
+    @staticmethod
+    def of(given: Ternary, x: Tensor, delta: Tensor | None = None) -> Layer:
+        """What a record of a ternary layer says. Activations are rounded."""
+        assert given.activation_bits is not None
+        norm = given if isinstance(given, NormedProjection) else None
+        kind = given.kind if isinstance(given, Projection) else None
+        return Layer(
+            x, delta, norm.norm_weight if norm else None, given.weight, given.bias, norm is not None,
+            norm.eps if norm else 0.0, norm.weight_offset if norm else 0.0, given.activation_bits, kind or "",
+        )  # fmt: skip
+
+
+def _launch(given: Layer) -> tuple[Tensor, Tensor]:
+    x, delta, norm, packed, bias, has_norm, eps, offset, bits, kind = given
+    out, total = _fake(given)
     width, outputs = x.shape[-1], out.shape[-1]
     tokens = x.numel() // width
     if tokens:
@@ -198,19 +226,14 @@ def _launch(
     return out, total
 
 
-def _fake(
-    x: Tensor, delta: Tensor | None, norm: Tensor | None, packed: Tensor, bias: Tensor | None, has_norm: bool,
-    eps: float, offset: float, bits: int, kind: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    rows = rows_of(packed, x.shape[-1])
-    out = x.new_empty((*x.shape[:-1], rows // 2 if kind else rows))
-    return out, x.new_empty((0,) if delta is None else x.shape)
+def _fake(given: Layer) -> tuple[Tensor, Tensor]:
+    x, rows = given.x, rows_of(given.packed, given.x.shape[-1])
+    out = x.new_empty((*x.shape[:-1], rows // 2 if given.kind else rows))
+    return out, x.new_empty((0,) if given.delta is None else x.shape)
 
 
-def _reference(
-    x: Tensor, delta: Tensor | None, norm: Tensor | None, packed: Tensor, bias: Tensor | None, has_norm: bool,
-    eps: float, offset: float, bits: int, kind: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _reference(given: Layer) -> tuple[Tensor, Tensor]:
+    x, delta, norm, packed, bias, has_norm, eps, offset, bits, kind = given
     total = x if delta is None else x + delta
     normal = reference.rms_norm(x=total, weight=norm, eps=eps, weight_offset=offset) if has_norm else total
     whole, factor = reference.quantised_activation(normal, bits)
@@ -229,9 +252,6 @@ def serves_few(x: Tensor) -> bool:
     return x.numel() <= FEW * x.shape[-1] and x.shape[-1] <= WIDEST
 
 
-def layer(
-    *, x: Tensor, delta: Tensor | None = None, norm_weight: Tensor | None = None, has_norm: bool, packed: Tensor,
-    bias: Tensor | None, eps: float = 0.0, weight_offset: float = 0.0, bits: int, kind: ActivationKind | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def layer(given: Layer) -> tuple[Tensor, Tensor]:
     """What the reference's projections give, of `x + delta` and after an RMS norm where there is one; and that sum."""
-    return _layer(x, delta, norm_weight, packed, bias, has_norm, eps, weight_offset, bits, kind or "")
+    return _layer(*given)

@@ -16,7 +16,7 @@ from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from llmc.kernels.attention import reference, sdpa
-from llmc.kernels.attention.reference import MaskKind
+from llmc.kernels.attention.fields import MaskKind
 from llmc.kernels.kernel import Request
 from llmc.kernels.tolerance import assert_close
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from llmc.kernels.attention import reference
 from llmc.kernels.attention.triton_attention import _reference, attend_cached, attention, serves
 from llmc.kernels.attention.triton_prefill import launch_forward
-from llmc.kernels.attention.triton_settings import FORWARD, Settings, forward_bytes
+from llmc.kernels.attention.triton_settings import FORWARD, Operands, Settings, forward_bytes
 from llmc.kernels.gpu.target import TARGETS
 from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Request
@@ -41,11 +41,11 @@ def test_the_logsumexp_is_that_of_the_scores() -> None:
     q, keys, values = (torch.randn(1, *shape, device=DEVICE) for shape in ((20, 2 * 12), (1, 20, 12), (1, 20, 8)))
     position = torch.arange(-2, 18, device=DEVICE)[None].clamp(min=-1)
     bias, by_distance, sink = (torch.randn(*shape, device=DEVICE) for shape in ((1, 20, 20), (2, 9), (2,)))
-    operands = (q, keys, values, position, position, bias, by_distance, sink)
+    operands = Operands(q, keys, values, position, position, bias, by_distance, sink)
     settings = Settings(head_dim=12, v_head_dim=8, causal=True, window=9, chunk=16, scale=0.3, softcap=2.0, alibi=True)
     with forced("attention_forward", SMALL):
-        out, lse = launch_forward(*operands, settings)
-    exact, exact_lse = _reference(*operands, 12, 8, True, 9, 16, 0.3, 2.0, True)
+        out, lse = launch_forward(operands, settings)
+    exact, exact_lse = _reference(operands, settings)
     assert_close("out", out, exact)
     assert torch.equal(lse.isinf(), (position < 0).expand(1, 2, 20).squeeze(0)[None])
     assert_close("lse", lse[lse.isfinite()], exact_lse[lse.isfinite()])
