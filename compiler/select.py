@@ -15,7 +15,7 @@ from ..kernels.kernel import Kernel, Phase, Request, resolve
 from ..kernels.registry import kernels_for, resolve_reference
 from .forced import forced_kernel
 from .lowered import Lowered, Module, Site, site_of, type_of
-from .native.formats import UNPACKED, Formats
+from .native.formats import PACKED, UNPACKED, Formats
 from .ops.declaration import TensorType
 
 
@@ -42,13 +42,15 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class Preparation:
     """The function that makes of a parameter what its kernel reads; with `parts`, the rows of the matrices that stand
-    in it, it takes those too. Machine code packs the same as `format`, a gate and its up projection as a pair.
+    in it, it takes those too; with `is_in_out` it takes that: of a stack, whether its matrices lie input by input.
+    Machine code packs the same as `format`, a gate and its up projection as a pair.
     """
 
     function: str
     parts: tuple[int, ...] | None = None
     format: str = ""
     is_pair: bool = False
+    is_in_out: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def select_definition(
         site = site_of(node)
         serving, refused = choose(
             site,
-            request_of(node, site, phase, target, formats.get(str(node.kwargs.get("weight")), "")),
+            request_of(node, site, phase, target, _format(node, site, formats)),
             use_kernels=target.use_kernels,
             forced=forced_kernel(node),
             own=_own_parameters(node, lowered),
@@ -108,10 +110,26 @@ def _preparations(node: fx.Node, site: Site, kernel: Kernel) -> Mapping[str, Pre
     """What of the node's parameters is to be made, by placeholder."""
     parts = cast("list[int] | None", site.fields.values.get("parts"))
     rows = None if parts is None else tuple(parts)
+    is_in_out = site.fields.values.get("layout") == "in_out" if site.op.name == "experts" else None
     return {
-        str(node.kwargs[name]): Preparation(function, rows, kernel.packed_as, site.op.name == "gated_linear")
+        str(node.kwargs[name]): Preparation(function, rows, kernel.packed_as, _is_pair(site, name), is_in_out)
         for name, function in kernel.prepares.items()
+        if isinstance(node.kwargs.get(name), fx.Node)
     }
+
+
+def _is_pair(site: Site, argument: str) -> bool:
+    """Whether a matrix is a gate and its up projection, which machine code packs as a pair."""
+    if site.op.name == "experts":
+        return argument == "gate_up_proj" and site.fields.values.get("packing") == "halves"
+    return site.op.name == "gated_linear"
+
+
+def _format(node: fx.Node, site: Site, formats: Mapping[str, str]) -> str:
+    """The format of a node's matrices; of several all of them, which no kernel takes."""
+    arguments = map(node.kwargs.get, PACKED.get(site.op.name, ()))
+    found = {formats.get(str(one.target), "") for one in arguments if isinstance(one, fx.Node)}
+    return " and ".join(format or "none" for format in sorted(found)) if len(found) > 1 else "".join(found)
 
 
 def request_of(
@@ -181,7 +199,7 @@ def choose(
         elif request.phase == "train" and kernel.prepares:
             reason = f"no gradients: it reads another form of {min(kernel.prepares)}, made once"
         else:
-            shared = sorted(kernel.prepares.keys() - own)
+            shared = sorted((kernel.prepares.keys() & request.shapes.keys()) - own)
             reason = f"its {shared[0]} is not a parameter of this node alone" if shared else kernel.refusal(request)
         if reason is None:
             serving.append(kernel)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from .kernel import Kernel, resolve
 
+PACKED_FORMATS = ("int8", "int4", "int4_128", "ternary")
+
 
 def _triton(op: str, module: str) -> Kernel:
     """The Triton kernel of an op, in a module that tells by its `serves` what it takes."""
@@ -26,6 +28,22 @@ def _packed(op: str, format: str) -> Kernel:
         prepares={"weight": module},
         packed_as=format,
         plain=f"{function}_torch",
+    )
+
+
+def _packed_experts(format: str) -> Kernel:
+    """The kernel of experts for one format of packed weights."""
+    names = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+    return Kernel(
+        name=f"triton_{format}",
+        op="experts",
+        format=format,
+        implementation=f"moe.triton_experts_packed:{format}",
+        serves="moe.triton_experts:serves",
+        is_triton=True,
+        prepares={name: f"moe.triton_stack:{format}" for name in names},
+        packed_as=format,
+        plain=f"moe.triton_experts_packed:{format}_torch",
     )
 
 
@@ -251,7 +269,8 @@ KERNELS: tuple[Kernel, ...] = (
             "add_rms_norm_ternary_projection",
         ),
     ),
-    *(_packed(op, format) for op in ("linear", "gated_linear") for format in ("int8", "int4", "int4_128", "ternary")),
+    *(_packed(op, format) for op in ("linear", "gated_linear") for format in PACKED_FORMATS),
+    *map(_packed_experts, PACKED_FORMATS),
 )
 
 

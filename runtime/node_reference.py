@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from ..compiler.lowered import Lowered, site_of, type_of
 from ..compiler.native.sharing import CACHED
 from ..kernels.linear.packed_reference import rounded_activation
 from ..kernels.linear.reference import linear
+from ..kernels.moe.packed_reference import INWARD, packed_experts
 
 HIGH = torch.float64
 
@@ -43,27 +45,37 @@ def run_reference(
     values: Mapping[fx.Node, object],
     *,
     low: torch.dtype,
-    packed: Packed | None = None,
+    packed: Mapping[str, Packed] = MappingProxyType({}),
 ) -> Both:
     """One node of a definition on what is known of its operands: tensors as ours left them, or `Both`.
 
-    low: the program's precision; packed: the node's matrix where it is packed. Operands are not written to.
+    low: the program's precision; packed: by argument, the node's matrices that are. Operands are not written to.
     """
     results: list[object] = []
     for precision in (HIGH, low):
         given = {name: _operand(lowered, value, values, precision) for name, value in node.kwargs.items()}
-        function: Callable[..., object] = cast("Callable[..., object]", node.target)
-        if packed is not None:
-            given["weight"] = packed.weight.to(precision)
-            given["x"] = rounded_activation(cast("Tensor", given["x"]), packed.format).to(precision)
-            if site_of(node).op.name == "ternary_linear":  # both roundings are done
-                function = cast("Callable[..., object]", linear)
-                given.pop("activation_bits", None)
-        results.append(function(**given))
+        given |= {name: matrix.weight.to(precision) for name, matrix in packed.items()}
+        results.append(_call(node, given, {name: matrix.format for name, matrix in packed.items()}))
     state = node.kwargs.get("state")
     if isinstance(state, fx.Node) and not isinstance(values[state], Both):
         results[1] = _as_stored(node, results[1], values[state])
     return Both(*results)
+
+
+def _call(node: fx.Node, given: dict[str, object], formats: Mapping[str, str]) -> object:
+    """The reference on operands whose packed matrices are unpacked."""
+    function, op = cast("Callable[..., object]", node.target), site_of(node).op.name
+    if not formats:
+        return function(**given)
+    if op == "experts":
+        in_format = next((formats[name] for name in INWARD if name in formats), "")
+        return packed_experts(given, in_format=in_format, down_format=formats.get("down_proj", ""))
+    x = cast("Tensor", given["x"])
+    given["x"] = rounded_activation(x, formats["weight"]).to(x.dtype)
+    if op == "ternary_linear":  # both roundings are done
+        function = cast("Callable[..., object]", linear)
+        given.pop("activation_bits", None)
+    return function(**given)
 
 
 def _operand(lowered: Lowered, value: object, values: Mapping[fx.Node, object], precision: torch.dtype) -> object:

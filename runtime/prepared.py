@@ -17,6 +17,7 @@ from ..compiler.program import PHASES, Program
 from ..compiler.select import Preparation
 from ..kernels.kernel import Phase, resolve
 from ..kernels.linear.triton_repack import Packed, repack, size
+from ..kernels.moe.triton_stack import repack_stack
 from ..specs.diagnostics import fail
 from .storage import operand_name
 
@@ -64,28 +65,33 @@ class Prepared:
         if key not in self._made:
             matrices = self._matrices(call, name, wanted)
             if matrices:
-                made = repack(matrices, wanted.format)
+                made = (repack if wanted.is_in_out is None else repack_stack)(matrices, wanted.format)
             elif self._packed and parameter.is_meta:
                 raise fail("E0753", f"the packed weights lack {operand_name(call, name)}")
             else:
-                made = resolve(wanted.function)(parameter, **({} if wanted.parts is None else {"parts": wanted.parts}))
+                details = {"parts": wanted.parts, "is_in_out": wanted.is_in_out}
+                given = {key: value for key, value in details.items() if value is not None}
+                made = resolve(wanted.function)(parameter, **given)
             self._made[key] = (parameter, cast("Tensor", made))
         return self._made[key][1]
 
     def _matrices(self, call: Call, name: str, wanted: Preparation) -> list[Packed]:
-        """The packed matrices that stand in a parameter, one below the other; none where they are not there."""
+        """The packed matrices in a parameter, one below the other, or stacked; none where they are not there."""
         formula = self._program.module.definitions[call.definition].parameters[name]
         shapes = {operand_name(call, name): formula.shape}
         if wanted.parts is not None:  # machine code has each for itself
             shapes = {operand_name(call, identifier(part.path)): part.shape for part in leaves(formula)}
         if not shapes.keys() <= self._packed.keys():
             return []
-        matrices = [
-            Packed(self._packed[key].to(self._device), shape[0], shape[1], wanted.is_pair)
-            for key, shape in shapes.items()
-        ]
-        for key, matrix in zip(shapes, matrices, strict=True):
-            expected = size(matrix, wanted.format)
-            if matrix.bytes.dtype != torch.uint8 or matrix.bytes.numel() != expected:
-                raise fail("E0753", f"the packed weight {key} has {matrix.bytes.nbytes} bytes, not {expected}")
-        return matrices
+        found: list[Packed] = []
+        for key, shape in shapes.items():
+            count, rows, width = shape[0] if wanted.is_in_out is not None else 1, *shape[-2:]
+            if wanted.is_in_out:
+                rows, width = width, rows
+            memory = self._packed[key]
+            expected = count * size(Packed(memory, rows, width, wanted.is_pair), wanted.format)
+            if memory.dtype != torch.uint8 or memory.numel() != expected:
+                raise fail("E0753", f"the packed weight {key} has {memory.nbytes} bytes, not {expected}")
+            matrices = memory.to(self._device).view(count, -1)
+            found += [Packed(matrix, rows, width, wanted.is_pair) for matrix in matrices]
+        return found

@@ -23,12 +23,14 @@ AS_THEY_ARE = ("stored", "float32")
 @dataclass(frozen=True, slots=True)
 class Operand:
     """A parameter that the C function takes: a placeholder of the definition, in a format. `float32`: converted;
-    `stored`: as it is; else packed, and then `is_pair` where its rows are a gate and an up half. `part`: of a formula
-    over several tensors, the number of the one; None: all of them as one."""
+    `stored`: as it is; else packed, and then `is_pair` where its rows are a gate and an up half, `is_in_out` where its
+    matrices lie input by input. `part`: of a formula over several tensors, the number of the one; None: all of them as
+    one."""
 
     placeholder: str
     format: str
     is_pair: bool = False
+    is_in_out: bool = False
     part: int | None = None
 
 

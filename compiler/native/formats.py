@@ -23,7 +23,14 @@ Formats: TypeAlias = Mapping[str, Mapping[str, str]]
 """By definition and placeholder of a packed parameter, its format."""
 
 UNPACKED: Formats = MappingProxyType({})
-PACKED_OPS = ("linear", "gated_linear")
+PACKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "linear": ("weight",),
+        "gated_linear": ("weight",),
+        "experts": ("gate_proj", "up_proj", "gate_up_proj", "down_proj"),
+    }
+)
+"""By op, its arguments that are matrices, or stacks of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,10 @@ def rules_of(spec: Spec) -> tuple[Rule, ...]:
 
 
 def choose_formats(module: Module, quantize: Quantize, rules: Sequence[Rule] = ()) -> Formats:
-    """A format for the matrix of every linear layer.
+    """A format for the matrix of every linear layer, and for the stacked ones of experts.
 
     The head of a ternary model, which gives the model's outputs, is int8. Raises E0860 where rules want two formats in
-    layers that share one definition.
+    layers that share one definition, or for what makes an expert's inner units.
     """
     found: dict[str, dict[str, str]] = {}
     for name, lowered in module.definitions.items():
@@ -66,18 +73,34 @@ def choose_formats(module: Module, quantize: Quantize, rules: Sequence[Rule] = (
                 )
             if wanted and "none" not in wanted:
                 found.setdefault(name, {})[placeholder] = wanted.pop()
+        _require_alike(lowered, found.get(name, {}))
     return found
 
 
+def _require_alike(lowered: Lowered, formats: Mapping[str, str]) -> None:
+    """Raises E0860 where gate and up of experts, which read one input, have two formats."""
+    for node, site in lowered.sites():
+        inward = [str(one.target) for one in map(node.kwargs.get, ("gate_proj", "up_proj")) if isinstance(one, fx.Node)]
+        found = {formats.get(placeholder, "none") for placeholder in inward}
+        if site.op.name == "experts" and len(found) > 1:
+            raise fail(
+                "E0860",
+                f"the rules under weights.quantize give {' and '.join(inward)} of {lowered.name} several formats: "
+                + ", ".join(sorted(found)),
+                site.span,
+                help="let a rule match both, or neither",
+            )
+
+
 def _matrices(lowered: Lowered, module: Module) -> dict[str, bool]:
-    """The placeholders of linear layers' weights, and whether the product is an output of the model."""
+    """The placeholders of matrices, and whether the product is an output of the model."""
     outputs = set(module.outputs.values())
     made = {value for call in module.calls_of(lowered.name) for value in call.outputs.values()}
     found: dict[str, bool] = {}
     for node, site in lowered.sites():
-        weight = node.kwargs.get("weight")
-        if site.op.name in PACKED_OPS and isinstance(weight, fx.Node) and str(weight.target) in lowered.parameters:
-            found[str(weight.target)] = node in lowered.results and bool(made & outputs)
+        for weight in map(node.kwargs.get, PACKED.get(site.op.name, ())):
+            if isinstance(weight, fx.Node) and str(weight.target) in lowered.parameters:
+                found[str(weight.target)] = node in lowered.results and bool(made & outputs)
     return found
 
 

@@ -62,7 +62,13 @@ class Writer:
         return replace(known, state=replace(known.state, stores="0"))
 
     def weight(
-        self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
+        self,
+        name: str,
+        *,
+        is_pair: bool = False,
+        is_in_out: bool = False,
+        packing: str | None = None,
+        takes_parts: bool = False,
     ) -> Weight:
         target = str(self._operand(name).target)
         formula = self._body.lowered.parameters.get(target)
@@ -75,7 +81,7 @@ class Writer:
                 for number, part in enumerate(formula.parts)
             )
             return Weight(pointer=parts[0][0], shape=formula.shape, format=self._dtype, parts=parts)
-        operand = Operand(target, "stored") if packed is None else Operand(target, packed, is_pair)
+        operand = Operand(target, "stored") if packed is None else Operand(target, packed, is_pair, is_in_out)
         return Weight(pointer=self._body.parameter(operand), shape=formula.shape, format=packed or self._dtype)
 
     def field(self, name: str) -> object:

@@ -8,7 +8,7 @@ from ..linear.native import FORMATS, dense
 from ..native.node import NativeNode, NotNative
 
 PLAIN = ("float32", "bfloat16", "float16")
-"""Formats of weights that the code reads."""
+"""Formats of weights that are not packed."""
 
 
 def router(node: NativeNode) -> None:
@@ -50,9 +50,15 @@ def experts(node: NativeNode) -> None:
     weights, picks = dense(node, node.input("weights")), node.input("experts")
     if not picks.is_dense:
         raise NotNative("picks are part of another value")
-    down = node.weight("down_proj")
-    is_in_out = node.field("layout") == "in_out"
+    is_in_out, packing = node.field("layout") == "in_out", cast("str", node.field("packing"))
+    stacks = {
+        name: node.weight(name, is_pair=name == "gate_up_proj" and packing == "halves", is_in_out=is_in_out)
+        for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+        if node.has(name)
+    }
+    down = stacks.pop("down_proj")
     num_experts, inner = down.shape[0], down.shape[1 if is_in_out else 2]
+    in_format = next(iter(stacks.values())).format
     limit = node.field("limit")
     values: dict[str, object] = {
         "x": x.pointer,
@@ -65,9 +71,11 @@ def experts(node: NativeNode) -> None:
         "num_experts": num_experts,
         "width": y.width,
         "inner": inner,
-        "format": _plain(down.format),
+        "down": down.pointer,
+        "in_format": FORMATS[in_format],
+        "down_format": FORMATS[down.format],
         "is_in_out": int(is_in_out),
-        "packing": f"LLMC_PACKING_{cast('str', node.field('packing')).upper()}",
+        "packing": f"LLMC_PACKING_{packing.upper()}",
         "weighs_input": int(node.field("weighs") == "input"),
         "activate": f"llmc_activate_{node.field('activation')}",
         "limit": "INFINITY" if limit is None else f"(float)({node.number('limit')})",
@@ -76,18 +84,30 @@ def experts(node: NativeNode) -> None:
         "order": f"(int32_t *){node.workspace(picks.width)}",
         "starts": f"(int32_t *){node.workspace(2 * num_experts + 1)}",
     }
-    for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj"):
-        short = name.removesuffix("_proj")
-        if node.has(name):
-            values[short] = node.weight(name).pointer
+    values |= {name.removesuffix("_proj"): stack.pointer for name, stack in stacks.items()}
+    for name in (*stacks, "down_proj"):
         if node.has(f"{name}_bias"):
-            values[f"{short}_bias"] = node.input(f"{name}_bias").pointer
+            values[f"{name.removesuffix('_proj')}_bias"] = node.input(f"{name}_bias").pointer
+    if not {in_format, down.format} <= set(PLAIN):
+        node.matrix_workspace(max(y.width, inner))  # for the scratch that comes with it
+        panel_rows = (picks.width * 3 + 1) // 2
+        values |= {
+            "x_rounded": node.workspace(_rounded_floats(y.width)),
+            "hidden_rounded": node.workspace(picks.width * _rounded_floats(inner)),
+            "panels": node.workspace(panel_rows * _rounded_floats(max(y.width, inner))),
+            "first_panel": f"(int32_t *){node.workspace(num_experts)}",
+        }
     node.region(f"llmc_run_experts(t, &(llmc_experts){{{_fields(values)}}});")
+
+
+def _rounded_floats(width: int) -> int:
+    """`llmc_quantised_bytes` of quantise.h, in floats."""
+    return -(-width // 128) * 40
 
 
 def _plain(format: str) -> str:
     if format not in PLAIN:
-        raise NotNative(f"experts and routers with {format} weights are not written in C")
+        raise NotNative(f"routers with {format} weights are not written in C")
     return FORMATS[format]
 
 

@@ -119,10 +119,17 @@ class NativeNode(Protocol):
         ...
 
     def weight(
-        self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
+        self,
+        name: str,
+        *,
+        is_pair: bool = False,
+        is_in_out: bool = False,
+        packing: str | None = None,
+        takes_parts: bool = False,
     ) -> Weight:
         """A parameter in the format in which it is stored or packed; `is_pair`: its rows are a gate and an up half;
-        `packing`: the format that the op demands; `takes_parts`: its rows may lie in several places."""
+        `is_in_out`: its matrices lie input by input, unless they are packed; `packing`: the format that the op demands;
+        `takes_parts`: its rows may lie in several places."""
         ...
 
     def field(self, name: str) -> object:

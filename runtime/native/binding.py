@@ -100,16 +100,17 @@ class Binding:
         parts = found if isinstance(found, tuple) else (found,)
         if not parts:  # an earlier process compared its size with that of the parameter
             return self.packed[key]
+        lies = {"is_pair": operand.is_pair, "is_in_out": operand.is_in_out}
         if key not in self.packed:
             if parts[0].is_meta:
                 raise fail("E0753", f"the packed weights lack {key}")
-            same = (id(found), f"{operand.format} {operand.is_pair}")
+            same = (id(found), f"{operand.format} {lies}")
             if same not in self._made:
                 weight = parts[0] if len(parts) == 1 else torch.cat(parts)
-                self._made[same] = pack(self.library, weight, operand.format, is_pair=operand.is_pair)
+                self._made[same] = pack(self.library, weight, operand.format, **lies)
             self.packed[key] = self._made[same]
         shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        size = packed_bytes(self.library, shape, operand.format, is_pair=operand.is_pair)
+        size = packed_bytes(self.library, shape, operand.format, **lies)
         if self.packed[key].dtype != torch.uint8 or self.packed[key].numel() != size:
             raise fail("E0753", f"the packed weight {key} has {self.packed[key].nbytes} bytes, not {size}")
         return self.packed[key]

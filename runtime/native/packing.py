@@ -53,19 +53,38 @@ def declare(library: ctypes.CDLL) -> None:
     library.llmc_mean_magnitude.restype = ctypes.c_float
 
 
-def packed_bytes(library: ctypes.CDLL, shape: Sequence[int], format: str, *, is_pair: bool) -> int:
-    """Bytes of a packed matrix `[N, K]`, or `[2N, K]` of a pair."""
-    features = shape[0] // 2 if is_pair else shape[0]
-    return int(library.llmc_pack_bytes(FORMATS[format], features, shape[1], int(is_pair)))
+def packed_bytes(
+    library: ctypes.CDLL, shape: Sequence[int], format: str, *, is_pair: bool, is_in_out: bool = False
+) -> int:
+    """Bytes of a packed matrix `[N, K]`, or `[2N, K]` of a pair; of a stack `[E, …]` of such, one behind the other.
+
+    is_in_out: the matrices of a stack are `[K, N]`.
+    """
+    count, rows, inputs = _sizes(shape, is_in_out=is_in_out)
+    features = rows // 2 if is_pair else rows
+    return count * int(library.llmc_pack_bytes(FORMATS[format], features, inputs, int(is_pair)))
 
 
-def pack(library: ctypes.CDLL, weight: Tensor, format: str, *, is_pair: bool) -> Tensor:
-    """weight `[N, K]` (a pair: `[2N, K]`, gate rows first) float -> uint8, in the layout of `pack.h`."""
-    weight = weight.contiguous()
+def pack(library: ctypes.CDLL, weight: Tensor, format: str, *, is_pair: bool, is_in_out: bool = False) -> Tensor:
+    """weight `[N, K]` (a pair: `[2N, K]`, gate rows first) float, or a stack of them -> uint8, as `pack.h` lays it out.
+
+    Each matrix of a stack has scales of its own. is_in_out: they are `[K, N]`.
+    """
+    count, rows, inputs = _sizes(weight.shape, is_in_out=is_in_out)
+    out = aligned_bytes(packed_bytes(library, weight.shape, format, is_pair=is_pair, is_in_out=is_in_out))
+    matrices = weight.mT if is_in_out else weight.reshape(count, rows, inputs)
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for matrix, memory in zip(matrices, out.view(count, -1), strict=True):
+            _pack_matrix(library, pool, matrix.contiguous(), format, memory, is_pair=is_pair)
+    return out
+
+
+def _pack_matrix(
+    library: ctypes.CDLL, pool: ThreadPoolExecutor, weight: Tensor, format: str, out: Tensor, *, is_pair: bool
+) -> None:
     rows, inputs = weight.shape
     features = rows // 2 if is_pair else rows
     source, kind, number = weight.data_ptr(), SOURCES[weight.dtype], FORMATS[format]
-    out = aligned_bytes(packed_bytes(library, (rows, inputs), format, is_pair=is_pair))
     scale = library.llmc_mean_magnitude(source, kind, weight.numel()) if format == "ternary" else 0.0
     groups = library.llmc_pack_groups(features, int(is_pair))
     share = max(1, -(-groups // (4 * thread_count())))
@@ -74,17 +93,30 @@ def pack(library: ctypes.CDLL, weight: Tensor, format: str, *, is_pair: bool) ->
         last = min(groups, first + share)
         library.llmc_pack(number, source, kind, features, inputs, int(is_pair), scale, first, last, out.data_ptr())
 
-    with ThreadPoolExecutor(thread_count()) as pool:
-        list(pool.map(part, range(0, groups, share)))
-    return out
+    list(pool.map(part, range(0, groups, share)))
 
 
-def unpack(library: ctypes.CDLL, packed: Tensor, shape: Sequence[int], format: str, *, is_pair: bool) -> Tensor:
-    """What kernels multiply with: the matrix `[N, K]` (a pair: `[2N, K]`) of this shape as float32."""
-    features = shape[0] // 2 if is_pair else shape[0]
-    out = torch.empty(shape[0], shape[1])
-    library.llmc_unpack(FORMATS[format], packed.data_ptr(), features, shape[1], int(is_pair), out.data_ptr())
-    return out
+def unpack(
+    library: ctypes.CDLL,
+    packed: Tensor,
+    shape: Sequence[int],
+    format: str,
+    *,
+    is_pair: bool,
+    is_in_out: bool = False,
+) -> Tensor:
+    """What kernels multiply with: the matrix `[N, K]` (a pair: `[2N, K]`), or stack, of this shape as float32."""
+    count, rows, inputs = _sizes(shape, is_in_out=is_in_out)
+    features, out = rows // 2 if is_pair else rows, torch.empty(count, rows, inputs)
+    for memory, matrix in zip(packed.view(count, -1), out, strict=True):
+        library.llmc_unpack(FORMATS[format], memory.data_ptr(), features, inputs, int(is_pair), matrix.data_ptr())
+    return out.mT.contiguous() if is_in_out else out.view(*shape)
+
+
+def _sizes(shape: Sequence[int], *, is_in_out: bool) -> tuple[int, int, int]:
+    """How many matrices there are, their rows and their inputs."""
+    count, (rows, inputs) = shape[0] if len(shape) > 2 else 1, shape[-2:]
+    return (count, inputs, rows) if is_in_out else (count, rows, inputs)
 
 
 def aligned_bytes(size: int) -> Tensor:

@@ -42,6 +42,34 @@ def _outputs(name: str, strides: dict[str, str], *, result: str, out: int, into:
     )  # fmt: skip
 
 
+def _packed(group: int, *, interleaved: bool) -> tuple[Case, Case]:
+    """Inner units and outputs of int8 weights, group 1, or int4."""
+    stack, scale = "*u8:16", "*fp32:16" if group == 1 else "*fp16:16"
+    sizes = {"M": "i32:16", "F": "i32:16", "size": "i32:16", "scales": "i32"}
+    pointers = {"p_weights": "*fp32:16", "p_experts": "*i64:16", "p_hidden": "*fp32:16", "p_order": "*i32:16"}
+    blocks = {"K": 8, "G": group, "BLOCK_OUT": 4, "BLOCK_IN": 1024 if group == 1 else 512 // group}
+    inner = Case(
+        name=f"experts_packed_inner {group}{' interleaved' if interleaved else ''}",
+        kernel="moe.triton_experts_packed_decode:_inner_units",
+        arguments={
+            **pointers, **sizes, "p_x": "*bf16:16", "p_gate": stack, "p_gate_scales": scale, "p_up": stack,
+            "p_up_scales": scale, "p_gate_bias": "None", "p_up_bias": "*bf16:16" if interleaved else "None",
+            "rows": "i32:16", "up_row": "i32", "s_bias": "i32:16", "limit": "fp32", "up_offset": "fp32",
+        },
+        constexprs={
+            **blocks, "KIND": "silu", "IS_GATED": True, "IS_INTERLEAVED": interleaved, "HAS_BIAS": interleaved,
+            "HAS_LIMIT": interleaved, "WEIGHS_INPUT": False, "BLOCK_K": 8,
+        },
+    )  # fmt: skip
+    outputs = Case(
+        name=f"experts_packed_outputs {group}{' interleaved' if interleaved else ''}",
+        kernel="moe.triton_experts_packed_decode:_outputs",
+        arguments={**pointers, **sizes, "p_down": stack, "p_scales": scale, "p_bias": "None", "p_out": "*bf16:16"},
+        constexprs={**blocks, "HAS_BIAS": False, "WEIGHS_OUTPUT": True},
+    )
+    return inner, outputs
+
+
 TABLE = {"p_starts": "*i32:16", "p_tiles": "*i32:16", "p_count": "*i32:16", "M": "i32:16", "F": "i32:16"}
 
 
@@ -167,6 +195,7 @@ CASES = (
         arguments={"p_parts": "*fp32:16", "p_out": "*bf16:16", "M": "i32:16", "parts": "i32"},
         constexprs={"BLOCK": 1024},
     ),
+    *(one for group in (1, 32, 128) for one in _packed(group, interleaved=group == 32)),
     _first("128x128", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3),
     _first("interleaved in_out", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3),
     _first("16x64", OUT_IN, packed=False, rows=16, lanes=64, warps=4, stages=4),

@@ -132,13 +132,20 @@ class Node:
         return self._views[name]
 
     def weight(
-        self, name: str, *, is_pair: bool = False, packing: str | None = None, takes_parts: bool = False
+        self,
+        name: str,
+        *,
+        is_pair: bool = False,
+        is_in_out: bool = False,
+        packing: str | None = None,
+        takes_parts: bool = False,
     ) -> Weight:
-        del is_pair, takes_parts  # what `test_linear_native` and `test_linear_packed` are about
+        del takes_parts  # what `test_linear_native` is about
         self.asked.add(name)
         parameter = cast("Parameter", self._operands[name])
-        format = packing or NAMES[self._text.case.dtype]
-        number = self._text.number(parameter, f"stored {format}")
+        format = packing or parameter.packed or NAMES[self._text.case.dtype]
+        details = [word for word, holds in (("pair", is_pair), ("in_out", is_in_out)) if holds]
+        number = self._text.number(parameter, " ".join(["stored", format, *details]))
         return Weight(pointer=f"pass->inputs[{number}]", shape=parameter.shape, format=format)
 
     def field(self, name: str) -> object:

@@ -42,10 +42,11 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parameter:
-    """A parameter, of numbers that the case's type can hold."""
+    """A parameter, of numbers that the case's type can hold, and that `packed`, a format, keeps as they are."""
 
     shape: tuple[int, ...]
     draw: Draw = normal
+    packed: str = ""
 
 
 @dataclass(frozen=True, eq=False)

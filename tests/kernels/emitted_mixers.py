@@ -9,7 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from .emitted_case import Case, Found, Given, Operands, Parameter, Scalar, State, Value, reference_of
+from llmc.kernels.moe.packed_reference import packed_experts
+
+from .emitted_case import Case, Draw, Found, Given, Operands, Parameter, Scalar, State, Value, reference_of
 from .emitted_rows import KINDS, Builder, any_of, gap, positive, rows, shape, width
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -89,10 +91,35 @@ def _picks(count: int) -> Callable[[tuple[int, ...], torch.Generator], Tensor]:
     return draw
 
 
+EXPERT_FORMATS = (
+    *[("", "")] * 4, ("int8", "int8"), ("int4", "int4"), ("int4_128", "int4_128"), ("ternary", "ternary"),
+    ("int4", "int8"), ("", "int8"), ("int8", ""),
+)  # fmt: skip
+"""Of gate and up, and of down; empty: they are not packed."""
+
+
+def _kept_by(format: str, *, is_in_out: bool) -> Draw:
+    """Weights that packing does not change: whole numbers with the ends of their range, times a power of two."""
+
+    def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        most = {"int8": 127, "ternary": 1}.get(format, 7)
+        axes = (shape[0], shape[2], shape[1]) if is_in_out else shape
+        whole = torch.randint(-most, most + 1, axes, generator=generator)
+        if format == "ternary":
+            whole = torch.where(whole < 0, -1, 1)  # their mean magnitude is that of each
+        else:
+            whole[..., ::32] = most if format == "int8" else -8
+        found = whole / 2.0 ** (most.bit_length() + axes[2].bit_length() // 2)
+        return found.mT.contiguous() if is_in_out else found
+
+    return draw
+
+
 def experts(draw: st.DrawFn) -> Case:
     count, size, inner = draw(st.integers(1, 8)), width(draw), width(draw)
     top_k, layout = draw(st.integers(1, count)), any_of(draw, "out_in", "in_out")
     packing = draw(st.sampled_from(["separate", "halves", "interleaved"]))
+    in_format, down_format = draw(st.sampled_from(EXPERT_FORMATS))
     matrices = {"up_proj": (inner, size), "down_proj": (size, inner)}
     if packing != "separate":
         matrices = {"gate_up_proj": (2 * inner, size), "down_proj": (size, inner)}
@@ -111,10 +138,19 @@ def experts(draw: st.DrawFn) -> Case:
     }
     for name, (out, inputs) in matrices.items():
         axes = (count, out, inputs) if layout == "out_in" else (count, inputs, out)
-        operands[name] = Parameter(shape=axes, draw=scaled)
+        format = down_format if name == "down_proj" else in_format
+        values = _kept_by(format, is_in_out=layout == "in_out") if format else scaled
+        operands[name] = Parameter(shape=axes, draw=values, packed=format)
         if draw(st.booleans()):
             operands[f"{name}_bias"] = Parameter(shape=(count, out))
-    return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=5e-6)
+    if not in_format and not down_format:
+        return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=5e-6)
+
+    def expected(_: Given, given: Given) -> Found:
+        return (packed_experts(given, in_format=in_format, down_format=down_format),), ()
+
+    # a number inside an expert that lies between two whole ones may become either: `test_moe_native` looks at it
+    return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=1e-2, reference=expected)
 
 
 # --- attention --------------------------------------------------------------------------------------------------------

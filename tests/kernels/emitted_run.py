@@ -88,12 +88,12 @@ def _stored(module: ctypes.CDLL, x: Tensor, kind: str) -> Tensor:
     """A parameter as float32, in another type, or packed."""
     if kind == "float32":
         return x
-    format = kind.removeprefix("stored ")
+    _, format, *details = kind.split()
     for dtype, name in NAMES.items():
         if name == format:
             return x.to(dtype)
     declare(module)
-    return pack(module, x, format, is_pair=False)
+    return pack(module, x, format, is_pair="pair" in details, is_in_out="in_out" in details)
 
 
 def check(emitted: Emitted, number: int, *, batch: int, tokens: Sequence[int], threads: int, seed: int) -> None:

@@ -86,7 +86,7 @@ def test_right_kernels_round_like_their_reference(spec: str, dtype: str) -> None
 
 
 @pytest.mark.parametrize("quantize", PACKED)
-@pytest.mark.parametrize("spec", ["llama", "t5"])
+@pytest.mark.parametrize("spec", ["llama", "mixtral", "t5"])
 def test_packed_products_are_exact(spec: str, quantize: Quantize) -> None:
     """Against the weights as they were packed, and activations as the format rounds them."""
     nodes = measured(spec, quantize=quantize)

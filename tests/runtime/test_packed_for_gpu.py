@@ -59,7 +59,7 @@ def logits(model: LanguageModel) -> Tensor:
         return model.executor().run("prefill", {"tokens": tokens}, ambient, cache.states)["logits"]
 
 
-@pytest.mark.parametrize(("spec", "quantize"), [("llama", "int8"), ("llama", "int4"), ("trident", "ternary")])
+@pytest.mark.parametrize(("spec", "quantize"), [("llama", "int8"), ("mixtral", "int4"), ("trident", "ternary")])
 def test_it_is_as_if_the_gpu_had_packed(spec: str, quantize: Quantize) -> None:
     """Bits of the packing itself are compared in the kernels' tests; here every matrix is found where it belongs."""
     model, twin = (llmc.load(spec, params=PARAMS, seed=1) for _ in range(2))

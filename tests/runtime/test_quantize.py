@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 import llmc
-from llmc.compiler.native.formats import Rule, choose_formats
+from llmc.compiler.native.formats import Quantize, Rule, choose_formats
+from llmc.compiler.parameters import leaves
+from llmc.compiler.plan import parameter_path
 from llmc.compiler.program import native_is_on
+from llmc.kernels.tolerance import error_ratio
 from llmc.runtime.model import LanguageModel
+from llmc.runtime.native.packing import unpack
 from llmc.runtime.native.toolchain import NoCompiler, compiler
+from llmc.runtime.packed_folder import write_packed
+from llmc.runtime.storage import operand_name
+from llmc.runtime.tree import assign
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.packaged import packaged_folder
 
@@ -131,3 +138,49 @@ def test_packing_needs_weights(tmp_path: Path) -> None:
     found = child("build", "llama", "--quantize", "int8", "-o", str(tmp_path / "out"))
     assert found.returncode == 1
     assert "E0708" in found.stderr
+
+
+MIXTURE = {**PARAMS, "num_layers": 1, "num_experts": 5, "sliding_window": None}
+
+
+def test_rules_reach_experts_and_leave_the_router() -> None:
+    program = llmc.build("mixtral", MIXTURE)
+    matrices = "layers_block_sparse_moe_experts"
+    found = choose_formats(program.module, "int4", [Rule("*.experts.down_proj", "int8")])
+    stacks = {name.removeprefix(matrices): format for name, format in found["layer"].items() if "experts" in name}
+    assert set(stacks.values()) == {"int4", "int8"}
+    assert not any("gate_weight" in name or "router" in name for name in found["layer"])
+    with pytest.raises(LlmcError, match="E0860"):
+        choose_formats(program.module, "int4", [Rule("*.experts.up_proj", "int8")])
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4", "ternary"])
+def test_a_packed_mixture_is_the_one_of_its_unpacked_weights(quantize: Quantize, tmp_path: Path) -> None:
+    """Alone and in a batch, up to the rounding of activations; and as it is read from a folder, bit for bit."""
+    packed, unpacked = (llmc.load("mixtral", params=MIXTURE, seed=1) for _ in range(2))
+    write_packed(packed, quantize, tmp_path)
+    executor = packed.packed_executor()
+    for call in packed.program.module.calls:
+        lowered = packed.program.module.definitions[call.definition]
+        for operand in executor.native.definitions[call.definition].parameters:
+            matrix = executor.binding.packed.get(operand_name(call, operand.placeholder))
+            if matrix is None:
+                continue
+            formula = lowered.parameters[operand.placeholder]
+            lies = {"is_pair": operand.is_pair, "is_in_out": operand.is_in_out}
+            weight, first = unpack(executor.library, matrix, formula.shape, operand.format, **lies), 0
+            for part in leaves(formula):
+                rows = weight[first : first + part.shape[0]]
+                assign(unpacked, parameter_path(call, part.node, part.name), torch.nn.Parameter(rows.clone()))
+                first += part.shape[0]
+    tokens = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(0))
+    whole, expected, cache = logits(packed, tokens), logits(unpacked, tokens), packed.new_cache(2)
+    assert 0 < error_ratio(whole, expected) < 0.02
+    steps = [cast("Tensor", packed(tokens[:, at : at + 1], cache=cache)) for at in range(20)]
+    assert error_ratio(torch.cat(steps, dim=1), whole) < 2e-3
+    read = llmc.load("mixtral", weights=tmp_path, params=MIXTURE)
+    assert torch.equal(logits(read, tokens), whole)
+    written = packed.generate([1, 2, 3], max_new_tokens=12, ignore_eos=True).tokens
+    scores = logits(unpacked, torch.tensor([[1, 2, 3, *written[:-1]]]))[0, 2:]
+    lost = scores.max(-1).values - scores.gather(-1, torch.tensor(written)[:, None])[:, 0]
+    assert float(lost.max()) <= 0.02 * float(scores.std())

@@ -8,15 +8,17 @@ from math import prod
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from ...compiler.native.formats import Formats
+from ...compiler.lowered import type_of
+from ...compiler.native.formats import PACKED, Formats
 from ...compiler.parameters import leaves
 from ...compiler.plan import flops, plan
 from ...compiler.program import Program
 from ...runtime.cache import Cache
 from ...runtime.model import LanguageModel
 from ...runtime.native.executor import NativeExecutor
+from ...runtime.storage import operand_name
 from ...specs.diagnostics import fail
 from ..roofline import unread_parameters
 from .speed import Floor
@@ -125,6 +127,25 @@ def weight_bytes(model: LanguageModel) -> int:
     return max(0, count - sum(sizes.values())) * model.dtype.itemsize + packed
 
 
+def _packed_unread(model: LanguageModel, batch: int) -> int:
+    """Bytes that packing spares of experts which a token does not visit."""
+    executor, spared = model.executor(), 0.0
+    if not isinstance(executor, NativeExecutor):
+        return 0
+    for call in model.program.module.calls:
+        lowered = model.program.module.definitions[call.definition]
+        for node, site in lowered.sites():
+            arguments = [node.kwargs.get(name) for name in PACKED[site.op.name]] if site.op.name == "experts" else []
+            for stack in (one for one in arguments if isinstance(one, fx.Node)):
+                packed = executor.binding.packed.get(operand_name(call, str(stack.target)))
+                shape = lowered.parameters[str(stack.target)].shape
+                picks = cast("int", type_of(cast("fx.Node", node.kwargs["experts"])).shape[-1])
+                if packed is not None:
+                    bytes_spared = prod(shape) * model.dtype.itemsize - packed.numel()
+                    spared += max(0.0, 1 - batch * picks / shape[0]) * bytes_spared
+    return round(spared)
+
+
 def floor(model: LanguageModel, *, batch: int, prompt: int, tokens: int, is_packed: bool = True) -> Floor:
     """What a decoded token in the middle of the `tokens`, and a prompt of which the last logits are wanted, must do.
 
@@ -137,6 +158,7 @@ def floor(model: LanguageModel, *, batch: int, prompt: int, tokens: int, is_pack
     unread = unread_parameters(program.model, ties, batch) * model.dtype.itemsize
     sizes = {"B": batch, "T": prompt, "S": prompt}
     size = weight_bytes(model) if is_packed else decode.weight_bytes
+    unread -= _packed_unread(model, batch) if is_packed else 0
     last_call = replace(program.model, calls=program.model.calls[-1:])
     tail = flops(last_call, sizes) - flops(last_call, {**sizes, "T": 1})
     return Floor(

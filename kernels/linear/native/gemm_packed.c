@@ -10,13 +10,7 @@
 #include "pack.h"
 #include "quantise.h"
 
-#if defined(LLMC_AVX512)
-#define LLMC_QR 6
-#else
-#define LLMC_QR 3
-#endif
-#define LLMC_PIECE 768                 /* columns of x in a piece; a multiple of 128 */
-#define PANELS (2 * LLMC_BLOCK_PANELS) /* panels of rows whose sums are kept at once */
+#define LLMC_PIECE 768 /* columns of x in a piece; a multiple of 128 */
 #define LINE (LLMC_NR * 4) /* bytes of a panel for four columns of x */
 
 /* A panel of LLMC_QR rows of x: q [columns / 4][LLMC_QR][4], then scale and init [block][LLMC_QR]. */
@@ -26,26 +20,31 @@ typedef struct {
     int32_t *init;
 } rows_panel;
 
-static int64_t panel_bytes(int64_t K) { return LLMC_QR * llmc_quantised_bytes(K); }
+int64_t llmc_panel_bytes(int64_t K) { return LLMC_QR * llmc_quantised_bytes(K); }
 
 static rows_panel panel_at(void *memory, int64_t p, int64_t K) {
-    char *at = (char *)memory + p * panel_bytes(K);
+    char *at = (char *)memory + p * llmc_panel_bytes(K);
     int64_t q = LLMC_QR * llmc_padded(K), blocks = LLMC_QR * llmc_blocks(K) * 4;
     return (rows_panel){(int8_t *)at, (float *)(void *)(at + q), (int32_t *)(void *)(at + q + blocks)};
 }
 
-static void pack_rows(llmc_thread *t, int format, const float *x, int64_t rows, int64_t K, int64_t p, rows_panel out) {
-    llmc_quantised one = llmc_quantised_at(t->scratch, K);
+void llmc_panel_row(int format, void *panel, int r, int64_t K, const llmc_quantised *row) {
+    rows_panel out = panel_at(panel, 0, K);
+    const int8_t nothing[4] = {0};
     int64_t blocks = format == LLMC_TERNARY ? 1 : llmc_blocks(K);
+    for (int64_t k = 0; k < llmc_padded(K); k += 4) memcpy(out.q + k * LLMC_QR + r * 4, row ? row->q + k : nothing, 4);
+    for (int64_t b = 0; b < blocks; b++) {
+        out.scale[b * LLMC_QR + r] = row ? row->scale[b] : 0;
+        out.init[b * LLMC_QR + r] = row ? row->init[b] : 0;
+    }
+}
+
+static void pack_rows(llmc_thread *t, int format, const float *x, int64_t rows, int64_t K, int64_t p, void *panel) {
+    llmc_quantised one = llmc_quantised_at(t->scratch, K);
     for (int r = 0; r < LLMC_QR; r++) {
         int64_t row = p * LLMC_QR + r;
         if (row < rows) llmc_quantise_row(format, x + row * K, K, one);
-        else memset(t->scratch, 0, (size_t)llmc_quantised_bytes(K));
-        for (int64_t k = 0; k < llmc_padded(K); k += 4) memcpy(out.q + k * LLMC_QR + r * 4, one.q + k, 4);
-        for (int64_t b = 0; b < blocks; b++) {
-            out.scale[b * LLMC_QR + r] = one.scale[b];
-            out.init[b * LLMC_QR + r] = one.init[b];
-        }
+        llmc_panel_row(format, panel, r, K, row < rows ? &one : 0);
     }
 }
 
@@ -174,43 +173,47 @@ static void one_tile(int format, columns w, rows_panel x, float *c, int is_more,
     else tile(1, 1, 0, w, x, c, is_more, next);
 }
 
+void llmc_packed_tiles(llmc_thread *t, const llmc_matrix *m, void *packed, int64_t first, int64_t panels, int64_t n, int half,
+                       float *sums) {
+    const int64_t size = LLMC_QR * LLMC_NR;
+    float scale[LLMC_NR];
+    char *wide = (char *)((float *)t->scratch + 2 * LLMC_TILE_PANELS * size);
+    int64_t bytes = LLMC_NR * llmc_group_bytes(m->format, m->K) / LLMC_GROUP, halves = 1 + m->is_gated;
+    const char *next = (const char *)m->weight + ((n / LLMC_NR + 1) * halves + half) * bytes; /* what the next chunk will read */
+    int64_t pieces = (m->K + LLMC_PIECE - 1) / LLMC_PIECE, tiles = pieces * panels, number = 0;
+    columns w = take_columns(m, n, half, wide, scale);
+    for (int64_t k = 0; k < m->K; k += LLMC_PIECE) {
+        columns piece = piece_of(w, m->format, k, m->K);
+        for (int64_t p = 0; p < panels; p++, number++) {
+            llmc_ahead part = {next + bytes * number / tiles, bytes / tiles + 1};
+            rows_panel x = piece_of_rows(panel_at(packed, first + p, m->K), m->format, k);
+            one_tile(m->format, piece, x, sums + p * size, k > 0, part);
+        }
+    }
+    for (int64_t i = 0; i < panels * size; i += LLMC_LANES) vf_store(sums + i, vf_load(sums + i) * vf_load(scale + i % LLMC_NR));
+}
+
 /* One chunk: LLMC_NR columns of y, and so many panels of rows. */
 static void block(llmc_thread *t, const llmc_matrix *m, void *packed, float *y, int64_t rows, int64_t n, int64_t first, int64_t panels) {
-    const int64_t size = LLMC_QR * LLMC_NR;
-    float *sums = t->scratch, scale[LLMC_NR];
-    char *wide = (char *)(sums + 2 * PANELS * size);
-    int64_t bytes = LLMC_NR * llmc_group_bytes(m->format, m->K) / LLMC_GROUP * (1 + m->is_gated);
-    const char *next = (const char *)m->weight + (n / LLMC_NR + 1) * bytes; /* what the next chunk will read */
-    int64_t pieces = (m->K + LLMC_PIECE - 1) / LLMC_PIECE, tiles = pieces * panels * (1 + m->is_gated), number = 0;
-    for (int half = 0; half <= m->is_gated; half++) {
-        columns w = take_columns(m, n, half, wide, scale);
-        float *c = sums + half * PANELS * size;
-        for (int64_t k = 0; k < m->K; k += LLMC_PIECE) {
-            columns piece = piece_of(w, m->format, k, m->K);
-            for (int64_t p = 0; p < panels; p++, number++) {
-                llmc_ahead part = {next + bytes * number / tiles, bytes / tiles + 1};
-                rows_panel x = piece_of_rows(panel_at(packed, first + p, m->K), m->format, k);
-                one_tile(m->format, piece, x, c + p * size, k > 0, part);
-            }
-        }
-        for (int64_t i = 0; i < panels * size; i += LLMC_LANES) vf_store(c + i, vf_load(c + i) * vf_load(scale + i % LLMC_NR));
-    }
+    float *sums = t->scratch, *up = sums + LLMC_TILE_PANELS * LLMC_QR * LLMC_NR;
+    llmc_packed_tiles(t, m, packed, first, panels, n, 0, sums);
+    if (m->is_gated) llmc_packed_tiles(t, m, packed, first, panels, n, 1, up);
     int64_t last = (first + panels) * LLMC_QR;
-    llmc_store_tiles(m, sums, sums + PANELS * size, y, first * LLMC_QR, last < rows ? last : rows, n);
+    llmc_store_tiles(m, sums, up, y, first * LLMC_QR, last < rows ? last : rows, n);
 }
 
 int64_t llmc_gemm_packed_scratch(int64_t K) {
     int64_t bytes = llmc_padded(K) * LLMC_NR, scales = llmc_blocks(K) * LLMC_NR * 4;
-    return bytes + scales + 2 * PANELS * LLMC_QR * LLMC_NR * 4;
+    return bytes + scales + 2 * LLMC_TILE_PANELS * LLMC_QR * LLMC_NR * 4;
 }
 
 void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                       int is_prepared) {
     int64_t panels = (rows + LLMC_QR - 1) / LLMC_QR;
     if (!is_prepared) {
-        LLMC_FOR(t, p, panels) pack_rows(t, m->format, x, rows, m->K, p, panel_at(workspace, p, m->K));
+        LLMC_FOR(t, p, panels) pack_rows(t, m->format, x, rows, m->K, p, (char *)workspace + p * llmc_panel_bytes(m->K));
     }
-    int64_t blocks = (panels + PANELS - 1) / PANELS, even = (panels + blocks - 1) / blocks;
+    int64_t blocks = (panels + LLMC_TILE_PANELS - 1) / LLMC_TILE_PANELS, even = (panels + blocks - 1) / blocks;
     LLMC_FOR(t, chunk, (m->N + LLMC_NR - 1) / LLMC_NR * blocks) {
         int64_t first = chunk % blocks * even, count = panels - first < even ? panels - first : even;
         if (count > 0) block(t, m, workspace, y, rows, chunk / blocks * LLMC_NR, first, count);

@@ -1,49 +1,124 @@
-/* The experts: tokens are listed expert by expert; then each expert's inner units in blocks, then blocks of outputs. */
+/* The experts: tokens are listed expert by expert; then each expert's inner units in blocks, then blocks of outputs.
+ *
+ * Packed weights take rows rounded to int8: a token's once, whoever reads it; the inner units' once they are all there.
+ * Few rows of an expert are multiplied as vectors; more lie in panels and are multiplied in tiles.
+ */
 #include "experts.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "../../linear/native/gemm.h"
 #include "../../linear/native/groups.h"
+#include "../../linear/native/pack.h"
 #include "../../native/columns.h"
+#include "../../native/program.h"
 
 #define BLOCK 32 /* inner units, or outputs, of a chunk: two blocks of weights stay in the cache for all tokens */
-#define MOST LLMC_SMALL_BATCH
+#define FEW LLMC_SMALL_BATCH
+#define MOST (LLMC_TILE_PANELS * LLMC_QR) /* rows taken at once */
 
-/* Some outputs of a matrix of one expert: `rows` of them from `inputs`. In_out: `step` elements from input to input. */
+/* Some outputs of a matrix of one expert: `rows` of them from `inputs`. In_out: `step` elements from input to input;
+ * packed: `half` 1 of a pair is up. */
 typedef struct {
     const char *weight;
     int64_t rows, inputs, step;
-    int format, is_in_out;
+    int format, is_in_out, is_pair, half;
 } matrix;
+
+/* Rows that are multiplied by a matrix: as they are, rounded, or, where `panels` is not NULL, in panels. */
+typedef struct {
+    int count;
+    llmc_rows few;
+    void *panels;
+} inputs;
 
 LLMC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* Outputs from `first` on of an expert's matrix that has `all` of them. */
-static matrix expert_matrix(const llmc_experts *a, const void *stacked, int64_t e, int64_t all, int64_t inputs, int64_t first,
-                            int64_t rows) {
+static matrix expert_matrix(const llmc_experts *a, const void *stacked, int format, int64_t e, int64_t all, int64_t inputs,
+                            int64_t first, int64_t rows) {
+    if (llmc_is_packed(format)) {
+        int is_pair = all > rows;
+        const char *at = (const char *)stacked + e * llmc_pack_bytes(format, rows, inputs, is_pair);
+        return (matrix){at, rows, inputs, 0, format, 0, is_pair, first > 0};
+    }
     int64_t at = e * all * inputs + first * (a->is_in_out ? 1 : inputs);
-    return (matrix){llmc_element(stacked, at, a->format), rows, inputs, all, a->format, a->is_in_out};
+    return (matrix){llmc_element(stacked, at, format), rows, inputs, all, format, a->is_in_out, 0, 0};
+}
+
+/* --- rows --------------------------------------------------------------------------------------------------------- */
+
+LLMC_INLINE llmc_quantised rounded_row(void *rows, int64_t row, int64_t width) {
+    return llmc_quantised_at((char *)rows + row * llmc_quantised_bytes(width), width);
+}
+
+static int has_panels(const llmc_experts *a, int format, int64_t e) {
+    return llmc_is_packed(format) && a->starts[e + 1] - a->starts[e] > FEW;
+}
+
+static void *panel_of(const llmc_experts *a, int64_t e, int64_t at, int64_t width) {
+    return (char *)a->panels + (a->first_panel[e] + (at - a->starts[e]) / LLMC_QR) * llmc_panel_bytes(width);
+}
+
+/* Lays a rounded row into its expert's panel; the last one fills what is left of it with zeros. */
+static void lay(const llmc_experts *a, int format, int64_t at, int64_t width, llmc_quantised row) {
+    int64_t e = a->picks[a->order[at]];
+    int r = (int)((at - a->starts[e]) % LLMC_QR);
+    void *panel = panel_of(a, e, at, width);
+    llmc_panel_row(format, panel, r, width, &row);
+    for (r++; at + 1 == a->starts[e + 1] && r < LLMC_QR; r++) llmc_panel_row(format, panel, r, width, 0);
+}
+
+/* `rows` slots of an expert from number `at` on: tokens, or with is_hidden their inner units. */
+static inputs take(const llmc_experts *a, int64_t e, int64_t at, int rows, int is_hidden) {
+    int format = is_hidden ? a->down_format : a->in_format;
+    int64_t width = is_hidden ? a->inner : a->width;
+    inputs found = {.count = rows};
+    if (has_panels(a, format, e)) {
+        found.panels = panel_of(a, e, at, width);
+        return found;
+    }
+    int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
+    for (int r = 0; r < R; r++) {
+        int64_t slot = at + (r < rows ? r : rows - 1), token = a->order[slot] / a->top_k;
+        if (!llmc_is_packed(format)) found.few.plain[r] = is_hidden ? a->hidden + slot * a->inner : a->x + token * a->x_stride;
+        else if (is_hidden) found.few.rounded[r] = rounded_row(a->hidden_rounded, slot, width);
+        else found.few.rounded[r] = rounded_row(a->x_rounded, token, width);
+    }
+    return found;
 }
 
 /* --- sums --------------------------------------------------------------------------------------------------------- */
 
-/* out[r * BLOCK + i] = output first + i of row r of x, for i < count <= BLOCK and r < rows <= MOST; first is a multiple
- * of 16. */
-static void block_sums(const matrix *m, int64_t first, int count, const float *const *x, int rows, float *out) {
-    const float *in[MOST];
+static void tile_sums(llmc_thread *t, const llmc_matrix *m, int half, int64_t first, int count, const inputs *x, float *out) {
+    float *sums = t->scratch;
+    for (int i = 0; i < count; i += LLMC_NR) {
+        llmc_packed_tiles(t, m, x->panels, 0, (x->count + LLMC_QR - 1) / LLMC_QR, first + i, half, sums);
+        size_t size = smaller(LLMC_NR, BLOCK - i) * sizeof(float);
+        for (int r = 0; r < x->count; r++) memcpy(out + r * BLOCK + i, sums + r * LLMC_NR, size);
+    }
+}
+
+/* out[r * BLOCK + i] = output first + i of row r of x, for i < count <= BLOCK; first is a multiple of 32. */
+static void block_sums(llmc_thread *t, const matrix *m, int64_t first, int count, const inputs *x, float *out) {
     if (m->is_in_out) {
         const char *at = llmc_element(m->weight, first, m->format);
-        llmc_column_sums(m->format, at, m->step, m->inputs, count, x, rows, out, BLOCK);
+        llmc_column_sums(m->format, at, m->step, m->inputs, count, x->few.plain, x->count, out, BLOCK);
         return;
     }
-    int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
-    for (int r = 0; r < R; r++) in[r] = x[r < rows ? r : rows - 1];
-    llmc_matrix plain = {.weight = m->weight, .N = m->rows, .K = m->inputs, .format = m->format};
+    llmc_matrix rows = {.weight = m->weight, .N = m->rows, .K = m->inputs, .format = m->format, .is_gated = m->is_pair};
+    if (x->panels) {
+        tile_sums(t, &rows, m->half, first, count, x, out);
+        return;
+    }
+    int R = x->count <= 2 ? x->count : x->count <= 4 ? 4 : 8;
     for (int i = 0; i < count; i += LLMC_GROUP) {
-        float sums[MOST * LLMC_GROUP];
-        llmc_plain_sums(&plain, (first + i) / LLMC_GROUP, 0, in, R, sums);
-        for (int r = 0; r < rows; r++) memcpy(out + r * BLOCK + i, sums + r * LLMC_GROUP, smaller(LLMC_GROUP, count - i) * 4);
+        float sums[FEW * LLMC_GROUP] __attribute__((aligned(64)));
+        int64_t group = (first + i) / LLMC_GROUP;
+        if (llmc_is_packed(m->format)) llmc_packed_sums(&rows, group, m->half, x->few.rounded, R, sums);
+        else llmc_plain_sums(&rows, group, 0, x->few.plain, R, sums);
+        for (int r = 0; r < x->count; r++) memcpy(out + r * BLOCK + i, sums + r * LLMC_GROUP, LLMC_GROUP * sizeof(float));
     }
 }
 
@@ -63,72 +138,84 @@ static const float *bias_of(const float *stacked, int64_t e, int64_t width, int6
     return stacked ? stacked + e * width + first : 0;
 }
 
+/* A block of inner units of one expert: the first and how many, and for which rows, weighed by `by` if it is given. */
+typedef struct {
+    int64_t e, first;
+    int count;
+    inputs x;
+    const float *by;
+} task;
+
 /* Gate or up where each is a matrix of its own, or half of one: output `offset` on of `all`. */
-static void one_half(const llmc_experts *a, const void *stacked, const float *bias, int64_t all, int64_t offset, int64_t e,
-                     int64_t first, int count, const float *const *x, int rows, const float *by, float *out) {
-    matrix m = expert_matrix(a, stacked, e, all, a->width, offset, a->inner);
-    block_sums(&m, first, count, x, rows, out);
-    weigh(out, by, count, rows);
-    add_bias(out, bias_of(bias, e, all, offset + first), 1, count, rows);
+static void one_half(llmc_thread *t, const llmc_experts *a, const void *stacked, const float *bias, int64_t all, int64_t offset,
+                     const task *one, float *out) {
+    matrix m = expert_matrix(a, stacked, a->in_format, one->e, all, a->width, offset, a->inner);
+    block_sums(t, &m, one->first, one->count, &one->x, out);
+    weigh(out, one->by, one->count, one->x.count);
+    add_bias(out, bias_of(bias, one->e, all, offset + one->first), 1, one->count, one->x.count);
 }
 
 /* Gate and up in turn. */
-static void in_turn(const llmc_experts *a, int64_t e, int64_t first, int count, const float *const *x, int rows,
-                    const float *by, float *gate, float *up) {
-    matrix m = expert_matrix(a, a->gate_up, e, 2 * a->inner, a->width, 0, 2 * a->inner);
-    float both[2][MOST * BLOCK];
-    for (int i = 0; i < 2 * count; i += BLOCK)
-        block_sums(&m, 2 * first + i, (int)smaller(BLOCK, 2 * count - i), x, rows, both[i / BLOCK]);
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < count; i++) {
-            const float *pair = both[2 * i / BLOCK] + r * BLOCK + 2 * i % BLOCK;
-            gate[r * BLOCK + i] = pair[0], up[r * BLOCK + i] = pair[1];
-        }
-    weigh(gate, by, count, rows);
-    weigh(up, by, count, rows);
-    const float *bias = bias_of(a->gate_up_bias, e, 2 * a->inner, 2 * first);
-    add_bias(gate, bias, 2, count, rows);
-    add_bias(up, bias ? bias + 1 : 0, 2, count, rows);
+static void in_turn(llmc_thread *t, const llmc_experts *a, const task *one, float *gate, float *up) {
+    int64_t n = 2 * a->inner, first = 2 * one->first;
+    int rows = one->x.count;
+    matrix m = expert_matrix(a, a->gate_up, a->in_format, one->e, n, a->width, 0, n);
+    float both[MOST * BLOCK];
+    for (int part = 0; part < 2 * one->count; part += BLOCK) {
+        int count = (int)smaller(BLOCK, 2 * one->count - part);
+        block_sums(t, &m, first + part, count, &one->x, both);
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < count / 2; i++) {
+                gate[r * BLOCK + part / 2 + i] = both[r * BLOCK + 2 * i];
+                up[r * BLOCK + part / 2 + i] = both[r * BLOCK + 2 * i + 1];
+            }
+    }
+    weigh(gate, one->by, one->count, rows);
+    weigh(up, one->by, one->count, rows);
+    const float *bias = bias_of(a->gate_up_bias, one->e, n, first);
+    add_bias(gate, bias, 2, one->count, rows);
+    add_bias(up, bias ? bias + 1 : 0, 2, one->count, rows);
 }
 
-/* Gate (where there is one) and up of units `first` on, with their biases; x is weighed by `by` where it is given. */
-static void gate_and_up(const llmc_experts *a, int64_t e, int64_t first, int count, const float *const *x, int rows,
-                        const float *by, float *gate, float *up) {
+/* Gate (where there is one) and up, with their biases. */
+static void gate_and_up(llmc_thread *t, const llmc_experts *a, const task *one, float *gate, float *up) {
     int64_t n = a->inner;
     switch (a->packing) {
     case LLMC_PACKING_SEPARATE:
-        if (a->gate) one_half(a, a->gate, a->gate_bias, n, 0, e, first, count, x, rows, by, gate);
-        one_half(a, a->up, a->up_bias, n, 0, e, first, count, x, rows, by, up);
+        if (a->gate) one_half(t, a, a->gate, a->gate_bias, n, 0, one, gate);
+        one_half(t, a, a->up, a->up_bias, n, 0, one, up);
         return;
     case LLMC_PACKING_HALVES:
-        one_half(a, a->gate_up, a->gate_up_bias, 2 * n, 0, e, first, count, x, rows, by, gate);
-        one_half(a, a->gate_up, a->gate_up_bias, 2 * n, n, e, first, count, x, rows, by, up);
+        one_half(t, a, a->gate_up, a->gate_up_bias, 2 * n, 0, one, gate);
+        one_half(t, a, a->gate_up, a->gate_up_bias, 2 * n, n, one, up);
         return;
-    default: in_turn(a, e, first, count, x, rows, by, gate, up);
+    default: in_turn(t, a, one, gate, up);
     }
 }
 
-/* One row of a block: hidden = activation(gate) * (up + offset), or activation(up). */
+/* One row of a block: hidden = activation(gate) * (up + offset), or activation(up). Gate and up have BLOCK floats. */
 static void activate(const llmc_experts *a, float *hidden, float *gate, float *up, int count) {
     int is_gated = a->gate || a->gate_up;
-    for (int i = 0; i < count; i++) {
-        up[i] = up[i] > a->limit ? a->limit : up[i] < -a->limit ? -a->limit : up[i];
-        if (is_gated && gate[i] > a->limit) gate[i] = a->limit;
+    vf most = vf_all(a->limit), least = vf_all(-a->limit);
+    for (int i = 0; i < count; i += LLMC_LANES) { /* NaN stays */
+        vf_store(up + i, vf_max(least, vf_min(most, vf_load(up + i))));
+        if (is_gated) vf_store(gate + i, vf_min(most, vf_load(gate + i)));
     }
     a->activate(hidden, is_gated ? gate : up, count);
-    for (int i = 0; is_gated && i < count; i++) hidden[i] *= up[i] + a->up_offset;
+    for (int i = 0; is_gated && i < count; i += LLMC_LANES) {
+        int left = (int)smaller(LLMC_LANES, count - i);
+        vf_store_part(hidden + i, vf_load_part(hidden + i, left) * (vf_load(up + i) + vf_all(a->up_offset)), left);
+    }
 }
 
-static void inner_units(const llmc_experts *a, int64_t e, int64_t first, int count) {
+static void inner_units(llmc_thread *t, const llmc_experts *a, int64_t e, int64_t first, int count) {
     float gate[MOST * BLOCK], up[MOST * BLOCK], by[MOST];
-    for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += MOST) {
-        int rows = (int)smaller(MOST, a->starts[e + 1] - at);
-        const float *x[MOST];
-        for (int r = 0; r < rows; r++) {
-            x[r] = a->x + a->order[at + r] / a->top_k * a->x_stride;
-            by[r] = a->weights[a->order[at + r]];
-        }
-        gate_and_up(a, e, first, count, x, rows, a->weighs_input ? by : 0, gate, up);
+    int most = has_panels(a, a->in_format, e) ? MOST : FEW;
+    for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
+        int rows = (int)smaller(most, a->starts[e + 1] - at);
+        task one = {e, first, count, take(a, e, at, rows, 0), a->weighs_input ? by : 0};
+        for (int r = 0; r < rows; r++) by[r] = a->weights[a->order[at + r]];
+        gate_and_up(t, a, &one, gate, up);
         for (int r = 0; r < rows; r++)
             activate(a, a->hidden + (at + r) * a->inner + first, gate + r * BLOCK, up + r * BLOCK, count);
     }
@@ -137,22 +224,25 @@ static void inner_units(const llmc_experts *a, int64_t e, int64_t first, int cou
 /* --- outputs ------------------------------------------------------------------------------------------------------ */
 
 /* Columns `first` on of all tokens, in order of experts. */
-static void outputs(const llmc_experts *a, int64_t first, int count) {
+static void outputs(llmc_thread *t, const llmc_experts *a, int64_t first, int count) {
+    float sums[MOST * BLOCK];
     for (int64_t row = 0; row < a->rows; row++) memset(a->out + row * a->width + first, 0, count * sizeof(float));
     for (const int32_t *used = a->starts + a->num_experts + 1; used < a->starts + 2 * a->num_experts + 1 && *used >= 0; used++) {
         int64_t e = *used;
-        matrix m = expert_matrix(a, a->down, e, a->width, a->inner, 0, a->width);
-        for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += MOST) {
-            int rows = (int)smaller(MOST, a->starts[e + 1] - at);
-            const float *x[MOST];
-            float sums[MOST * BLOCK];
-            for (int r = 0; r < rows; r++) x[r] = a->hidden + (at + r) * a->inner;
-            block_sums(&m, first, count, x, rows, sums);
-            add_bias(sums, bias_of(a->down_bias, e, a->width, first), 1, count, rows);
-            for (int r = 0; r < rows; r++) {
+        int most = has_panels(a, a->down_format, e) ? MOST : FEW;
+        matrix m = expert_matrix(a, a->down, a->down_format, e, a->width, a->inner, 0, a->width);
+        for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
+            inputs x = take(a, e, at, (int)smaller(most, a->starts[e + 1] - at), 1);
+            block_sums(t, &m, first, count, &x, sums);
+            add_bias(sums, bias_of(a->down_bias, e, a->width, first), 1, count, x.count);
+            for (int r = 0; r < x.count; r++) {
                 int64_t slot = a->order[at + r];
-                float weight = a->weighs_input ? 1 : a->weights[slot], *y = a->out + slot / a->top_k * a->width + first;
-                for (int i = 0; i < count; i++) y[i] += weight * sums[r * BLOCK + i];
+                float *y = a->out + slot / a->top_k * a->width + first;
+                vf weight = vf_all(a->weighs_input ? 1 : a->weights[slot]);
+                for (int i = 0; i < count; i += LLMC_LANES) {
+                    int left = (int)smaller(LLMC_LANES, count - i);
+                    vf_store_part(y + i, vf_fma(weight, vf_load(sums + r * BLOCK + i), vf_load_part(y + i, left)), left);
+                }
             }
         }
     }
@@ -161,11 +251,15 @@ static void outputs(const llmc_experts *a, int64_t first, int count) {
 /* Slots expert by expert, those of one expert in order: a counting sort. */
 static void list_slots(const llmc_experts *a) {
     int64_t slots = a->rows * a->top_k, n = a->num_experts;
-    int32_t *starts = a->starts, *used = starts + n + 1;
+    int32_t *starts = a->starts, *used = starts + n + 1, panels = 0;
     memset(starts, 0, (n + 1) * sizeof *starts);
     for (int64_t s = 0; s < slots; s++) starts[a->picks[s] + 1]++;
-    for (int64_t e = 0; e < n; e++)
-        if (starts[e + 1]) *used++ = (int32_t)e;
+    for (int64_t e = 0; e < n; e++) {
+        if (!starts[e + 1]) continue;
+        *used++ = (int32_t)e;
+        if (a->first_panel) a->first_panel[e] = panels;
+        if (starts[e + 1] > FEW) panels += (starts[e + 1] + LLMC_QR - 1) / LLMC_QR;
+    }
     if (used < starts + 2 * n + 1) *used = -1;
     for (int64_t e = 0; e < n; e++) starts[e + 1] += starts[e];
     for (int64_t s = 0; s < slots; s++) a->order[starts[a->picks[s]]++] = (int32_t)s;
@@ -173,15 +267,42 @@ static void list_slots(const llmc_experts *a) {
     starts[0] = 0;
 }
 
+/* Lists the slots, and rounds the tokens where that is wanted: with it each token is a chunk. */
+static void begin(llmc_thread *t, const llmc_experts *a) {
+    int is_packed = llmc_is_packed(a->in_format);
+    LLMC_FOR(t, chunk, 1 + (is_packed ? a->rows : 0)) {
+        int64_t row = chunk - 1;
+        if (row < 0) list_slots(a);
+        else llmc_quantise_row(a->in_format, a->x + row * a->x_stride, a->width, rounded_row(a->x_rounded, row, a->width));
+    }
+    if (!is_packed || a->rows * a->top_k <= FEW) return;
+    LLMC_ROWS(t, at, a->rows * a->top_k) {
+        int64_t slot = a->order[at];
+        if (has_panels(a, a->in_format, a->picks[slot]))
+            lay(a, a->in_format, at, a->width, rounded_row(a->x_rounded, slot / a->top_k, a->width));
+    }
+}
+
+/* Rounds the inner units of each slot, now that they are all there. */
+static void round_hidden(llmc_thread *t, const llmc_experts *a) {
+    if (!llmc_is_packed(a->down_format)) return;
+    LLMC_ROWS(t, at, a->rows * a->top_k) {
+        llmc_quantised row = rounded_row(a->hidden_rounded, at, a->inner);
+        llmc_quantise_row(a->down_format, a->hidden + at * a->inner, a->inner, row);
+        if (has_panels(a, a->down_format, a->picks[a->order[at]])) lay(a, a->down_format, at, a->inner, row);
+    }
+}
+
 void llmc_run_experts(llmc_thread *t, const llmc_experts *a) {
     int64_t blocks = (a->inner + BLOCK - 1) / BLOCK, most = smaller(a->num_experts, a->rows * a->top_k);
-    LLMC_FOR(t, once, 1) list_slots(a);
+    begin(t, a);
     LLMC_FOR(t, chunk, most * blocks) { /* how many experts are in use only those know who hold a chunk */
         const int32_t *used = a->starts + a->num_experts + 1;
         int64_t n = 0, first = chunk % blocks * BLOCK;
         while (n < chunk / blocks && used[n] >= 0) n++;
-        if (used[n] >= 0) inner_units(a, used[n], first, (int)smaller(BLOCK, a->inner - first));
+        if (used[n] >= 0) inner_units(t, a, used[n], first, (int)smaller(BLOCK, a->inner - first));
     }
+    round_hidden(t, a);
     LLMC_FOR(t, chunk, (a->width + BLOCK - 1) / BLOCK)
-        outputs(a, chunk * BLOCK, (int)smaller(BLOCK, a->width - chunk * BLOCK));
+        outputs(t, a, chunk * BLOCK, (int)smaller(BLOCK, a->width - chunk * BLOCK));
 }
