@@ -3,7 +3,8 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..linear.packed_reference import rounded_activation
-from .reference import experts
+from . import reference
 
 Operands = Mapping[str, object]
 """The arguments of `experts`; its stacks are what kernels multiply with, in x's dtype."""
@@ -26,17 +27,16 @@ def packed_experts(operands: Operands, *, in_format: str, down_format: str) -> T
 def inner_units(operands: Operands, format: str) -> Tensor:
     """What each pick's expert has inside: `[picks of all tokens, F]`, token by token."""
     x, weights, picks, down = (cast("Tensor", operands[n]) for n in ("x", "weights", "experts", "down_proj"))
-    x = x.reshape(-1, x.shape[-1]).repeat_interleave(picks.shape[-1], 0)
-    inner = down.shape[2 if operands.get("layout", "out_in") == "out_in" else 1]
-    weighs_input = operands.get("weighs", "output") == "input"
-    changed: dict[str, object] = {
-        "x": _rounded(x, format),
-        "weights": weights.reshape(-1, 1) if weighs_input else torch.ones_like(weights).reshape(-1, 1),
-        "experts": picks.reshape(-1, 1),
-        "down_proj": torch.eye(inner, dtype=x.dtype, device=x.device).expand(down.shape[0], -1, -1),
-        "down_proj_bias": None,
-    }
-    return cast("Callable[..., Tensor]", experts)(**cast("dict[str, Any]", {**operands, **changed}))
+    each = picks.reshape(-1)
+    rows = _rounded(x.reshape(-1, x.shape[-1]), format).repeat_interleave(picks.shape[-1], 0)
+    if operands.get("weighs", "output") == "input":
+        rows = rows * weights.reshape(-1, 1).to(x.dtype)
+    found = x.new_zeros(len(each), down.shape[2 if operands.get("layout", "out_in") == "out_in" else 1])
+    wanted = {name: value for name, value in operands.items() if name in signature(reference.inner_units).parameters}
+    for expert in each.unique().tolist():
+        given = cast("dict[str, Any]", {**wanted, "x": rows[each == expert], "expert": expert})
+        found[each == expert] = reference.inner_units(**given)
+    return found
 
 
 def outputs(operands: Operands, hidden: Tensor, format: str) -> Tensor:

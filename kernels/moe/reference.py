@@ -99,6 +99,43 @@ def _halves(x: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     return gate, up
 
 
+def inner_units(
+    *,
+    x: Tensor,
+    expert: int,
+    gate_proj: Tensor | None = None,
+    up_proj: Tensor | None = None,
+    gate_up_proj: Tensor | None = None,
+    gate_proj_bias: Tensor | None = None,
+    up_proj_bias: Tensor | None = None,
+    gate_up_proj_bias: Tensor | None = None,
+    activation: ActivationKind = "silu",
+    packing: Packing = "separate",
+    layout: Literal["out_in", "in_out"] = "out_in",
+    limit: float | None = None,
+    up_offset: float = 0.0,
+) -> Tensor:
+    """What one expert has inside, of the arguments of `experts`: x `[N, M]` -> `[N, F]`."""
+
+    def project(weight: Tensor, bias: Tensor | None) -> Tensor:
+        return functional.linear(x, _matrix(weight[expert], layout), None if bias is None else bias[expert])
+
+    gate: Tensor | None = None
+    if gate_up_proj is not None:
+        gate, up = _halves(project(gate_up_proj, gate_up_proj_bias), packing)
+    else:
+        assert up_proj is not None
+        up = project(up_proj, up_proj_bias)
+        if gate_proj is not None:
+            gate = project(gate_proj, gate_proj_bias)
+    if limit is not None:
+        up = up.clamp(-limit, limit)
+        gate = None if gate is None else gate.clamp(max=limit)
+    if gate is None:
+        return activate(x=up, kind=activation)
+    return activate(x=gate, kind=activation) * (up + up_offset if up_offset else up)
+
+
 def experts(
     *,
     x: Tensor,
@@ -133,9 +170,6 @@ def experts(
     counts = cast("list[int]", picked.bincount().tolist())  # pyright: ignore[reportUnknownMemberType]
     total = torch.zeros(rows.shape, dtype=_wide(x), device=x.device)
 
-    def project(value: Tensor, weight: Tensor, bias: Tensor | None, index: int) -> Tensor:
-        return functional.linear(value, _matrix(weight[index], layout), None if bias is None else bias[index])
-
     start = 0
     for index, count in enumerate(counts):
         if not count:
@@ -146,22 +180,23 @@ def experts(
         inner, weight = rows[tokens], share[slots]
         if weighs == "input":
             inner = inner * weight.to(x.dtype)
-        gate: Tensor | None = None
-        if gate_up_proj is not None:
-            gate, up = _halves(project(inner, gate_up_proj, gate_up_proj_bias, index), packing)
-        else:
-            assert up_proj is not None
-            up = project(inner, up_proj, up_proj_bias, index)
-            if gate_proj is not None:
-                gate = project(inner, gate_proj, gate_proj_bias, index)
-        if limit is not None:
-            up = up.clamp(-limit, limit)
-            gate = None if gate is None else gate.clamp(max=limit)
-        if gate is None:
-            hidden = activate(x=up, kind=activation)
-        else:
-            hidden = activate(x=gate, kind=activation) * (up + up_offset if up_offset else up)
-        out = project(hidden, down_proj, down_proj_bias, index)
+        hidden = inner_units(
+            x=inner,
+            expert=index,
+            gate_proj=gate_proj,
+            up_proj=up_proj,
+            gate_up_proj=gate_up_proj,
+            gate_proj_bias=gate_proj_bias,
+            up_proj_bias=up_proj_bias,
+            gate_up_proj_bias=gate_up_proj_bias,
+            activation=activation,
+            packing=packing,
+            layout=layout,
+            limit=limit,
+            up_offset=up_offset,
+        )
+        bias = None if down_proj_bias is None else down_proj_bias[index]
+        out = functional.linear(hidden, _matrix(down_proj[index], layout), bias)
         total = total.index_add(0, tokens, out * weight if weighs == "output" else out.to(total.dtype))
     return total.to(x.dtype).view(x.shape)
 

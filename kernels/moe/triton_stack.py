@@ -1,5 +1,5 @@
-"""Stacks of packed matrices, as the Triton kernels read them: uint8 `[E, bytes]`, each row a matrix, outputs first, that
-lies as `linear.triton_pack` or `ternary.triton_pack` has it."""
+"""Stacks of packed matrices, as the Triton kernels read them: uint8 `[E, bytes]`, each row a matrix, outputs first, as
+`linear.triton_pack` or `ternary.triton_pack` lays it out."""
 
 from __future__ import annotations
 
