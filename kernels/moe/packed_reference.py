@@ -50,7 +50,7 @@ def outputs(operands: Operands, hidden: Tensor, format: str) -> Tensor:
         found[each == expert] = functional.linear(rows, matrix, None if bias is None else bias[expert]).to(found.dtype)
     if operands.get("weighs", "output") == "output":
         found = found * weights.reshape(-1, 1)
-    return found.view(*picks.shape, -1).sum(-2).to(x.dtype).view(x.shape)
+    return found.view(*picks.shape, x.shape[-1]).sum(-2).to(x.dtype).view(x.shape)
 
 
 def _rounded(x: Tensor, format: str) -> Tensor:

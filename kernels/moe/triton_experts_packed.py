@@ -8,94 +8,99 @@ stacks of one layer had before they were packed.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..pointwise.reference import ActivationKind
 from .reference import Packing
 from .reference import experts as experts_in_torch
-from .triton_experts import FEW, experts
+from .triton_experts import FEW
+from .triton_experts import experts as experts_in_triton
 from .triton_experts_packed_decode import GROUP, packed_experts_of_few
 from .triton_stack import dequantised, rows_of
 
+STACKS = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 
-def _experts(
-    *,
-    format: str,
-    x: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    down_proj: Tensor,
-    gate_proj: Tensor | None = None,
-    up_proj: Tensor | None = None,
-    gate_up_proj: Tensor | None = None,
-    packing: Packing = "separate",
-    layout: str = "out_in",
-    **others: Any,
-) -> Tensor:
-    """As the reference, but for the stacks, which `triton_stack` has made, outputs first whatever the layout was.
 
-    Up to one pick for each expert, or `FEW`, weights are read for each pick.
-    """
-    del layout
-    stacks = {"gate_proj": gate_proj, "up_proj": up_proj, "gate_up_proj": gate_up_proj, "down_proj": down_proj}
-    if experts.numel() > max(FEW, len(down_proj)):
-        return _widened(format, x, weights, experts, stacks, packing=packing, **others)
-    if format not in GROUP:  # the stack of what was picked
-        picks = experts.flatten()
-        stacks, others = ({k: _picked(v, picks) for k, v in values.items()} for values in (stacks, others))
-        numbers = torch.arange(len(picks), device=picks.device).view_as(experts)
-        return _widened(format, x, weights, numbers, stacks, packing=packing, **others)
-    is_packed = gate_up_proj is not None
-    up, limit = gate_up_proj if is_packed else up_proj, others.get("limit")
-    assert up is not None
+def _kernel(run: Callable[..., Tensor], format: str) -> Callable[..., Tensor]:
+    """`run` of a format with the arguments of the reference."""
+
+    def packed_experts(
+        *,
+        x: Tensor,
+        weights: Tensor,
+        experts: Tensor,
+        down_proj: Tensor,
+        gate_proj: Tensor | None = None,
+        up_proj: Tensor | None = None,
+        gate_up_proj: Tensor | None = None,
+        gate_proj_bias: Tensor | None = None,
+        up_proj_bias: Tensor | None = None,
+        gate_up_proj_bias: Tensor | None = None,
+        down_proj_bias: Tensor | None = None,
+        activation: ActivationKind = "silu",
+        packing: Packing = "separate",
+        layout: str = "out_in",
+        limit: float | None = None,
+        up_offset: float = 0.0,
+        weighs: str = "output",
+    ) -> Tensor:
+        """The stacks are those of `triton_stack`, outputs first whatever the layout was."""
+        del layout
+        operands = {
+            "x": x, "weights": weights, "experts": experts, "down_proj": down_proj, "gate_proj": gate_proj,
+            "up_proj": up_proj, "gate_up_proj": gate_up_proj, "gate_proj_bias": gate_proj_bias,
+            "up_proj_bias": up_proj_bias, "gate_up_proj_bias": gate_up_proj_bias, "down_proj_bias": down_proj_bias,
+            "activation": activation, "packing": packing, "limit": limit, "up_offset": up_offset, "weighs": weighs,
+        }  # fmt: skip
+        return run(format, operands)
+
+    return packed_experts
+
+
+def _in_triton(format: str, operands: dict[str, Any]) -> Tensor:
+    """Up to one pick for each expert, or `FEW`, weights are read for each pick; else the whole stacks are widened."""
+    picks, count = operands["experts"], len(operands["down_proj"])
+    if picks.numel() > max(FEW, count):
+        return experts_in_triton(**_widened(format, operands))
+    if format not in GROUP:  # the stacks of what was picked
+        each = torch.arange(picks.numel(), device=picks.device).view_as(picks)
+        stacked = {name for name in operands if name.endswith(("_proj", "_bias")) and operands[name] is not None}
+        picked = {name: operands[name][picks.flatten()] for name in stacked}
+        return experts_in_triton(**_widened(format, operands | picked | {"experts": each}))
+    both = operands["gate_up_proj"] is not None
+    names = ("gate_proj", "gate_up_proj" if both else "up_proj", "down_proj")
+    limit = math.inf if operands["limit"] is None else operands["limit"]
     return packed_experts_of_few(
-        x, weights, experts, gate_proj, up, down_proj, others.get("gate_proj_bias"),
-        others.get("gate_up_proj_bias" if is_packed else "up_proj_bias"), others.get("down_proj_bias"),
-        others.get("activation", "silu"), packing if is_packed else "separate", math.inf if limit is None else limit,
-        others.get("up_offset", 0.0), others.get("weighs", "output"), format,
+        operands["x"], operands["weights"], picks, *(operands[name] for name in names),
+        *(operands[f"{name}_bias"] for name in names), operands["activation"],
+        operands["packing"] if both else "separate", limit, operands["up_offset"], operands["weighs"], format,
     )  # fmt: skip
 
 
-def _picked(value: Any, picks: Tensor) -> Any:
-    return value[picks] if isinstance(value, Tensor) else value
+def _in_torch(format: str, operands: dict[str, Any]) -> Tensor:
+    """By the reference, on whole stacks."""
+    return experts_in_torch(**_widened(format, operands))
 
 
-def _widened(
-    format: str, x: Tensor, weights: Tensor, picks: Tensor, stacks: Any, *, run=experts, **others: Any
-) -> Tensor:
-    """The experts of unpacked weights on what the packed ones stand for."""
+def _widened(format: str, operands: dict[str, Any]) -> dict[str, Any]:
+    """With stacks in x's dtype instead of packed ones."""
+    x, up = operands["x"], operands["up_proj"]
     width = x.shape[-1]
-    widths = {name: width for name in ("gate_proj", "up_proj", "gate_up_proj")}
-    is_packed = stacks["gate_up_proj"] is not None
-    rows = rows_of(stacks["gate_up_proj"] if is_packed else stacks["up_proj"], width, format)
-    widths["down_proj"] = rows // 2 if is_packed else rows
-    wide = {k: None if v is None else dequantised(v, widths[k], format).to(x.dtype) for k, v in stacks.items()}
-    return run(x=x, weights=weights, experts=picks, **wide, **others)
+    rows = rows_of(operands["gate_up_proj"] if up is None else up, width, format)
+    inner = rows if up is not None else rows // 2
+    wide = {
+        name: dequantised(operands[name], inner if name == "down_proj" else width, format).to(x.dtype)
+        for name in STACKS
+        if operands[name] is not None
+    }
+    return operands | wide
 
 
-def _in_torch(
-    *,
-    format: str,
-    x: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    down_proj: Tensor,
-    gate_proj: Tensor | None = None,
-    up_proj: Tensor | None = None,
-    gate_up_proj: Tensor | None = None,
-    layout: str = "out_in",
-    **others: Any,
-) -> Tensor:
-    """The same by the reference."""
-    del layout
-    stacks = {"gate_proj": gate_proj, "up_proj": up_proj, "gate_up_proj": gate_up_proj, "down_proj": down_proj}
-    return _widened(format, x, weights, experts, stacks, run=experts_in_torch, **others)
-
-
-int8, int4, int4_128, ternary = (partial(_experts, format=one) for one in ("int8", "int4", "int4_128", "ternary"))
+int8, int4, int4_128, ternary = (_kernel(_in_triton, one) for one in ("int8", "int4", "int4_128", "ternary"))
 int8_torch, int4_torch, int4_128_torch, ternary_torch = (
-    partial(_in_torch, format=one) for one in ("int8", "int4", "int4_128", "ternary")
+    _kernel(_in_torch, one) for one in ("int8", "int4", "int4_128", "ternary")
 )
