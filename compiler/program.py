@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import fx
 
-from ..kernels.kernel import Phase, Request
+from ..kernels.kernel import Phase
 from ..specs.diagnostics import fail
 from .forced import KEY as FORCED
 from .forced import force_kernels, named, wishes_of
 from .ir import Model
 from .lower import lower
-from .lowered import Module, Site, identifier
+from .lowered import Module, identifier
 from .native.formats import Formats
 from .native.source import NativeProgram, write_program
 from .native.split import split_refused
@@ -28,7 +28,7 @@ from .places import Places
 from .plan import Plan, model_states, plan
 from .select import Choice, Selection, Target, request_of, select
 from .spec import Spec
-from .training import Training, lower_modules, requests_of, select_for_training
+from .training import Training, lower_modules, requests_in, select_for_training
 from .verify import verify
 from .weight_map import WeightMap, weight_map
 
@@ -156,7 +156,7 @@ def compile_model(
             module,
             spec.document.root.get(FORCED),
             lambda node, site: tuple(request_of(node, site, name, target) for name in PHASES),
-            lambda: _asked_in_training(model, target),
+            lambda: requests_in(lower_modules(model, device, rewrites=passes_are_on()), target),
         )
     native = None
     if device == "cpu" and native_is_on():
@@ -181,14 +181,6 @@ def compile_model(
         rewrites=rewrites,
         native=native,
     )
-
-
-def _asked_in_training(model: Model, target: Target) -> list[tuple[Site, Request]]:
-    """What the nodes of the modules ask of a kernel; on a CPU, where they run references, nothing."""
-    if not target.device.startswith("cuda"):
-        return []
-    module = lower_modules(model, target.device, rewrites=passes_are_on())
-    return [(site, request) for name in module.definitions for _, site, request in requests_of(module, name, target)]
 
 
 def _native(module: Module, dtype: str, document: Path) -> NativeProgram:

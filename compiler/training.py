@@ -8,13 +8,14 @@ own nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from ..kernels.kernel import Kernel, Request
 from ..kernels.registry import kernels_for
 from .ir import Model
+from .loss_head import LossHead, find_loss_head
 from .lower import lower_for_training
 from .lowered import Lowered, Module, Site, names, site_of
 from .passes.fuse_gated_activation import fuse_gated_activation
@@ -39,11 +40,21 @@ class TrainedDefinition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedLoss:
+    """The loss of next tokens with the layer that makes their logits, and what computes it."""
+
+    head: LossHead
+    compute: Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """All of them, and the calls that run them in order."""
 
     module: Module
     definitions: Mapping[str, TrainedDefinition]
+    loss: TrainedLoss | None
+    """Where the logits come of a linear layer without bias, at most scaled and capped."""
 
     @property
     def kernels(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -72,18 +83,28 @@ def select_for_training(module: Module, target: Target, wishes: Mapping[str, str
         leaves: dict[str, Callable[..., object]] = {}
         choices: list[Choice] = []
         for node, site, request in requests_of(module, name, target):
-            wished = [kernel for key, kernel in wishes.items() if names(key, site)]
-            serving, refused = _choose(site, request, target, wished[-1] if wished else None)
+            serving, choice = _choose(site, request, target, wishes)
+            choices.append(choice)
             if serving and node.op == "call_module":
                 leaves[site.path] = implementation(site, serving)
             elif serving:
                 node.target = implementation(site, serving)
-            kernel = serving[0].name if serving else "reference"
-            choices.append(
-                Choice(path=site.path, op=site.op.name, kernel=kernel, refused=refused, place=site.span.at_line)
-            )
         found[name] = TrainedDefinition(lowered=lowered, leaves=leaves, choices=tuple(choices))
-    return Training(module=module, definitions=found)
+    head = find_loss_head(module)
+    if head is None:
+        return Training(module=module, definitions=found, loss=None)
+    serving, choice = _choose(head.site, head.request(target), target, wishes)
+    last = found[head.lowered.name]
+    found[head.lowered.name] = replace(last, choices=(*last.choices, choice))
+    loss = TrainedLoss(head=head, compute=implementation(head.site, serving))
+    return Training(module=module, definitions=found, loss=loss)
+
+
+def requests_in(module: Module, target: Target) -> list[tuple[Site, Request]]:
+    """What all nodes ask of a kernel, and the loss."""
+    found = [(site, request) for name in module.definitions for _, site, request in requests_of(module, name, target)]
+    head = find_loss_head(module)
+    return found if head is None else [*found, (head.site, head.request(target))]
 
 
 def requests_of(module: Module, definition: str, target: Target) -> Iterator[tuple[fx.Node, Site, Request]]:
@@ -97,8 +118,13 @@ def requests_of(module: Module, definition: str, target: Target) -> Iterator[tup
 
 
 def _choose(
-    site: Site, request: Request, target: Target, forced: str | None
-) -> tuple[tuple[Kernel, ...], tuple[tuple[str, str], ...]]:
+    site: Site, request: Request, target: Target, wishes: Mapping[str, str]
+) -> tuple[tuple[Kernel, ...], Choice]:
+    """The kernels that serve a node, and what there is to say of it."""
+    serving: tuple[Kernel, ...] = ()
+    refused = tuple((kernel.name, ON_A_CPU) for kernel in kernels_for(site.op.name) if not kernel.format)
     if target.device.startswith("cuda"):
-        return choose(site, request, use_kernels=target.use_kernels, forced=forced)
-    return (), tuple((kernel.name, ON_A_CPU) for kernel in kernels_for(site.op.name) if not kernel.format)
+        wished = [kernel for key, kernel in wishes.items() if names(key, site)]
+        serving, refused = choose(site, request, use_kernels=target.use_kernels, forced=wished[-1] if wished else None)
+    name = serving[0].name if serving else "reference"
+    return serving, Choice(path=site.path, op=site.op.name, kernel=name, refused=refused, place=site.span.at_line)

@@ -197,6 +197,7 @@ KERNELS: tuple[Kernel, ...] = (
     _triton("rms_norm_linear", "linear.triton_norm_gemv"),
     _triton("add_rms_norm_linear", "linear.triton_norm_gemv"),
     _triton("router", "moe.triton_router"),
+    _triton("linear_cross_entropy", "cross_entropy.triton_cross_entropy"),
     Kernel(
         name="triton_chunked",
         op="scan",

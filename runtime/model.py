@@ -23,20 +23,22 @@ from .execute import Executor
 from .gpu.cache_pool import CachePool
 from .gpu.executor import GpuExecutor
 from .late_tree import LateTree
+from .loss import GivesLoss, Loss, require_logits
 from .named_inputs import check_named, other_ambient, positions, table_rows
 from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
 from .recalled import Recalled
+from .run_modules import run_modules
 from .storage import ParameterBinder, Signature, parameters_below, signature
 from .tokenizer import Tokenizer
-from .tree import Block, assign, find, grow, scalar_operands
+from .tree import assign, find, grow
 
 if TYPE_CHECKING:
     from .batch import Generation
     from .prompts import Prompt
 
 
-class LanguageModel(LateTree):
+class LanguageModel(GivesLoss, LateTree):
     """One spec with its weights. Paths of parameters are the checkpoint's names."""
 
     def __init__(self, program: Program | Recalled, *, tokenizer: Tokenizer | None = None) -> None:
@@ -137,6 +139,8 @@ class LanguageModel(LateTree):
         tokens: Tensor,
         attention_mask: Tensor | None = None,
         cache: Cache | None = None,
+        *,
+        loss: Loss | None = None,
         **named_inputs: Tensor,
     ) -> Tensor | Outputs:
         """Run the model.
@@ -149,7 +153,12 @@ class LanguageModel(LateTree):
 
         What is given once per request (`encoder_tokens`, padded by `encoder_attention_mask`) comes with the first
         tokens of a cache and is kept in it.
+
+        With a `loss` what it makes of the logits, `[]` float32, takes their place; the modules run.
         """
+        if loss is not None:
+            self._require_parameters()
+            require_logits(self.program, cache)
         is_later = cache is not None and bool(cache.kept)
         values = self._inputs(tokens, named_inputs, is_later=is_later)
         if cache is not None:
@@ -159,12 +168,14 @@ class LanguageModel(LateTree):
         self._check_length(int(position.max()) + 1)
         lengths = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         ambient = {"position": position, "lengths": lengths, **other_ambient(self.facts.inputs, values)}
+        if loss is not None:
+            return unwrap(run_modules(self, self.program, self._graphs, values, ambient, loss))
         if not self.facts.states and (self.quantize is not None or not torch.is_grad_enabled()):
             return unwrap(self.executor().run("prefill", values, ambient, {}))
         if self.quantize is not None:
             with torch.inference_mode():
                 return unwrap(self.run_program(values, self.new_cache(*tokens.shape), attention_mask))
-        return unwrap(self._run_modules(values, ambient))
+        return unwrap(run_modules(self, self.program, self._graphs, values, ambient))
 
     def run_program(
         self,
@@ -194,28 +205,6 @@ class LanguageModel(LateTree):
         outputs = executor.run(phase, values, ambient, cache.states, kept=cache.kept, last_token_only=last_token_only)
         cache.advance(new)
         return outputs
-
-    def _run_modules(self, inputs: Mapping[str, Tensor], ambient: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values: dict[str, object] = dict(inputs)
-        for call in self.program.training.module.calls:
-            given = [
-                [values[v] for v in value] if isinstance(value, tuple) else values[value]
-                for value in call.inputs.values()
-            ]
-            graph = self._graphs.get(call.definition)
-            if graph is None:
-                block = cast("Block", find(self, call.binding.prefix))
-                results = block(*given, *(ambient[name] for name in block.graph.lowered.ambient))
-            else:
-                operands = [*given, *(ambient[name] for name in graph.lowered.ambient)]
-
-                def lookup(path: str, call: object = call) -> object:
-                    return find(self, call.binding.absolute(path))  # type: ignore[attr-defined]
-
-                results = graph.run(operands, scalar_operands(graph.lowered, call), lookup)
-            values.update(zip(call.outputs.values(), results, strict=True))
-        given = self.program.model.outputs if self.training else self.program.module.outputs
-        return {name: values[self.program.model.outputs[name]] for name in given}  # type: ignore[misc]
 
     def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor], *, is_later: bool) -> dict[str, Tensor]:
         first = self.facts.inputs[0]

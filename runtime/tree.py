@@ -108,7 +108,7 @@ def grow(root: nn.Module, training: Training) -> dict[str, TrainGraph]:
 def _grow_call(root: nn.Module, call: Call, typed: TypedDefinition, trained: TrainedDefinition) -> None:
     lowered = trained.lowered
     if lowered.is_repeated:
-        block = Block(lowered, scalar_operands(lowered, call), partial(_find_bound, root, call))
+        block = Block(lowered, scalar_operands(lowered, call), partial(find_bound, root, call))
         _add(root, call.binding.prefix, block)
     for node in typed.definition.nodes:
         path = call.binding.absolute(node.path)
@@ -129,7 +129,8 @@ def scalar_operands(lowered: Lowered, call: Call) -> dict[str, Value]:
     return {name: call.binding.scalars[key] for name, key in lowered.scalars.items()}
 
 
-def _find_bound(root: nn.Module, call: Call, path: str) -> object:
+def find_bound(root: nn.Module, call: Call, path: str) -> object:
+    """The module or parameter at a path of one call's definition."""
     return find(root, call.binding.absolute(path))
 
 

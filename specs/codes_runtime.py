@@ -227,6 +227,12 @@ GENERATION: Mapping[str, Code] = {
         wrong="generation: {unmasking: {mask_token_id: 32000}}     # in a spec with vocab_size: 32000",
         right="generation: {unmasking: {mask_token_id: 31999}}     # and mask: bidirectional on attention",
     ),
+    "E0811": _code(
+        "no loss of tokens",
+        "`model.loss` compares the output `logits`, `[B, T, vocab_size]` of whole rows, with the tokens to predict.",
+        wrong="model.loss(tokens)      # of a classifier",
+        right="torch.nn.functional.cross_entropy(model(tokens), classes)",
+    ),
     "E0850": _code(
         "unusable tokenizer",
         "tokenizer.json or a file beside it holds something that no real tokenizer has: ids out of range, "

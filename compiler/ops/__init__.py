@@ -37,6 +37,7 @@ from .latent_attention import LATENT_ATTENTION
 from .layer_norm import LAYER_NORM
 from .lerp import LERP
 from .linear import LINEAR
+from .linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from .mix_streams import MIX_STREAMS
 from .mul import MUL
 from .parameter import PARAMETER
@@ -145,6 +146,7 @@ OPS: tuple[Op, ...] = (
     KV_LATENT_APPEND,
     LATENT_ATTEND_CACHED,
     ZEROS_LIKE,
+    LINEAR_CROSS_ENTROPY,
 )
 
 OP_INDEX: Mapping[str, Op] = {op.name: op for op in OPS}

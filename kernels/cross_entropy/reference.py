@@ -33,7 +33,27 @@ def linear_cross_entropy(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    target = target.flatten()
+    return cross_entropy(
+        logits=logits,
+        target=target.flatten(),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        reduction=reduction,
+    )
+
+
+def cross_entropy(
+    *,
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The same of logits `[N, V]` that are there. target `[N]` -> `[]` float32 (float64 for float64 logits)."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     is_counted = target != ignore_index
     picked = logits.gather(1, torch.where(is_counted, target, 0)[:, None])[:, 0]
     total = logits.logsumexp(-1)

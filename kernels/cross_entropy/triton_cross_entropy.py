@@ -17,11 +17,17 @@ from torch import Tensor
 from ..gpu.activations import tanh
 from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div, power_of_2
+from ..kernel import Request
 from . import reference
 from .reference import Reduction
 
 BLOCK = 4096
 """Most logits that a program holds at a time."""
+
+
+def serves(request: Request) -> str | None:
+    """None, or why the loss cannot run."""
+    return "sums are float32" if request.dtype == "float64" else None
 
 
 @triton.jit
