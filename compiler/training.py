@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
+from ..kernels.gpu.autocast import cast_products
 from ..kernels.kernel import Kernel, Request
 from ..kernels.registry import kernels_for
 from .ir import Model
@@ -86,9 +87,9 @@ def select_for_training(module: Module, target: Target, wishes: Mapping[str, str
             serving, choice = _choose(site, request, target, wishes)
             choices.append(choice)
             if serving and node.op == "call_module":
-                leaves[site.path] = implementation(site, serving)
+                leaves[site.path] = _trained(site, serving)
             elif serving:
-                node.target = implementation(site, serving)
+                node.target = _trained(site, serving)
         found[name] = TrainedDefinition(lowered=lowered, leaves=leaves, choices=tuple(choices))
     head = find_loss_head(module)
     if head is None:
@@ -96,7 +97,7 @@ def select_for_training(module: Module, target: Target, wishes: Mapping[str, str
     serving, choice = _choose(head.site, head.request(target), target, wishes)
     last = found[head.lowered.name]
     found[head.lowered.name] = replace(last, choices=(*last.choices, choice))
-    loss = TrainedLoss(head=head, compute=implementation(head.site, serving))
+    loss = TrainedLoss(head=head, compute=_trained(head.site, serving))
     return Training(module=module, definitions=found, loss=loss)
 
 
@@ -115,6 +116,12 @@ def requests_of(module: Module, definition: str, target: Target) -> Iterator[tup
             site = site_of(node)
             own = {spec.name: spec.shape for spec in parameters.get(site.path, ())}
             yield node, site, request_of(node, site, "train", target, parameters=own)
+
+
+def _trained(site: Site, serving: tuple[Kernel, ...]) -> Callable[..., object]:
+    """What runs the node; torch's own kernels and the references heed autocast by themselves."""
+    chosen = implementation(site, serving)
+    return cast_products(site.op.name, chosen) if serving and serving[0].is_triton else chosen
 
 
 def _choose(

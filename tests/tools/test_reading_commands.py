@@ -188,6 +188,14 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     text = run("explain", TINY, "layers.1.self_attn").stdout
     assert "self_attn.attend  attend_cached -> native" in text
     assert "mlp" not in text
+    assert "in training" not in text
+    on_a_gpu = run("explain", TINY, "layers.1.self_attn", "--device", "cuda:sm_90").stdout
+    fused, trained = on_a_gpu.split("layer  x3  in training\n")
+    assert "self_attn.attend  append_attend -> " in fused
+    assert "self_attn.attend  attention -> triton_prefill  " in trained
+    assert run("explain", TINY, "--device", "cuda:sm_90", "--phase", "train").stdout.count("linear_cross_entropy") == 1
+    one_phase = cast("list[dict[str, object]]", values("explain", TINY, "attend", "--phase", "decode"))
+    assert {entry["phase"] for entry in one_phase} == {"decode"}
     monkeypatch.setenv("LLMC_NATIVE", "0")
     assert "self_attn.attend  attend_cached -> sdpa" in run("explain", TINY, "layers.1.self_attn").stdout
     assert run("explain", "e0118").stdout.startswith("E0118: duplicate key\n")
