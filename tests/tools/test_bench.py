@@ -108,6 +108,17 @@ def test_the_least_that_is_read_of_packed_matrices() -> None:
     assert (found.dtype, plain.dtype) == ("int8", "float32")
 
 
+@pytest.mark.usefixtures("_needs_a_compiler")
+def test_the_least_that_is_read_of_packed_experts() -> None:
+    """Two of eight, in the bytes that they are packed in."""
+    params = {**SIZES, "num_layers": 1, "num_experts": 8, "tie_word_embeddings": True}
+    model = llmc.load("mixtral", params=params, quantize="int8")
+    found = floor(model, batch=1, prompt=8, tokens=4)
+    attention, one, router = 2 * 64 * 64 + 2 * 64 * 32, 3 * 64 * 96, 8 * 64
+    matrices = found.decode_bytes - 2 * 2 * 16 * (8 + 2) * 4 - (3 * 64 + router) * 4
+    assert attention + 2 * one + HEAD <= matrices <= 1.25 * (attention + 2 * one + HEAD)
+
+
 def test_only_the_last_token_of_a_prompt_needs_the_head() -> None:
     model = llmc.load("llama", params={**SIZES, "tie_word_embeddings": False})
     program = model.program
