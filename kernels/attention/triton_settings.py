@@ -11,14 +11,12 @@ import triton
 from torch import Tensor
 
 from ..gpu.sizes import power_of_2
-from ..gpu.target import DEFAULT, TARGETS, target_of
+from ..gpu.target import launch_target
 from ..gpu.tuning import Config, Key, Tunable
 from .fields import MaskKind, Scores
 
 WIDEST = 256
 """The largest head that one block holds."""
-CACHE = 32 * 2**20
-"""Bytes of keys and values that programs which run at once should share: most of an H100's second-level cache."""
 
 
 class Operands(NamedTuple):
@@ -101,9 +99,9 @@ class Settings(NamedTuple):
         }
 
     def at_once(self, k: Tensor, heads: int) -> int:
-        """How many query heads' keys and values fit the chip's cache."""
+        """How many query heads' keys and values fit most of the chip's cache, which programs at once should share."""
         head = k.shape[2] * (self.head_dim + self.v_head_dim) * k.element_size()
-        return max(1, CACHE // head) * (heads // k.shape[1])
+        return max(1, launch_target().cache * 2 // 3 // head) * (heads // k.shape[1])
 
 
 def bias_strides(bias: Tensor | None) -> tuple[int, int, int]:
@@ -146,10 +144,6 @@ def forward_bytes(key: Key, config: Config) -> int:
     return size * (config["BLOCK_M"] * head + config["num_stages"] * config["BLOCK_N"] * (head + v_head))
 
 
-def _limit() -> int:
-    return (target_of("cuda") or TARGETS[DEFAULT]).shared_memory
-
-
 def _forward_rule(key: Key) -> Config:
     """128 queries by two warpgroups, as many keys as registers and two stages allow; few queries where there are few.
 
@@ -171,7 +165,7 @@ def _forward_rule(key: Key) -> Config:
         for width in widths
         for stages in (3, 2)
     )
-    fitting = (config for config in tried if forward_bytes(key, config) <= _limit())
+    fitting = (config for config in tried if forward_bytes(key, config) <= launch_target().shared_memory)
     return next(fitting, {"BLOCK_M": 16, "BLOCK_N": 32, "DESCRIBED": 0, "num_warps": 4, "num_stages": 1})
 
 
@@ -186,7 +180,7 @@ def _forward_space(key: Key) -> tuple[Config, ...]:
     )
     least = 16 if key["dtype"] == "float32" else min(int(key["queries"]), 64)
     kept = (config for config in every if least <= config["BLOCK_M"] <= int(key["queries"]))
-    return tuple(config for config in kept if forward_bytes(key, config) <= _limit())
+    return tuple(config for config in kept if forward_bytes(key, config) <= launch_target().shared_memory)
 
 
 def backward_bytes(key: Key, config: Config, *, kept: str, passed: str) -> int:
@@ -210,7 +204,7 @@ def _backward_rule(key: Key, *, kept: str, passed: str) -> Config:
         for stays in ((64,) if is_wide else (128, 64))
         for stages in (2, 1)
     )
-    fitting = (c for c in tried if backward_bytes(key, c, kept=kept, passed=passed) <= _limit())
+    fitting = (c for c in tried if backward_bytes(key, c, kept=kept, passed=passed) <= launch_target().shared_memory)
     return next(fitting, {kept: 32, passed: 16, "num_warps": 4, "num_stages": 1})
 
 
@@ -223,7 +217,7 @@ def _backward_space(key: Key, *, kept: str, passed: str) -> tuple[Config, ...]:
         for stages in (1, 2, 3)
     )
     least = 16 if key["dtype"] == "float32" else 64
-    fitting = (c for c in every if backward_bytes(key, c, kept=kept, passed=passed) <= _limit())
+    fitting = (c for c in every if backward_bytes(key, c, kept=kept, passed=passed) <= launch_target().shared_memory)
     return tuple(config for config in fitting if config[kept] >= least)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div, power_of_2
-from ..gpu.target import target_of
+from ..gpu.target import launch_target
 from ..gpu.tuning import Config, Key, Tunable
 from .triton_combine import combine, shares_of
 from .triton_scores import alibi_slope, bent, join, seen_range
@@ -163,8 +163,7 @@ def share_kernel(
 def _rule(key: Key) -> Config:
     """A stage of keys and values of 32 KiB, so that two programs of three stages share a multiprocessor of sm_90."""
     bytes_a_key = (int(key["key_dim"]) + int(key["value_dim"])) * int(key["itemsize"])
-    target = target_of("cuda")
-    is_small = target is not None and target.shared_memory < 160 * KIB
+    is_small = launch_target().shared_memory < 160 * KIB
     block = (16 if is_small else 32) * KIB // bytes_a_key
     return {"BLOCK_N": max(16, min(128, power_of_2(block + 1) // 2)), "num_warps": 4, "num_stages": 3, "PROGRAMS": 2}
 

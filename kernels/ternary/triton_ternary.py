@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..gpu.bytes import fields_of_2
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
-from ..gpu.target import KIB, target_of
+from ..gpu.target import KIB, launch_target
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from ..norm.triton_quantise import normed_rows
@@ -82,8 +82,7 @@ def _matrix(
 def _matrix_rule(key: Key) -> Config:
     """Few tokens: narrow tiles of many rows' halves, for bandwidth. Many: 128 by 128, for the matrix units, in
     three stages of 112 KiB, or two where a block has less."""
-    target = target_of("cuda")
-    stages = 2 if target is not None and target.shared_memory < 112 * KIB else 3
+    stages = 2 if launch_target().shared_memory < 112 * KIB else 3
     if int(key["tokens"]) <= 64:
         block = max(16, int(key["tokens"]))
         return {"BLOCK_M": block, "BLOCK_N": 64, "BLOCK_K": 128, "GROUP": 1, "num_warps": 4, "num_stages": 4}

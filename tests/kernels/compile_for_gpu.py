@@ -69,7 +69,8 @@ def compile_for_gpu(cases: Sequence[Case], cache: Path, *, timeout: float = 900.
     return {name: Compiled(**found) for name, found in json.loads(done.stdout).items()}
 
 
-def _compiled(case: Case) -> Compiled:
+def compiled_here(case: Case) -> Compiled:
+    """In this process, in which kernels are not interpreted."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -118,4 +119,4 @@ def _compiled(case: Case) -> Compiled:
 
 if __name__ == "__main__":
     asked = [Case(**given) for given in json.load(sys.stdin)]
-    json.dump({case.name: asdict(_compiled(case)) for case in asked}, sys.stdout)
+    json.dump({case.name: asdict(compiled_here(case)) for case in asked}, sys.stdout)

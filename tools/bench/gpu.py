@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from ..terminal import big, table
-from .gpu_cases import attention, linear, moe, packed, pointwise, sampling, scan
+from .gpu_cases import attention, caches, linear, moe, packed, pointwise, rows, sampling, scan
 from .gpu_cases.case import Builder, Sizes
 from .gpu_compile import CompileLine, measure_compile
 from .gpu_measure import Clock, Limits, Line, events, measure, measure_limits
@@ -27,12 +27,14 @@ from .gpu_models import SHAPES, ModelLine, measure_models
 
 FAMILIES: Mapping[str, Callable[[Sizes], Iterator[Builder]]] = {
     "attention": attention.cases,
+    "caches": caches.cases,
     "scan": scan.cases,
     "moe": moe.cases,
     "linear": linear.cases,
     "packed": packed.cases,
     "sampling": sampling.cases,
     "pointwise": pointwise.cases,
+    "rows": rows.cases,
 }
 
 

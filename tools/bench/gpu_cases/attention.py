@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from ....kernels.latent_attention import absorbed
+from .beside_reference import beside_reference
 from .case import Builder, Case, Run, Sizes, picked
 
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
@@ -27,6 +28,9 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     for filled in (8192, 32768, 131072):
         yield partial(_decode, sizes, filled)
     yield partial(_latent, sizes)
+    yield partial(_latent_prompt, sizes)
+    for kind in ("bias", "distance_bias"):
+        yield partial(_biased, sizes, kind)
 
 
 def _prompt(sizes: Sizes, head_dim: int, tokens: int) -> tuple[dict[str, object], float]:
@@ -189,4 +193,34 @@ def _latent(sizes: Sizes) -> Case:
         ours=lambda: function(**operands), bytes=float(filled * (rank + rope) * sizes.dtype.itemsize + weight),
         flops=2.0 * heads * filled * (2 * rank + rope), bound="bandwidth",
         rivals={"torch, absorbed": lambda: rival(**operands)}, goal=">= 90 %",
+    )  # fmt: skip
+
+
+def _latent_prompt(sizes: Sizes) -> Case:
+    """A prompt over its own latents, which each head expands."""
+    tokens, heads, rank, rope, nope = sizes.pick(4096, 17), sizes.pick(128, 2), sizes.pick(512, 32), 64, 128
+    operands: dict[str, object] = {
+        "q_nope": sizes.randn(1, tokens, heads * nope), "q_rope": sizes.randn(1, tokens, heads * rope),
+        "latent": sizes.randn(1, tokens, rank), "k_rope": sizes.randn(1, tokens, rope),
+        "kv_up": sizes.randn(heads * 2 * nope, rank) * rank**-0.5, "position": sizes.positions(1, tokens),
+        "nope_head_dim": nope, "rope_head_dim": rope, "v_head_dim": nope,
+    }  # fmt: skip
+    pairs = 0.5 * heads * tokens * tokens * (2 * nope + rope)
+    return beside_reference(
+        sizes, "latent_attention:latent_attention", "prefill", operands, target="G2",
+        flops=2.0 * (pairs + tokens * rank * heads * 2 * nope),
+    )  # fmt: skip
+
+
+def _biased(sizes: Sizes, kind: str) -> Case:
+    """T5 large: 16 heads of 64 and a bias that learns, by pair or by distance."""
+    tokens, heads, width = sizes.pick(2048, 17), sizes.pick(16, 2), 64
+    bias = sizes.randn(heads, tokens, tokens) if kind == "bias" else sizes.randn(heads, 2 * sizes.pick(128, 5) + 1)
+    operands: dict[str, object] = {
+        **{name: sizes.randn(1, tokens, heads * width) for name in ("q", "k", "v")}, kind: bias,
+        "position": sizes.positions(1, tokens), "head_dim": width, "mask": "bidirectional",
+    }  # fmt: skip
+    return beside_reference(
+        sizes, "attention:attention", "train", operands, leaves=("q", "k", "v", kind), target="G2",
+        flops=4.5 * 4.0 * heads * tokens * tokens * width, note=f" with {kind}",
     )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .beside_reference import beside_reference
 from .case import Builder, Case, Sizes, picked
 
 
@@ -18,6 +19,9 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     for size_out, size_in in ((4096, 4096), (14336, 4096), (4096, 14336)):
         yield partial(_linear, sizes, sizes.pick(size_out, 40), sizes.pick(size_in, 48))
     yield partial(_gated, sizes, sizes.pick(14336, 40), sizes.pick(4096, 48))
+    yield partial(_few, sizes, sizes.pick(8, 2))
+    for op in ("rms_norm_linear", "add_rms_norm_linear"):
+        yield partial(_normed, sizes, op)
     yield partial(_norm, sizes, sizes.pick(8192, 3), sizes.pick(4096, 50))
 
 
@@ -46,6 +50,27 @@ def _gated(sizes: Sizes, inner: int, size_in: int) -> Case:
         ours=lambda: function(**operands), bytes=float(weight.nbytes), flops=2.0 * weight.numel(), bound="bandwidth",
         rivals={"cuBLAS and torch": rival}, goal=">= 90 %",
     )  # fmt: skip
+
+
+def _few(sizes: Sizes, rows: int) -> Case:
+    """One token of each of some rows: the weight is read once for all of them."""
+    size_out, size_in = sizes.pick(14336, 40), sizes.pick(4096, 48)
+    operands: dict[str, object] = {
+        "x": sizes.randn(rows, 1, size_in),
+        "weight": sizes.randn(size_out, size_in) * size_in**-0.5,
+    }
+    return beside_reference(sizes, "linear:linear", "decode", operands, target="G1", note=f", {rows} rows")
+
+
+def _normed(sizes: Sizes, op: str) -> Case:
+    """The norm, with or without the residual's sum, in the launch of the projection."""
+    size_out, size_in = sizes.pick(6144, 40), sizes.pick(4096, 48)
+    rows = ("delta", "residual") if op.startswith("add") else ("x",)
+    operands: dict[str, object] = {
+        **{name: sizes.randn(1, 1, size_in) for name in rows}, "norm_weight": sizes.randn(size_in), "eps": 1e-5,
+        "weight": sizes.randn(size_out, size_in) * size_in**-0.5,
+    }  # fmt: skip
+    return beside_reference(sizes, f"linear:{op}", "decode", operands, target="G1")
 
 
 def _norm(sizes: Sizes, rows: int, width: int) -> Case:

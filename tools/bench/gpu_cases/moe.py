@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....kernels.moe import reference
+from .beside_reference import beside_reference
 from .case import Builder, Case, Run, Sizes, picked
 
 
@@ -19,7 +20,10 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     for tokens in (32768, 8, 1):
         yield partial(_case, sizes, sizes.pick(tokens, 20) if tokens > 8 else tokens)
     yield partial(_backward, sizes, sizes.pick(32768, 9))
-    yield partial(_router, sizes, sizes.pick(128, 4), sizes.pick(2048, 32), sizes.pick(8, 2))
+    yield partial(_biases, sizes, sizes.pick(8192, 9))
+    for experts, tokens in ((128, 1), (8, 1), (128, sizes.pick(8192, 70))):
+        yield partial(_router, sizes, sizes.pick(experts, 4), tokens)
+    yield partial(_router_backward, sizes, sizes.pick(128, 4), sizes.pick(8192, 9))
 
 
 def _operands(sizes: Sizes, tokens: int) -> dict[str, object]:
@@ -52,7 +56,7 @@ def _case(sizes: Sizes, tokens: int) -> Case:
     if sizes.is_tiny:
         by_expert = cast("Callable[..., Tensor]", reference.experts)
         rivals["reference"] = lambda: by_expert(**operands)
-    active = int((picks.flatten().bincount(minlength=len(up)) > 0).sum())
+    active = int(torch.zeros(len(up), device=sizes.device).index_fill_(0, picks.flatten(), 1.0).sum())
     per_expert = up[0].nbytes + down[0].nbytes
     is_long = tokens > 8
     return Case(
@@ -111,17 +115,49 @@ def _grouped(sizes: Sizes, x: Tensor, weights: Tensor, picks: Tensor, up: Tensor
     return run
 
 
-def _router(sizes: Sizes, experts: int, width: int, chosen: int) -> Case:
-    x, weight = sizes.randn(1, 1, width), sizes.randn(experts, width)
+def _biases(sizes: Sizes, tokens: int) -> Case:
+    """With biases, whose gradients are sums over an expert's tokens, as in a model of 32 experts of 2880."""
+    experts, width, inner, chosen = sizes.pick(32, 2), sizes.pick(2880, 32), sizes.pick(2880, 16), sizes.pick(4, 1)
+    scores = torch.randn(1, tokens, experts, device=sizes.device).softmax(-1)
+    weights, picks = scores.topk(chosen, dim=-1)
+    operands: dict[str, object] = {
+        "x": sizes.randn(1, tokens, width), "weights": weights, "experts": picks, "packing": "halves",
+        "gate_up_proj": sizes.randn(experts, 2 * inner, width) * width**-0.5,
+        "down_proj": sizes.randn(experts, width, inner) * inner**-0.5,
+        "gate_up_proj_bias": sizes.randn(experts, 2 * inner), "down_proj_bias": sizes.randn(experts, width),
+    }  # fmt: skip
+    return beside_reference(
+        sizes, "moe:experts", "train", operands, leaves=("x", "gate_up_proj_bias", "down_proj_bias"), target="G5",
+        others={"num_experts": experts}, flops=12.0 * tokens * chosen * width * inner * 3, note=" with biases",
+        compares=False,
+    )  # fmt: skip
+
+
+def _router_backward(sizes: Sizes, experts: int, tokens: int) -> Case:
+    width = sizes.pick(2048, 32)
+    operands: dict[str, object] = {
+        "x": sizes.randn(1, tokens, width), "weight": sizes.randn(experts, width), "top_k": sizes.pick(8, 2),
+        "normalise": True,
+    }  # fmt: skip
+    return beside_reference(
+        sizes, "moe:router", "train", operands, leaves=("x", "weight"), target="G5", others={"num_experts": experts},
+        compares=False,
+    )  # fmt: skip
+
+
+def _router(sizes: Sizes, experts: int, tokens: int) -> Case:
+    width, chosen = sizes.pick(2048, 32), sizes.pick(min(experts, 8), 2)
+    x, weight = sizes.randn(1, tokens, width), sizes.randn(experts, width)
     operands: dict[str, object] = {"x": x, "weight": weight, "top_k": chosen, "normalise": True}
-    name, function = picked("router", "decode", sizes, operands, num_experts=experts)
+    phase = "decode" if tokens == 1 else "prefill"
+    name, function = picked("router", phase, sizes, operands, num_experts=experts)
 
     def rival() -> Tensor:
         values, _ = functional.linear(x, weight).float().softmax(-1).topk(chosen)
         return values / values.sum(-1, keepdim=True)
 
     return Case(
-        target="G5", name=f"router, {experts} experts, 1 token", kernel=name, ours=lambda: function(**operands),
-        bytes=float(weight.nbytes), flops=2.0 * weight.numel(), bound="bandwidth", rivals={"torch": rival},
-        compares=False,
+        target="G5", name=f"router, {experts} experts, {tokens} tokens", kernel=name, ours=lambda: function(**operands),
+        bytes=float(weight.nbytes + x.nbytes), flops=2.0 * tokens * weight.numel(), bound="bandwidth",
+        rivals={"torch": rival}, compares=False,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from ....kernels.linear.triton_pack import GROUPS, dequantised
 from ....kernels.registry import kernels_for
 from ....kernels.ternary import triton_pack
 from ....kernels.ternary.reference import quantised_activation
+from .beside_reference import beside_reference
 from .case import Builder, Case, Sizes, picked
 
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
@@ -33,6 +34,15 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     for format in ("ternary", "int8", "int4"):
         for tokens in (16, 2048):
             yield partial(_packed, sizes, format, tokens, *SHAPES[1])
+    for format in ("ternary", "int8", "int4", "int4_128"):
+        yield partial(_gated, sizes, format)
+    for op in (
+        "ternary_linear",
+        "ternary_projection",
+        "rms_norm_ternary_projection",
+        "add_rms_norm_ternary_projection",
+    ):
+        yield partial(_projection, sizes, op)
 
 
 def _packed(sizes: Sizes, format: str, tokens: int, size_out: int, size_in: int) -> Case:
@@ -50,6 +60,29 @@ def _packed(sizes: Sizes, format: str, tokens: int, size_out: int, size_in: int)
         bound="matmul" if is_long else "bandwidth", rivals={"cuBLAS": lambda: functional.linear(seen, plain)},
         goal=">= 1x cuBLAS" if is_long else GOALS[format.removesuffix("_128")],
     )  # fmt: skip
+
+
+def _gated(sizes: Sizes, format: str) -> Case:
+    """Gate and up with SwiGLU for one token; the rival reads 16 bits a weight."""
+    inner, size_in = sizes.pick(14336, 20), sizes.pick(4096, 256)
+    weight = sizes.randn(2 * inner, size_in) * size_in**-0.5
+    operands: dict[str, object] = {"x": sizes.randn(1, 1, size_in), "weight": weight, "kind": "silu"}
+    return beside_reference(
+        sizes, "linear:gated_linear", "decode", operands, format=format, note=f", {format}", compares=False, target="G6"
+    )
+
+
+def _projection(sizes: Sizes, op: str) -> Case:
+    """A layer of a model that was trained ternary, with what is fused into it; the rival computes in 16 bits."""
+    size_out, size_in = sizes.pick(6912, 20), sizes.pick(2560, 64)
+    rows = ("delta", "residual") if op.startswith("add") else ("x",)
+    operands: dict[str, object] = {
+        **{name: sizes.randn(1, 1, size_in) for name in rows}, "weight": sizes.randn(size_out, size_in),
+        "activation_bits": 8,
+    }  # fmt: skip
+    if "norm" in op:
+        operands |= {"norm_weight": sizes.randn(size_in), "eps": 1e-5}
+    return beside_reference(sizes, f"ternary:{op}", "decode", operands, target="G6")
 
 
 def _meant(x: Tensor, packed: Tensor, format: str) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....kernels.scan import chunked
-from .case import Builder, Case, Run, Sizes, picked
+from .case import Builder, Case, Run, Sizes, forward_and_backward, picked
 
 
 def cases(sizes: Sizes) -> Iterator[Builder]:
@@ -22,7 +22,9 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     yield partial(_ssd_both, sizes)
     for tokens in (4096, 65536, 262144):
         yield partial(_selective, sizes, tokens)
+    yield partial(_selective_both, sizes)
     yield partial(_delta, sizes)
+    yield partial(_delta_both, sizes)
     yield partial(_step, sizes)
 
 
@@ -106,14 +108,8 @@ def _mamba_ssm(operands: dict[str, object]) -> Run | str:
 def _selective(sizes: Sizes, tokens: int) -> Case:
     """Mamba 2.8B: 5120 channels, state 16, 64k tokens at least in all."""
     batch, tokens = sizes.pick(max(1, 65536 // tokens), 1), sizes.pick(tokens, 9)
-    channels, state = sizes.pick(5120, 20), 16
-    operands: dict[str, object] = {
-        "v": sizes.randn(batch, tokens, channels), "k": sizes.randn(batch, tokens, state),
-        "q": sizes.randn(batch, tokens, state), "decay": torch.rand(channels, state, device=sizes.device).log(),
-        "dt": functional.softplus(sizes.randn(batch, tokens, channels) - 3), "key_dim": state, "value_dim": 1,
-        "skip": torch.ones(channels, device=sizes.device, dtype=sizes.dtype), "decay_per": "state",
-        "decay_form": "A_log", "position": sizes.positions(batch, tokens),
-    }  # fmt: skip
+    operands = _channels(sizes, batch, tokens)
+    channels, state = cast("Tensor", operands["decay"]).shape
     name, function = picked("scan", "prefill", sizes, operands)
     stream = cast("Tensor", operands["v"]).nbytes
     return Case(
@@ -123,7 +119,18 @@ def _selective(sizes: Sizes, tokens: int) -> Case:
     )  # fmt: skip
 
 
-def _delta(sizes: Sizes) -> Case:
+def _channels(sizes: Sizes, batch: int, tokens: int) -> dict[str, object]:
+    channels, state = sizes.pick(5120, 20), 16
+    return {
+        "v": sizes.randn(batch, tokens, channels), "k": sizes.randn(batch, tokens, state),
+        "q": sizes.randn(batch, tokens, state), "decay": torch.rand(channels, state, device=sizes.device).log(),
+        "dt": functional.softplus(sizes.randn(batch, tokens, channels) - 3), "key_dim": state, "value_dim": 1,
+        "skip": torch.ones(channels, device=sizes.device, dtype=sizes.dtype), "decay_per": "state",
+        "decay_form": "A_log", "position": sizes.positions(batch, tokens),
+    }  # fmt: skip
+
+
+def _gated_delta(sizes: Sizes) -> dict[str, object]:
     """Qwen3-Next's shape: 32 heads of 128 by 128, 4 rows of 4096 tokens."""
     batch, tokens, heads, width = sizes.pick(4, 1), sizes.pick(4096, 40), sizes.pick(32, 2), sizes.pick(128, 16)
     unit = functional.normalize(sizes.randn(batch, tokens, heads, width).float(), dim=-1).flatten(2).to(sizes.dtype)
@@ -133,6 +140,39 @@ def _delta(sizes: Sizes) -> Case:
         "beta": torch.sigmoid(sizes.randn(batch, tokens, heads)), "key_dim": width, "value_dim": width,
         "decay_per": "token_head", "update": "delta", "scale": width**-0.5,
     }  # fmt: skip
+    return operands
+
+
+def _delta_both(sizes: Sizes) -> Case:
+    """The torch form stands for the reference, which takes a step a token."""
+    operands = _gated_delta(sizes)
+    name, function = picked("scan", "train", sizes, operands)
+    return _trained(sizes, operands, ("v", "k", "q", "decay", "beta"), name, function, "gated delta rule")
+
+
+def _selective_both(sizes: Sizes) -> Case:
+    operands = _channels(sizes, sizes.pick(8, 1), sizes.pick(4096, 9))
+    name, function = picked("scan", "train", sizes, operands)
+    return _trained(sizes, operands, ("v", "k", "q", "dt"), name, function, "selective scan")
+
+
+def _trained(
+    sizes: Sizes, operands: dict[str, object], names: Sequence[str], kernel: str, run: Callable[..., object], what: str
+) -> Case:  # fmt: skip
+    """Forward and backward; the floor is what both read and write of the operands."""
+    leaves = [cast("Tensor", operands[name]).requires_grad_() for name in names]
+    grad = sizes.randn(*cast("Tensor", operands["v"]).shape)
+    return Case(
+        target="G4", name=f"{what} forward and backward, {leaves[0].shape[1]} tokens x {leaves[0].shape[0]}",
+        kernel=kernel, ours=forward_and_backward(lambda: run(**operands), leaves, grad),
+        bytes=float(3 * sum(x.nbytes for x in leaves)), flops=0.0, bound="bandwidth",
+    )  # fmt: skip
+
+
+def _delta(sizes: Sizes) -> Case:
+    operands = _gated_delta(sizes)
+    unit, heads = cast("Tensor", operands["k"]), cast("Tensor", operands["beta"]).shape[2]
+    (batch, tokens, _), width = unit.shape, cast("int", operands["key_dim"])
     name, function = picked("scan", "prefill", sizes, operands)
     return Case(
         target="G4", name=f"gated delta rule forward, {heads} heads of {width}, {tokens} tokens", kernel=name,
