@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..cache.reference import KvState
 from ..cache.triton_float8 import quantised
-from ..gpu.arrivals import MOST, arrivals
+from ..gpu.arrivals import arrivals
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
@@ -277,7 +277,7 @@ def _launch(x: Operands, append: Append, settings: Settings) -> Tensor:
     block_m = max(16, min(64, power_of_2(group)))
     tiles = kv_heads * ceil_div(group, block_m)
     shares = shares_of(ceil_div(slots, block), batch * tiles, per_multiprocessor, q.device.index)
-    joined = min(block_m, group) * shares * width * 4 <= JOINED_BYTES and batch * tiles <= MOST
+    joined = min(block_m, group) * shares * width * 4 <= JOINED_BYTES
     lse = part = None
     if shares > 1:
         part = q.new_empty((batch, heads, 1, shares, width), dtype=torch.float32)
@@ -338,9 +338,10 @@ def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     key_scale, value_scale = scales or (None, None)
     if given.position.shape[1] != 1:
         raise ValueError(f"one token a row is added, not {given.position.shape[1]}")
+    arrived = arrivals(keys, given.q.shape[0] * (given.q.shape[-1] // given.key_dim))
     operands = Operands(
         given.q, given.k, given.v, given.table, given.q_norm_weight, given.k_norm_weight, keys, values, key_scale,
-        value_scale, given.position, given.lengths, given.distance_bias, given.sink, arrivals(given.q),
+        value_scale, given.position, given.lengths, given.distance_bias, given.sink, arrived,
     )  # fmt: skip
     append = Append(
         given.ring is not None, given.rotary_dim or given.key_dim, given.layout == "interleaved", given.norm_eps,

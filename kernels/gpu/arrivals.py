@@ -1,7 +1,7 @@
 """Counters by which the programs of a launch tell who comes last: zeros that each launch leaves as zeros.
 
-They are made once a device, before any graph is recorded. Launches of one device must follow one another, as those of a
-stream do: two that run at once would count each other's programs.
+They belong to the buffer that a launch writes, a layer's cache, and go with it. So launches into different caches may
+run at once, as graphs on two streams do; those into one cache follow one another anyway.
 """
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -10,18 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-MOST = 1 << 16
-"""Counters of a device: one is for the programs that share a result."""
-
-_counters: dict[torch.device, Tensor] = {}
+_counters = WeakTensorKeyDictionary()
 
 
-def arrivals(like: Tensor) -> Tensor:
-    """`[MOST]` int32 on the device of `like`."""
-    if isinstance(like, FakeTensor):
-        return torch.empty(MOST, dtype=torch.int32, device=like.device)
-    if like.device not in _counters:
-        with torch.inference_mode(False):
-            _counters[like.device] = torch.zeros(MOST, dtype=torch.int32, device=like.device)
-    return _counters[like.device]
+def arrivals(written: Tensor, count: int) -> Tensor:
+    """`[count]` int32 beside the buffer `written`: one counter for the programs that share a result.
+
+    The same at each call with this tensor; made at the first, which therefore is not one that is recorded.
+    """
+    found = None if isinstance(written, FakeTensor) else _counters.get(written)
+    if isinstance(found, Tensor) and len(found) >= count:
+        return found
+    with torch.inference_mode(False):
+        made = torch.zeros(count, dtype=torch.int32, device=written.device)
+    if not isinstance(written, FakeTensor):
+        _counters[written] = made
+    return made

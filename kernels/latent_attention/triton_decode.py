@@ -20,6 +20,7 @@ from ..attention.triton_scores import seen_range
 from ..attention.triton_shares import SCAN, seen_blocks
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
+from ..gpu.target import KIB, launch_target
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from ..record import called_with
@@ -113,12 +114,27 @@ def latent_kernel(
     tl.store(p_rows, b_out.to(p_out.dtype.element_ty), mask=m_out[:, None] & m_r[None, :])
 
 
+def block_bytes(key: Key, config: Config) -> int:
+    """Shared memory of a program: queries, and latents in stages, of which one lies in registers before sm_90."""
+    held = config["num_stages"] - (launch_target().shared_memory < 200 * KIB)
+    return (config["BLOCK_M"] + held * config["BLOCK_N"]) * int(key["width"]) * int(key["itemsize"]) + 5 * KIB
+
+
 def _rule(key: Key) -> Config:
-    """A stage of latents of at most 36 KiB; a program of 64 rows has a multiprocessor to itself."""
-    block = 36 * 1024 // (int(key["width"]) * int(key["itemsize"]))
-    block = max(16, min(128, power_of_2(block + 1) // 2))
-    is_wide = int(key["rows"]) > 16
-    return {"BLOCK_N": block, "num_warps": 8 if is_wide else 4, "num_stages": 3, "PROGRAMS": 1 if is_wide else 2}
+    """A stage of latents of at most 36 KiB for all rows; where that does not fit, fewer latents, then fewer rows."""
+    rows, limit = int(key["rows"]), launch_target().shared_memory
+    most = 36 * KIB // (int(key["width"]) * int(key["itemsize"]))
+    most = max(16, min(128, power_of_2(most + 1) // 2))
+    tried = (
+        {"BLOCK_M": m, "BLOCK_N": n, "num_warps": 8 if m > 16 else 4, "num_stages": stages}
+        for m in (64, 32, 16)
+        for n in (128, 64, 32, 16)
+        for stages in (3, 2)
+        if m <= rows and n <= most
+    )
+    fitting = (config for config in tried if block_bytes(key, config) <= limit)
+    found = next(fitting, {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 1})
+    return {**found, "PROGRAMS": max(1, min(2, limit // block_bytes(key, found))) if found["BLOCK_M"] == 16 else 1}
 
 
 def _space(key: Key) -> tuple[Config, ...]:
@@ -127,7 +143,7 @@ def _space(key: Key) -> tuple[Config, ...]:
     return (
         rule,
         *(
-            {"BLOCK_N": block, "num_warps": warps, "num_stages": stages, "PROGRAMS": programs}
+            {**rule, "BLOCK_N": block, "num_warps": warps, "num_stages": stages, "PROGRAMS": programs}
             for block in (rule["BLOCK_N"] // 2, rule["BLOCK_N"], rule["BLOCK_N"] * 2)
             for warps in (4, 8)
             for stages in (2, 3)
@@ -152,10 +168,9 @@ def _launch(
     if not slots:
         return out.zero_()
     rows = heads * tokens
-    block_m = 16 if rows <= 16 else 64
-    key = {"width": rank + rope, "itemsize": latents.itemsize, "rows": block_m}
+    key = {"width": rank + rope, "itemsize": latents.itemsize, "rows": 16 if rows <= 16 else 64}
     config = dict(LATENT_SHARES.config(key))
-    block, per_multiprocessor = config.pop("BLOCK_N"), config.pop("PROGRAMS")
+    block_m, block, per_multiprocessor = (config.pop(name) for name in ("BLOCK_M", "BLOCK_N", "PROGRAMS"))
     tiles = ceil_div(rows, block_m)
     shares = shares_of(ceil_div(slots, block), batch * tiles, per_multiprocessor, q.device.index)
     lse = part = None

@@ -3,6 +3,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_values(
                 assert_close(name, found[row, :, slot], wanted[row, :, slot])
             else:
                 assert not out[row].any()
-    assert not arrivals(out).any(), "the counters are left as they were"
+    assert not arrivals(call["state"][0], 1).any(), "the counters are left as they were"
 
 
 @given(
@@ -208,6 +209,25 @@ def test_more_heads_than_a_tile_store_once_and_join_alike() -> None:
             found.append(triton_append_attend.append_attend(**given)[0])
     assert_close("out", found[0], reference.append_attend(**exact, is_static=True)[0])
     assert_close("joined", found[1], found[0], tolerance=1e-6)
+
+
+def test_a_launch_into_another_cache_disturbs_none_that_runs() -> None:
+    """Its counters are the cache's own: those of one whose programs have not all arrived stay as they are."""
+    running, other = (
+        case([70], (2, 1), (16, 16), None, None, "none", None, None, torch.float32, seed) for seed in (0, 1)
+    )
+    exact = wide(other)
+    half_way = arrivals(running["state"][0], 2)
+    half_way.fill_(1)
+    with forced("attend_shares", BLOCKS):
+        out, state = triton_append_attend.append_attend(**other)
+    assert_close("out", out, reference.append_attend(**exact, is_static=True)[0])
+    assert half_way.tolist() == [1, 1]
+    assert arrivals(state[0], 2) is arrivals(other["state"][0], 2) is not half_way
+    assert arrivals(running["state"][0], 1) is half_way
+    gone = weakref.ref(half_way)
+    del running, half_way
+    assert gone() is None
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

@@ -21,7 +21,7 @@ from llmc.kernels.tolerance import TOLERANCE, assert_close
 
 from .gpu import DEVICE, DTYPES
 
-BLOCKS = {"BLOCK_N": 16, "num_warps": 4, "num_stages": 2, "PROGRAMS": 1}
+BLOCKS = {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2, "PROGRAMS": 1}
 
 
 @given(

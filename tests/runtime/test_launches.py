@@ -16,6 +16,7 @@ from triton.runtime.interpreter import GridExecutor
 
 import llmc
 from llmc.compiler.program import kernels_are_on, passes_are_on
+from llmc.kernels.gpu.arrivals import arrivals
 from llmc.kernels.gpu.op import is_interpreted
 from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.storage import ParameterBinder, tensors_of
@@ -66,6 +67,8 @@ def test_a_layer_is_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         program = llmc.build("llama", params=sizes, device="cuda:sm_90", dtype="float16")
         executor = TorchExecutor(program, [tuple(tensors_of(one)) for one in ParameterBinder(model, program).bind()])
         cache = model.new_cache(1, 256)
+        for state in cache.states.values():
+            arrivals(state[0], SIZES["num_heads"])  # made at a cache's first token
         with torch.inference_mode():
             model.run_program({"tokens": torch.tensor([[1, 2, 3]])}, cache, None, executor=executor)
             monkeypatch.setattr(GridExecutor, "__call__", counted)
