@@ -22,7 +22,7 @@ from .native.source import NativeProgram, write_program
 from .native.split import split_refused
 from .ops.declaration import StateSpec
 from .passes import GPU_PASSES, PASSES, Pass
-from .passes.fuse_norm_linear import fuse_norm_linear
+from .passes.fuse_norm_linear import fuse_norm_linear, fuse_norm_packed
 from .phases import PhaseObserver, phase
 from .places import Places
 from .plan import Plan, model_states, plan
@@ -75,7 +75,12 @@ class Program:
         return compile_model(self.spec, self.model, device=target.device, dtype=target.dtype, passes=passes)
 
     def packed(self, formats: Formats) -> Program:
-        """The same for a GPU on packed weights. Raises E0861 where a matrix has no kernel for its format."""
+        """The same for a GPU on packed weights, norms taken into ternary ones: its module is changed.
+
+        Raises E0861 where a matrix has no kernel for its format.
+        """
+        if passes_are_on():
+            fuse_norm_packed(self.module, formats)
         selections: dict[Phase, Mapping[str, Selection]] = {
             name: select(self.module, name, self.target, formats) for name in PHASES
         }

@@ -122,7 +122,9 @@ def _is_pair(site: Site, argument: str) -> bool:
     """Whether a matrix is a gate and its up projection, which machine code packs as a pair."""
     if site.op.name == "experts":
         return argument == "gate_up_proj" and site.fields.values.get("packing") == "halves"
-    return site.op.name == "gated_linear"
+    return site.op.name == "gated_linear" or (
+        site.op.name in ("rms_norm_linear", "add_rms_norm_linear") and site.fields.values.get("kind") is not None
+    )
 
 
 def _format(node: fx.Node, site: Site, formats: Mapping[str, str]) -> str:

@@ -47,6 +47,22 @@ def _packed_experts(format: str) -> Kernel:
     )
 
 
+def _normed_ternary(op: str) -> Kernel:
+    """The kernel of a linear layer with its norm, for a matrix that is packed in 2 bits."""
+    function = op.replace("linear", "ternary_projection")
+    return Kernel(
+        name="triton_ternary",
+        op=op,
+        format="ternary",
+        implementation=f"ternary.triton_ternary:{function}",
+        serves="linear.triton_packed:serves",
+        is_triton=True,
+        prepares={"weight": "ternary.triton_pack:pack"},
+        packed_as="ternary",
+        plain=f"ternary.packed_in_torch:{function}",
+    )
+
+
 def _ternary(op: str) -> Kernel:
     """The kernel of a ternary layer, which reads its matrices in 2 bits."""
     return Kernel(
@@ -270,6 +286,7 @@ KERNELS: tuple[Kernel, ...] = (
             "add_rms_norm_ternary_projection",
         ),
     ),
+    *map(_normed_ternary, ("rms_norm_linear", "add_rms_norm_linear")),
     *(_packed(op, format) for op in ("linear", "gated_linear") for format in PACKED_FORMATS),
     *map(_packed_experts, PACKED_FORMATS),
 )

@@ -27,6 +27,8 @@ PACKED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "linear": ("weight",),
         "gated_linear": ("weight",),
+        "rms_norm_linear": ("weight",),
+        "add_rms_norm_linear": ("weight",),
         "experts": ("gate_proj", "up_proj", "gate_up_proj", "down_proj"),
     }
 )

@@ -31,6 +31,20 @@ def fuse_norm_linear(module: Module) -> int:
     return count
 
 
+def fuse_norm_packed(module: Module, formats: Mapping[str, Mapping[str, str]]) -> int:
+    """Returns the number of norms taken into matrices that are packed as ternary, by definition and placeholder.
+
+    Their launch rounds the normed token as the apart ones do. Other formats have no kernel that norms.
+    """
+    count = 0
+    for name, wanted in formats.items():
+        lowered = module.definitions[name]
+        for node, site in lowered.sites():
+            if site.op.name in ("linear", "gated_linear") and wanted.get(str(node.kwargs.get("weight"))) == "ternary":
+                count += take_norm(lowered, node, FUSED)
+    return count
+
+
 def take_norm(lowered: Lowered, linear: fx.Node, fused_ops: Mapping[str, Op]) -> int:
     """Put the op for its norm in the place of a projection, if there is one that nothing else reads; 1 if so."""
     value = operand(linear, "x")

@@ -25,7 +25,7 @@ def serves(request: Request) -> str | None:
     """None, or why packed weights cannot be multiplied."""
     if request.dtype == "float64":
         return "sums are float32"
-    width = request.shapes["x"][-1]
+    width = request.shapes["residual" if "residual" in request.shapes else "x"][-1]
     if request.format == "ternary" and not (isinstance(width, int) and width <= WIDEST):
         return f"a row of {width} features is wider than {WIDEST}"
     return None

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -52,11 +53,14 @@ class Recorded:
     """By name of launch."""
 
 
-def record(architectures: Sequence[str], cache: Path, *, only: Sequence[str] | None = None) -> dict[str, Recorded]:
-    """By architecture. only: the kernels that are compiled, null for all; `cache` is an empty folder for Triton."""
+def record(architecture: str, cache: Path, *, only: Sequence[str] | None = None, is_wide: bool = True) -> Recorded:
+    """only: the kernels that are compiled, null for all; is_wide: those of `wide_launches` too.
+
+    `cache` is an empty folder for Triton.
+    """
     done = subprocess.run(
         [sys.executable, "-P", __file__],
-        input=json.dumps({"architectures": architectures, "only": only}),
+        input=json.dumps({"architecture": architecture, "only": only, "is_wide": is_wide}),
         env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "TRITON_DUMP_PTXAS_LOG": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -64,10 +68,7 @@ def record(architectures: Sequence[str], cache: Path, *, only: Sequence[str] | N
         timeout=3000,
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    return {
-        name: Recorded(**{**one, "compiled": {key: Compiled(**made) for key, made in one["compiled"].items()}})
-        for name, one in found.items()
-    }
+    return Recorded(**{**found, "compiled": {name: Compiled(**made) for name, made in found["compiled"].items()}})
 
 
 class Launches:
@@ -146,7 +147,7 @@ class NoReads(TorchFunctionMode):
         return 1 if func in (Tensor.__int__, Tensor.item) else func(*args, **(kwargs or {}))
 
 
-def _recorded(architecture: str, only: Sequence[str] | None, launches: list[Launches]) -> dict[str, object]:
+def _recorded(launches: Launches, only: Sequence[str] | None, *, is_wide: bool) -> dict[str, object]:
     """All cases once, then their compilation."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -154,24 +155,20 @@ def _recorded(architecture: str, only: Sequence[str] | None, launches: list[Laun
     from llmc.tools.bench.gpu import FAMILIES
     from llmc.tools.bench.gpu_cases.case import Sizes
 
-    launches[0] = Launches(architecture)
     sizes = Sizes(device=torch.device("cpu"), dtype=torch.bfloat16, is_tiny=False)
     failed = []
     with FakeTensorMode(allow_non_fake_inputs=True), NoReads(), recorded() as asked:
-        of_the_benchmark = set()
-        for family in (*FAMILIES.values(), more):
-            if family is more:
-                of_the_benchmark = {case.kernel for case in launches[0].cases.values()}
-                tunables = {tunable.name for tunable, _ in asked.values()}
-            for build in family(sizes):
-                try:
-                    build().ours()
-                except Exception as error:
-                    failed.append(f"{build}: {type(error).__name__}: {error}")
-    wanted = [case for case in launches[0].cases.values() if only is None or case.kernel in only]
+        for build in chain.from_iterable(
+            family(sizes) for family in (*FAMILIES.values(), *([more] if is_wide else []))
+        ):
+            try:
+                build().ours()
+            except Exception as error:
+                failed.append(f"{build}: {type(error).__name__}: {error}")
+    wanted = [case for case in launches.cases.values() if only is None or case.kernel in only]
     return {
-        "kernels": sorted(of_the_benchmark),
-        "tunables": sorted(tunables),
+        "kernels": sorted({case.kernel for case in launches.cases.values()}),
+        "tunables": sorted({tunable.name for tunable, _ in asked.values()}),
         "failed": failed,
         "compiled": {case.name: asdict(compiled_here(case)) for case in wanted},
     }
@@ -183,20 +180,17 @@ def _main() -> None:
     import llmc.kernels.gpu.op as op
     from llmc.kernels.gpu import target
 
-    request, launches = json.load(sys.stdin), [Launches("")]
-    op.launchable = lambda kernel: launches[0](kernel)
+    request = json.load(sys.stdin)
+    architecture = request.pop("architecture")
+    op.launchable = launches = Launches(architecture)  # type: ignore[assignment]
     op.gpu_op = lambda name, launch, **_others: Operator(launch)  # type: ignore[assignment]
     kernels = Path(target.__file__).parents[1]
     for path in sorted(kernels.rglob("triton_*.py")):
         module = import_module(".".join(("llmc.kernels", *path.relative_to(kernels).with_suffix("").parts)))
         if hasattr(module, "is_interpreted") and module.__name__ not in UNCHANGED:
-            module.is_interpreted = lambda: True
-    found = {}
-    for architecture in request["architectures"]:
-        target.multiprocessors.cache_clear()
-        with mock.patch.object(target, "_present", return_value=architecture):
-            found[architecture] = _recorded(architecture, request["only"], launches)
-    print(json.dumps(found))
+            vars(module)["is_interpreted"] = lambda: True
+    with mock.patch.object(target, "_present", return_value=architecture):
+        print(json.dumps(_recorded(launches, **request)))
 
 
 if __name__ == "__main__":

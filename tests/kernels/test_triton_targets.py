@@ -19,12 +19,8 @@ from llmc.kernels.gpu.tuning import Tunable
 
 from .recorded_launches import Recorded, record
 
-NEAR = (
-    "attention.triton_prefill:_forward",
-    "attention.triton_append_attend:append_attend_kernel",
-    "latent_attention.triton_decode:latent_kernel",
-)
-"""Kernels that are compiled always: those that fill a block's shared memory."""
+NEAR = "latent_attention.triton_decode:latent_kernel"
+"""The kernel that is compiled always: the one that takes most of a block's shared memory."""
 
 
 def modules() -> Iterator[tuple[Path, ModuleType]]:
@@ -51,20 +47,22 @@ def tunables() -> set[str]:
 
 def complaints(architecture: str, recorded: Recorded) -> list[str]:
     """A line for each case that launches nothing, and for each launch that does not compile or fit."""
-    limit = TARGETS[architecture].shared_memory
-    lines = list(recorded.failed)
+    target, lines = TARGETS[architecture], list(recorded.failed)
     for name, made in recorded.compiled.items():
-        if made.error or made.shared_memory > limit:
-            lines.append(f"{made.error or f'{made.shared_memory} bytes of {limit}'}: {name}")
+        if "fp8e4nv" in name and not target.has_float8:
+            if not made.error:
+                lines.append(f"{architecture} has float8 after all: {name}")
+        elif made.error or made.shared_memory > target.shared_memory:
+            lines.append(f"{made.error or f'{made.shared_memory} bytes of {target.shared_memory}'}: {name}")
     return lines
 
 
 def test_the_benchmark_launches_every_kernel_and_asks_for_every_tunable(tmp_path: Path) -> None:
     """So that none is measured or tuned by nobody: a new one wants a case in tools/bench/gpu_cases."""
-    recorded = record(["sm_89"], tmp_path, only=NEAR)["sm_89"]
+    recorded = record("sm_89", tmp_path, only=[NEAR], is_wide=False)
     assert launched() - set(recorded.kernels) == set()
     assert tunables() - set(recorded.tunables) == set()
-    assert {name.partition(" ")[0] for name in recorded.compiled} == set(NEAR)
+    assert recorded.compiled
     found = complaints("sm_89", recorded)
     assert not found, "\n".join(found)
 
@@ -72,7 +70,7 @@ def test_the_benchmark_launches_every_kernel_and_asks_for_every_tunable(tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", TARGETS)
 def test_every_launch_fits_the_target(architecture: str, tmp_path: Path) -> None:
-    recorded = record([architecture], tmp_path)[architecture]
+    recorded = record(architecture, tmp_path)
     assert len(recorded.compiled) > 150
     found = complaints(architecture, recorded)
     assert not found, "\n".join(found)

@@ -11,12 +11,14 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 import llmc
+from llmc.compiler import program as program_module
 from llmc.compiler.native.formats import Quantize
 from llmc.compiler.program import compile_model, native_is_on
 from llmc.kernels import registry
 from llmc.kernels.tolerance import error_ratio
 from llmc.runtime import user_cache
 from llmc.runtime.checkpoint import open_checkpoint
+from llmc.runtime.execute import TorchExecutor
 from llmc.runtime.load import load_packed_by_cpu
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.toolchain import NoCompiler, compiler
@@ -59,7 +61,9 @@ def logits(model: LanguageModel) -> Tensor:
         return model.executor().run("prefill", {"tokens": tokens}, ambient, cache.states)["logits"]
 
 
-@pytest.mark.parametrize(("spec", "quantize"), [("llama", "int8"), ("mixtral", "int4"), ("trident", "ternary")])
+@pytest.mark.parametrize(
+    ("spec", "quantize"), [("llama", "int8"), ("mixtral", "int4"), ("llama", "ternary"), ("trident", "ternary")]
+)
 def test_it_is_as_if_the_gpu_had_packed(spec: str, quantize: Quantize) -> None:
     """Bits of the packing itself are compared in the kernels' tests; here every matrix is found where it belongs."""
     model, twin = (llmc.load(spec, params=PARAMS, seed=1) for _ in range(2))
@@ -77,6 +81,26 @@ def test_it_is_as_if_the_gpu_had_packed(spec: str, quantize: Quantize) -> None:
     assert error_ratio(itself, expected) > 2e-3, "packing leaves its mark"
     with pytest.raises(LlmcError, match="E0859"):
         list(read.parameters())
+
+
+def test_norms_are_taken_into_ternary_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the last, which the head of 8 bits reads; the numbers are those of launches apart, bit by bit."""
+    weights = llmc.load("llama", params=PARAMS, seed=1).named_owned_parameters()
+    found: list[Tensor] = []
+    for taken in (2, 0):
+        if not taken:
+            monkeypatch.setattr(program_module, "fuse_norm_packed", lambda *_: 0)
+        model = on_gpu(llmc.load("llama", params=PARAMS))
+        for path, parameter in weights.items():
+            assign(model, path, parameter)
+        model.retie()
+        model.pack("ternary")
+        executor = model.executor()
+        assert isinstance(executor, TorchExecutor)
+        names = [choice.op for one in executor.program.kernels["decode"].values() for choice in one]
+        assert sum("rms_norm_linear" in name for name in names) == taken
+        found.append(logits(model))
+    assert torch.equal(*found)
 
 
 def test_packed_weights_that_lack_a_matrix_or_have_another() -> None:

@@ -27,7 +27,13 @@ def clock(run: Run) -> float:
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = "rows"
+"""The family that runs always; at real sizes test_triton_targets.py runs all of them, without data."""
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in FAMILIES]
+)
 def test_every_case_runs_and_agrees(family: str) -> None:
     torch.manual_seed(0)
     limits = measure_limits(clock, SIZES.device, SIZES.dtype, is_tiny=True)
