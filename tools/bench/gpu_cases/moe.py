@@ -21,6 +21,7 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
         yield partial(_case, sizes, sizes.pick(tokens, 20) if tokens > 8 else tokens)
     yield partial(_backward, sizes, sizes.pick(32768, 9))
     yield partial(_biases, sizes, sizes.pick(8192, 9))
+    yield partial(_inputs_first, sizes)
     for experts, tokens in ((128, 1), (8, 1), (128, sizes.pick(8192, 70))):
         yield partial(_router, sizes, sizes.pick(experts, 4), tokens)
     yield partial(_router_backward, sizes, sizes.pick(128, 4), sizes.pick(8192, 9))
@@ -130,6 +131,21 @@ def _biases(sizes: Sizes, tokens: int) -> Case:
         sizes, "moe:experts", "train", operands, leaves=("x", "gate_up_proj_bias", "down_proj_bias"), target="G5",
         others={"num_experts": experts}, flops=12.0 * tokens * chosen * width * inner * 3, note=" with biases",
         compares=False,
+    )  # fmt: skip
+
+
+def _inputs_first(sizes: Sizes) -> Case:
+    """One token; the outputs of matrices lie side by side, and gate and up in turn."""
+    experts, width, inner, chosen = sizes.pick(32, 2), sizes.pick(2880, 32), sizes.pick(2880, 16), sizes.pick(4, 1)
+    weights, picks = torch.randn(1, 1, experts, device=sizes.device).softmax(-1).topk(chosen, dim=-1)
+    operands: dict[str, object] = {
+        "x": sizes.randn(1, 1, width), "weights": weights, "experts": picks, "packing": "interleaved",
+        "layout": "in_out", "gate_up_proj": sizes.randn(experts, width, 2 * inner) * width**-0.5,
+        "down_proj": sizes.randn(experts, inner, width) * inner**-0.5,
+    }  # fmt: skip
+    return beside_reference(
+        sizes, "moe:experts", "decode", operands, target="G5", others={"num_experts": experts}, note=", inputs first",
+        moved=float(3 * chosen * width * inner * sizes.dtype.itemsize), goal=">= 80 %",
     )  # fmt: skip
 
 
