@@ -39,8 +39,9 @@ def beside_reference(
     name, function = picked(op, phase, sizes, operands, format=format, **(others or {}))
     given, plain = dict(operands), resolve_reference(reference)
     kernel = next(one for one in kernels_for(op) if one.name == name)
-    for argument, pack in kernel.prepares.items():
-        given[argument] = resolve(pack)(operands[argument])
+    for argument in operands.keys() & kernel.prepares.keys():
+        laid = {"is_in_out": operands.get("layout") == "in_out"} if op == "experts" else {}
+        given[argument] = resolve(kernel.prepares[argument])(operands[argument], **laid)
 
     def ours() -> object:
         return function(**given)

@@ -22,6 +22,8 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     yield partial(_backward, sizes, sizes.pick(32768, 9))
     yield partial(_biases, sizes, sizes.pick(8192, 9))
     yield partial(_inputs_first, sizes)
+    for format in ("int8", "int4", "int4_128", "ternary"):
+        yield partial(_packed, sizes, format)
     for experts, tokens in ((128, 1), (8, 1), (128, sizes.pick(8192, 70))):
         yield partial(_router, sizes, sizes.pick(experts, 4), tokens)
     yield partial(_router_backward, sizes, sizes.pick(128, 4), sizes.pick(8192, 9))
@@ -146,6 +148,18 @@ def _inputs_first(sizes: Sizes) -> Case:
     return beside_reference(
         sizes, "moe:experts", "decode", operands, target="G5", others={"num_experts": experts}, note=", inputs first",
         moved=float(3 * chosen * width * inner * sizes.dtype.itemsize), goal=">= 80 %",
+    )  # fmt: skip
+
+
+def _packed(sizes: Sizes, format: str) -> Case:
+    """One token; the rival reads 16 bits a weight."""
+    operands = _operands(sizes, 1)
+    experts, chosen = len(cast("Tensor", operands["down_proj"])), cast("Tensor", operands["experts"]).shape[-1]
+    matrices = sum(cast("Tensor", operands[name]).numel() for name in ("gate_up_proj", "down_proj"))
+    bits = {"int8": 8.0, "int4": 4.5, "int4_128": 4.125, "ternary": 2.0}[format]
+    return beside_reference(
+        sizes, "moe:experts", "decode", operands, target="G5", others={"num_experts": experts}, format=format,
+        note=f", {format}", moved=matrices / experts * chosen * bits / 8, compares=False,
     )  # fmt: skip
 
 
