@@ -12,7 +12,8 @@ pytest.importorskip("triton")
 
 import llmc
 from llmc.compiler import program as program_module
-from llmc.compiler.native.formats import Quantize
+from llmc.compiler.lowered import Module
+from llmc.compiler.native.formats import Formats, Quantize
 from llmc.compiler.program import compile_model, native_is_on
 from llmc.kernels import registry
 from llmc.kernels.tolerance import error_ratio
@@ -83,13 +84,17 @@ def test_it_is_as_if_the_gpu_had_packed(spec: str, quantize: Quantize) -> None:
         list(read.parameters())
 
 
+def take_none(module: Module, formats: Formats) -> int:
+    return 0
+
+
 def test_norms_are_taken_into_ternary_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the last, which the head of 8 bits reads; the numbers are those of launches apart, bit by bit."""
     weights = llmc.load("llama", params=PARAMS, seed=1).named_owned_parameters()
     found: list[Tensor] = []
     for taken in (2, 0):
         if not taken:
-            monkeypatch.setattr(program_module, "fuse_norm_packed", lambda *_: 0)
+            monkeypatch.setattr(program_module, "fuse_norm_packed", take_none)
         model = on_gpu(llmc.load("llama", params=PARAMS))
         for path, parameter in weights.items():
             assign(model, path, parameter)
