@@ -165,7 +165,8 @@ class LanguageModel(GivesLoss, LateTree):
             with torch.inference_mode():
                 return unwrap(self.run_program(values, cache, attention_mask))
         position = positions(tokens, attention_mask)
-        self._check_length(int(position.max()) + 1)
+        if not torch.compiler.is_compiling():  # nothing may be read on the host while it is traced
+            self._check_length(int(position.max()) + 1)
         lengths = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         ambient = {"position": position, "lengths": lengths, **other_ambient(self.facts.inputs, values)}
         if loss is not None:
@@ -210,7 +211,7 @@ class LanguageModel(GivesLoss, LateTree):
         first = self.facts.inputs[0]
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise fail("E0803", f"tokens must be [B, T] int64, not {list(tokens.shape)} {tokens.dtype}")
-        if tokens.numel():
+        if tokens.numel() and not torch.compiler.is_compiling():
             self.check_ids([int(value) for value in torch.aminmax(tokens)])
         check_named(self.facts.inputs, named, len(tokens), is_later=is_later, rows_of=self._table_rows)
         return {**self.default_inputs(tokens), **named, first.name: tokens}

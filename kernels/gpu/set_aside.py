@@ -20,17 +20,18 @@ def guarded(place: str, kernels: Sequence[tuple[str, Loader]]) -> Callable[..., 
     """
     left = list(kernels)
     first = left[0][1]()
+    current = [first]
 
     @functools.wraps(first)
     def run(**operands: object) -> object:
         while True:
-            name, load = left[0]
             try:
-                return load()(**operands)
+                return current[0](**operands)
             except Exception as error:
                 if len(left) == 1 or not is_compile_failure(error):
                     raise
-                del left[0]
+                name, _ = left.pop(0)
+                current[0] = left[0][1]()
                 warnings.warn(
                     f"{place}: kernel {name} does not compile here and is set aside for {left[0][0]}"
                     f" ({_described(operands)}): {_first_line(error)}",

@@ -37,7 +37,7 @@ MODELS: Mapping[str, Mapping[str, Value]] = {
     "mixtral": {**HEADS, "num_kv_heads": 1, "num_experts": 3},
     "qwen3_next": {
         **HEADS, "num_kv_heads": 1, "num_key_heads": 1, "num_value_heads": 1, "key_head_dim": 8, "value_head_dim": 8,
-        "expert_width": 8, "shared_width": 8, "num_experts": 2, "num_experts_per_token": 1,
+        "expert_width": 8, "shared_width": 8, "num_experts": 2, "num_experts_per_token": 2,
     },
     "t5": {**HEADS, "dropout": 0.0},
     "trident": HEADS,
@@ -125,6 +125,14 @@ def test_what_wraps_a_leaf_takes_effect_and_the_loss_takes_the_head_over() -> No
     assert kernels(ours.program)["linear_cross_entropy"] == "triton"
     assert any("lora_A" in name for name in found[0])
     require_equal(found[1], found[0])
+
+
+def test_an_exported_model_keeps_the_operators() -> None:
+    ours, tokens = on_gpu(randomised("llama")).train(), torch.randint(31, (1, 4))
+    exported = torch.export.export(ours, (tokens,), strict=False)
+    called = {str(node.target) for node in exported.graph.nodes}
+    assert {"llmc.rms_norm.default", "llmc.attention.default", "llmc.rope_apply.default"} <= called
+    assert torch.equal(cast("Tensor", exported.module()(tokens)), cast("Tensor", ours(tokens)))
 
 
 def test_autocast_runs_products_in_its_dtype() -> None:
