@@ -149,7 +149,7 @@ def experts(draw: st.DrawFn) -> Case:
     def expected(_: Given, given: Given) -> Found:
         return (packed_experts(given, in_format=in_format, down_format=down_format),), ()
 
-    # a number inside an expert that lies between two whole ones may become either: `test_moe_native` looks at it
+    # a number inside an expert that lies between two whole ones may become either: `test_experts_native` looks at it
     return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=1e-2, reference=expected)
 
 
