@@ -80,7 +80,13 @@ class BeamSearch(Batch):
 
     def _searching(self, executor: Executor, cache: Cache, rows: int) -> Searching | None:
         return executor.searching(
-            cache.states, cache.specs, self.settings, prompts=rows, ends=self.stops, counts=self._penalty != 1
+            cache.states,
+            cache.specs,
+            self.settings,
+            prompts=rows,
+            ends=self.stops,
+            counts=self._penalty != 1,
+            kept=cache.kept,
         )
 
     def _begin(self, cache: Cache, logits: Tensor, given: Beams | None) -> Beams:

@@ -124,6 +124,7 @@ class Executor(ABC):
         prompts: int,
         ends: Sequence[int],
         counts: bool,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Searching | None:
         """What searches on in these states without a look at each token; None where every step is a `run`."""
         return None

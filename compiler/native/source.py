@@ -93,6 +93,7 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
             "native/team.c",
             "native/program.c",
             "sampling/native.c",
+            "sampling/beams.c",
             *dict.fromkeys(source for d in definitions.values() for source in d.sources),
         ),
     )

@@ -52,3 +52,42 @@ int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, in
     }
     return steps;
 }
+
+typedef struct {
+    const llmc_decoding *d;
+    llmc_beams *beams;
+    const float *rule;
+} beam_job;
+
+static void find_best(llmc_thread *t, void *argument) {
+    const beam_job *j = argument;
+    llmc_best_continuations(t, j->beams, j->rule, j->d->logits, j->d->vocab);
+}
+
+static void copy_rows(llmc_thread *t, void *argument) {
+    const beam_job *j = argument;
+    llmc_copy_rows(t, j->beams, j->d->lengths);
+}
+
+int64_t llmc_search(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d, llmc_beams *beams) {
+    for (int64_t step = 0; step < steps; step++) {
+        int64_t left = 0;
+        for (int64_t b = 0; b < pass->batch; b++) {
+            int is_open = beams->is_open[b / beams->beams];
+            d->position[b] = is_open ? d->lengths[b] : -1;
+            left += is_open;
+        }
+        if (!left) return step;
+        beam_job j = {d, beams, beams->rules + 5 * step};
+        llmc_run(team, pass, calls, count);
+        for (int64_t b = 0; b < pass->batch; b++) d->lengths[b] += d->position[b] >= 0;
+        llmc_team_run(team, find_best, &j);
+        llmc_advance_beams(beams, j.rule, d->lengths, beams->chosen + step * pass->batch, beams->parent + step * pass->batch);
+        llmc_team_run(team, copy_rows, &j);
+        for (int64_t b = 0; b < pass->batch; b++) {
+            d->tokens[b] = beams->next[b] < 0 ? 0 : beams->next[b];
+            if (beams->seen && beams->next[b] >= 0) beams->seen[b * d->vocab + beams->next[b]] = 1;
+        }
+    }
+    return steps;
+}

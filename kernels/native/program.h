@@ -2,6 +2,7 @@
 #ifndef LLMC_PROGRAM_H
 #define LLMC_PROGRAM_H
 
+#include "../sampling/beams.h"
 #include "../sampling/native.h"
 #include "team.h"
 
@@ -50,6 +51,10 @@ typedef struct {
 /* Up to `steps` tokens of every row. Stops early when all rows have ended, or when a row has no largest finite logit
  * (NaN or infinity): that step is not counted. Returns the steps done. */
 int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d);
+
+/* As many steps of a beam search as there are rules, at most `steps`: what `d` says of rows holds here too, of which
+ * `position`, `lengths`, `tokens` and `logits` are used. Stops early when all prompts are done. Returns the steps done. */
+int64_t llmc_search(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d, llmc_beams *beams);
 
 /* Rows that memory is laid out for: without tokens, what there is once for a row of the batch still takes its own. */
 static inline int64_t llmc_room(const llmc_pass *pass) { return pass->rows > pass->batch ? pass->rows : pass->batch; }

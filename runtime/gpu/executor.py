@@ -160,9 +160,10 @@ class GpuExecutor(TorchExecutor):
         prompts: int,
         ends: Sequence[int],
         counts: bool,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> _Search | None:
-        """As `Executor.searching`. The graph belongs to the states' buffers, and serves every request of as many beams
-        that looks at as many continuations."""
+        """As `Executor.searching`; nothing is `kept`. The graph belongs to the states' buffers, and serves every
+        request of as many beams that looks at as many continuations."""
         if not self.can_decode or len(ends) > MAX_ENDS:
             return None
         key = (_buffers(states), settings.num_beams, width_of(settings.num_beams, ends), counts)

@@ -78,6 +78,28 @@ class SamplingStruct(ctypes.Structure):
     )
 
 
+class BeamsStruct(ctypes.Structure):
+    """`llmc_beams`."""
+
+    _fields_ = (
+        ("prompts", ctypes.c_int64),
+        ("beams", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("ends", ctypes.c_void_p),
+        ("ends_count", ctypes.c_int64),
+        ("rules", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
+        ("repetition_penalty", ctypes.c_float),
+        ("seen", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("score", "row", "common")),
+        *((name, ctypes.c_void_p) for name in ("kept_score", "kept_step", "kept_parent", "kept_token")),
+        *((name, ctypes.c_void_p) for name in ("is_open", "is_broken", "next", "chosen", "parent", "parts")),
+        ("parts_count", ctypes.c_int64),
+        ("unit", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("value", "token", "source", "first", "pairs", "is_taken")),
+    )
+
+
 def open_library(native: NativeProgram) -> ctypes.CDLL:
     """The program, compiled and loaded. Raises NoCompiler where that cannot be done."""
     library = ctypes.CDLL(str(shared_library(native.text, native.sources)))
@@ -85,6 +107,8 @@ def open_library(native: NativeProgram) -> ctypes.CDLL:
     library.llmc_run.restype = None
     library.llmc_decode.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     library.llmc_decode.restype = ctypes.c_int64
+    library.llmc_search.argtypes = (*library.llmc_decode.argtypes, ctypes.c_void_p)
+    library.llmc_search.restype = ctypes.c_int64
     if native.widest:
         library.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
         library.llmc_linear_workspace.restype = ctypes.c_size_t

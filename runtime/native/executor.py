@@ -15,18 +15,23 @@ from ...compiler.native.formats import UNPACKED, Formats
 from ...compiler.native.outline import Outline
 from ...compiler.native.regions import Part, Region
 from ...compiler.native.slots import values_read
+from ...compiler.ops.declaration import StateSpec
+from ...kernels.cache.rows import parts_of
 from ...kernels.kernel import Phase
 from ...kernels.states import STATES
+from ..beam_settings import BeamSettings
+from ..beams import Beams
 from ..execute import Executor, State, TorchExecutor, last_rows
 from ..named_inputs import axes
 from ..sampling import Drawing
 from ..storage import Bound
-from .abi import CallStruct, DecodingStruct
+from .abi import BeamsStruct, CallStruct, DecodingStruct
 from .binding import Binding
 from .draw import make_draw
 from .frame import Frame, Memory, make_frame
 from .packing import SOURCES
 from .pieces import in_pieces, piece_of
+from .search import NativeSearch
 from .team import Team, team, thread_count
 from .values import Values
 
@@ -218,10 +223,7 @@ class NativeExecutor(Executor):
         held = torch.tensor(lengths)
         chosen = torch.full((steps, len(tokens)), -1)
         stops = torch.tensor([*ends, -1])
-        ambient = {"position": position, "lengths": held}
-        frame = self._frame(self._stream, ambient, {**kept, self.outline.inputs[0].name: fed}, states)
-        logits = cast("Tensor", frame.values.outside[self._results["logits"]])
-        self.binding.point_at(states)
+        frame, logits = self._decoding(fed, position, held, states, kept)
         draw = None if drawing is None else make_draw(drawing, logits.shape[-1], steps)
         decoding = DecodingStruct(
             fed.data_ptr(),
@@ -234,17 +236,70 @@ class NativeExecutor(Executor):
             chosen.data_ptr(),
             None if draw is None else draw.address,
         )
-        region = cast("Region", self._stream[0])
-        done = self.library.llmc_decode(
-            self.team.pointer,
-            ctypes.addressof(frame.passes[region.axis]),
-            self._calls_from(region.first),
-            region.count,
-            steps,
-            ctypes.addressof(decoding),
-        )
+        done = self.library.llmc_decode(*self._repeated(frame), steps, ctypes.addressof(decoding))
         rows = cast("list[list[int]]", chosen[:done].T.tolist())  # pyright: ignore[reportUnknownMemberType]
         return [[token for token in row if token >= 0] for row in rows]
+
+    def searching(
+        self,
+        states: dict[str, State],
+        specs: Mapping[str, StateSpec],
+        settings: BeamSettings,
+        *,
+        prompts: int,
+        ends: Sequence[int],
+        counts: bool,
+        kept: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> NativeSearch | None:
+        """As `Executor.searching`. One thread of Python at a time: others wait."""
+        vocabulary = self.outline.types[self._results["logits"]].shape[-1]
+        if not self.can_decode or not isinstance(vocabulary, int):
+            return None
+        beams = Beams(
+            settings, prompts=prompts, vocab_size=vocabulary, ends=ends, device=torch.device("cpu"), counts=counts
+        )
+
+        def run(tokens: Tensor, lengths: Tensor, steps: int, struct: BeamsStruct) -> int:
+            with self.team.lock:
+                return self._search(tokens, lengths, states, kept, steps, struct)
+
+        return NativeSearch(run, beams, parts_of((STATES[specs[path].kind], state) for path, state in states.items()))
+
+    def _search(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        states: Mapping[str, State],
+        kept: Mapping[str, Tensor],
+        steps: int,
+        beams: BeamsStruct,
+    ) -> int:
+        fed, position = tokens[:, None].contiguous(), torch.zeros(len(tokens), 1, dtype=torch.int64)
+        frame, logits = self._decoding(fed, position, lengths, states, kept)
+        decoding = DecodingStruct(
+            tokens=fed.data_ptr(),
+            position=position.data_ptr(),
+            lengths=lengths.data_ptr(),
+            logits=logits.data_ptr(),
+            vocab=logits.shape[-1],
+        )
+        struct = ctypes.addressof(beams)
+        return self.library.llmc_search(*self._repeated(frame), steps, ctypes.addressof(decoding), struct)
+
+    def _decoding(
+        self, fed: Tensor, position: Tensor, lengths: Tensor, states: Mapping[str, State], kept: Mapping[str, Tensor]
+    ) -> tuple[Frame, Tensor]:
+        """A pass over a token a row, which may be run again and again, and where it writes the logits."""
+        ambient = {"position": position, "lengths": lengths}
+        frame = self._frame(self._stream, ambient, {**kept, self.outline.inputs[0].name: fed}, states)
+        self.binding.point_at(states)
+        return frame, cast("Tensor", frame.values.outside[self._results["logits"]])
+
+    def _repeated(self, frame: Frame) -> tuple[int, int, int, int]:
+        """What runs such a pass: the team, the pass, the first of its calls and their number."""
+        region = cast("Region", self._stream[0])
+        passed = ctypes.addressof(frame.passes[region.axis])
+        return self.team.pointer, passed, self._calls_from(region.first), region.count
 
     def _frame(
         self,

@@ -225,7 +225,10 @@ def emit(isa: str, cases: Sequence[Case]) -> Emitted:
         *(text.function() for text in texts),
         f"llmc_segment *const llmc_segments[] = {{{', '.join(text.name for text in texts)}}};",
     ]
-    paths = tuple(KERNELS / source for source in ("native/team.c", "native/program.c", "sampling/native.c", *sources))
+    paths = tuple(
+        KERNELS / source
+        for source in ("native/team.c", "native/program.c", "sampling/native.c", "sampling/beams.c", *sources)
+    )
     module = library(isa, paths, "\n".join(lines))
     module.llmc_team_new.restype = ctypes.c_void_p
     module.llmc_team_new.argtypes = (ctypes.c_int, ctypes.c_size_t)

@@ -26,7 +26,9 @@ static void write_logits(llmc_thread *t, const llmc_pass *pass, const llmc_call 
 }}
 llmc_segment *const llmc_segments[] = {{write_logits}};
 """
-SOURCES = tuple(KERNELS / name for name in ("native/team.c", "native/program.c", "sampling/native.c"))
+SOURCES = tuple(
+    KERNELS / name for name in ("native/team.c", "native/program.c", "sampling/native.c", "sampling/beams.c")
+)
 
 
 @pytest.mark.parametrize("isa", ["native", "avx2", "portable"])

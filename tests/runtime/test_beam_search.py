@@ -190,6 +190,7 @@ def test_rows_go_on_from_the_rows_they_follow(spec: str, is_native: bool, monkey
 
 @pytest.mark.parametrize("spec", ["mistral", "mamba"])
 def test_rows_that_do_not_are_noticed(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_NATIVE", "0")
     monkeypatch.setattr(Cache, "reorder", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
     assert worst_score(lively(spec, SPECS[spec]), PROMPTS) > 1e-3
 
@@ -282,6 +283,22 @@ def test_logits_that_are_not_finite_end_a_search(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(LlmcError) as caught:
         model.generate(PROMPTS, num_beams=2, max_new_tokens=4)
     assert caught.value.diagnostics[0].code == "E0856"
+
+
+@pytest.mark.parametrize("is_native", [True, False], ids=["machine code", "torch"])
+def test_equal_scores_give_the_lower_id(monkeypatch: pytest.MonkeyPatch, is_native: bool) -> None:
+    """Each odd token is scored, and embedded, as the even one before it is: whole texts tie."""
+    monkeypatch.setenv("LLMC_NATIVE", str(int(is_native)))
+    model = lively("llama_tiny", {"vocab_size": 40})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in ("lm_head.weight", "model.embed_tokens.weight"):
+                parameter[1::2] = parameter[::2]
+    found = model.generate(PROMPTS[0], num_beams=4, num_return_sequences=4, max_new_tokens=6, ignore_eos=True)
+    (first, score), (second, other), *_ = texts_of([found])[0]
+    assert score == other
+    assert all(token % 2 == 0 for token in first)
+    assert second == [*first[:-1], first[-1] + 1]
 
 
 def test_rules_of_early_stopping() -> None:
