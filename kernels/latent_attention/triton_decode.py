@@ -115,9 +115,14 @@ def latent_kernel(
 
 
 def block_bytes(key: Key, config: Config) -> int:
-    """Shared memory of a program: queries, and latents in stages, of which one lies in registers before sm_90."""
-    held = config["num_stages"] - (launch_target().shared_memory < 200 * KIB)
-    return (config["BLOCK_M"] + held * config["BLOCK_N"]) * int(key["width"]) * int(key["itemsize"]) + 5 * KIB
+    """Shared memory of a program: queries, and latents in stages, one of them in registers before sm_90.
+
+    On sm_100 sums pass through it too, as wide as the queries.
+    """
+    target = launch_target()
+    held = config["num_stages"] - (target.shared_memory < 200 * KIB)  # sm_120 multiplies as sm_8x do
+    rows = config["BLOCK_M"] * (2 if target.architecture == "sm_100" else 1)
+    return (rows + held * config["BLOCK_N"]) * int(key["width"]) * int(key["itemsize"]) + 5 * KIB
 
 
 def _rule(key: Key) -> Config:
