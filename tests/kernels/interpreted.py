@@ -1,8 +1,8 @@
 """Triton's interpreter without its greatest cost: it patches its language anew at every call inside a kernel.
 
-A launch patches `triton.language` and undoes that after it; each function that the kernel calls, `tl.sum` and `tl.zeros`
-among them, patches it again, a thousand attributes at a time. Here what has been patched stays so, which changes
-nothing for kernels, since interpreted ones are all that a process of tests runs.
+A launch patches `triton.language` and undoes that after it; each function that the kernel calls, `tl.sum` and
+`tl.zeros` among them, patches it again, a thousand attributes at a time. Here what has been patched stays so, which
+changes nothing for kernels, since interpreted ones are all that a process of tests runs.
 """
 
 # pyright: basic
