@@ -78,7 +78,7 @@ def test_drawn_tokens_follow_from_the_seed_and_not_from_the_batch(monkeypatch: p
 
 def texts(model: LanguageModel, **options: object) -> list[list[tuple[list[int], float]]]:
     options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 24, **options}
-    found = cast("list[Generation]", model.generate(PROMPTS, **options))
+    found: list[Generation] = model.generate(PROMPTS, **options)
     return [[(one.tokens, round(one.score or 0.0, 3)) for one in (best, *best.others)] for best in found]
 
 
