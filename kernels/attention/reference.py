@@ -119,6 +119,31 @@ def attention_scores(given: AttendCached) -> Tensor:
 
 
 @called_with(AttendCached)
+def attention_weights(given: AttendCached) -> Tensor:
+    """What attention weighs values by, `[B, H, T, S]` of at least float32: 0 where a query sees no key."""
+    scores = attention_scores.of(given)  # [B, H, T, S]
+    (b, heads, t, s), wide = scores.shape, scores.dtype
+    visible = visible_keys(
+        position=given.position,
+        key_position=given.key_position,
+        mask=given.mask,
+        window=given.window,
+        chunk=given.chunk,
+    )[:, None]
+    scores = scores.masked_fill(~visible, torch.finfo(wide).min)
+    if given.sink is not None:
+        scores = torch.cat((scores, given.sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
+    return scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
+
+
+def weighted_values(*, weights: Tensor, values: Tensor) -> Tensor:
+    """Weights `[B, H, T, S]` and values `[B, Hkv, S, Dv]` -> `[B, T, H*Dv]` of the values' dtype."""
+    (b, heads, t, s), (_, hkv, _, size) = weights.shape, values.shape
+    out = weights.reshape(b, hkv, heads // hkv * t, s) @ values.to(weights.dtype)  # [B, Hkv, H/Hkv * T, Dv]
+    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(values.dtype)
+
+
+@called_with(AttendCached)
 @shares_keys
 def attend_cached(given: AttendCached) -> Tensor:
     """Attention of a call's queries over cached keys (Vaswani et al. 2017, eq. 1; grouped heads: Ainslie et al. 2023).
@@ -127,20 +152,8 @@ def attend_cached(given: AttendCached) -> Tensor:
     empty) and position `[B, T]` (-1 padding) int64 -> `[B, T, H*Dv]` of q's dtype. Scores, softmax and sums are float32
     (float64 for float64 input). A query that sees no key gives zeros. What lies in an unseen slot must be finite.
     """
-    scores = attention_scores.of(given)  # [B, H, T, S]
-    (b, heads, t, s), wide = scores.shape, scores.dtype
-    visible = visible_keys(
-        position=given.position, key_position=given.key_position, mask=given.mask, window=given.window,
-        chunk=given.chunk,
-    )[:, None]  # fmt: skip
-    scores = scores.masked_fill(~visible, torch.finfo(wide).min)
-    if given.sink is not None:
-        scores = torch.cat((scores, given.sink.to(wide)[:, None, None].expand(b, heads, t, 1)), dim=-1)
-    weights = scores.softmax(-1)[..., :s].masked_fill(~visible, 0.0)
-    weights = functional.dropout(weights, given.dropout, given.training)
-    hkv, size = given.values.shape[1], given.values.shape[-1]
-    out = weights.view(b, hkv, heads // hkv * t, s) @ given.values.to(wide)  # [B, Hkv, H/Hkv * T, Dv]
-    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(given.q.dtype)
+    weights = functional.dropout(attention_weights.of(given), given.dropout, given.training)
+    return weighted_values(weights=weights, values=given.values).to(given.q.dtype)
 
 
 @called_with(Attention)

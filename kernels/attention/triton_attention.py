@@ -12,6 +12,7 @@ from ..gpu.op import gpu_op
 from ..kernel import Request
 from ..record import called_with
 from . import reference
+from .dropout import draw_seed, dropped
 from .fields import AttendCached, Attention
 from .shared_rows import shares_keys
 from .triton_backward import launch_backward
@@ -30,8 +31,6 @@ def serves(request: Request) -> str | None:
     for name, size in (("head_dim", head_dim), ("v_head_dim", request.fields.get("v_head_dim") or head_dim)):
         if not isinstance(size, int) or size > WIDEST:
             return f"{name} {size} is more than {WIDEST}"
-    if request.phase == "train" and request.fields.get("dropout"):
-        return "it drops no weights"
     return None
 
 
@@ -42,11 +41,14 @@ def _fake(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
 
 
 def _reference(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
-    q, k, v, position, key_position, bias, distance_bias, sink = x
+    q, k, v, position, key_position, bias, distance_bias, sink, seed = x
     seen = {"position": position, "key_position": key_position}
     biases = {"bias": bias, "distance_bias": distance_bias}
     given = AttendCached(q=q, keys=k, values=v, **seen, **biases, sink=sink, **settings.fields())
-    out = reference.attend_cached.of(given)
+    weights = reference.attention_weights.of(given)
+    if seed is not None:
+        weights = dropped(weights=weights, seed=seed, dropout=settings.dropout)
+    out = reference.weighted_values(weights=weights, values=v)
     scores = reference.attention_scores.of(given)
     visible = reference.visible_keys(**seen, mask=given.mask, window=given.window, chunk=given.chunk)[:, None]
     scores = scores.masked_fill(~visible, -torch.inf)
@@ -127,7 +129,7 @@ def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
         wanted = needs.bias, needs.distance_bias
         of_both = _attention_biases(grad, *x, lse, delta, *ctx.settings, *wanted)
         of_bias, of_distance = (one if is_wanted else None for one, is_wanted in zip(of_both, wanted, strict=True))
-    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, *(None for _ in ctx.settings)
+    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, None, *(None for _ in ctx.settings)
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)
@@ -136,25 +138,26 @@ _attention.register_autograd(_gradients, setup_context=_keep)
 def attention_with_logsumexp(given: AttendCached) -> tuple[Tensor, Tensor]:
     """`reference.attend_cached`, and `[B, H, T]` float32: log2 of what each softmax sums, -inf where it sees nothing.
 
-    Gradients flow through the first alone. Raises ValueError for dropout in training.
+    Gradients flow through the first alone. In training, weights are dropped by `dropout.kept` of a seed that torch's
+    generator gives.
     """
-    if given.training and given.dropout > 0.0:
-        raise ValueError("the Triton kernel has no dropout")
+    dropout = given.dropout if given.training else 0.0
     operands = Operands(
         given.q, given.keys, given.values, given.position, given.key_position, given.bias, given.distance_bias,
-        given.sink,
+        given.sink, draw_seed(given.q) if dropout > 0.0 else None,
     )  # fmt: skip
-    return _attention(*operands, *Settings.of(given, given.head_dim, given.v_head_dim, given.mask))
+    settings = Settings.of(given, given.head_dim, given.v_head_dim, given.mask)._replace(dropout=dropout)
+    return _attention(*operands, *settings)
 
 
 @called_with(AttendCached)
 @shares_keys
 def attend_cached(given: AttendCached) -> Tensor:
-    """`reference.attend_cached`. Raises ValueError for dropout in training."""
+    """`reference.attend_cached`, weights dropped by another mask."""
     return attention_with_logsumexp(given)[0]
 
 
 @called_with(Attention)
 def attention(given: Attention) -> Tensor:
-    """`reference.attention`. Raises ValueError for dropout in training."""
+    """`reference.attention`, weights dropped by another mask."""
     return attend_cached.of(given.cached())

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
+from .dropout import dropped_below
+from .triton_dropout import kept, kept_factor
 from .triton_mask import plan_blocks, visible
 from .triton_scores import alibi_slope
 from .triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, Operands, Settings, bias_strides, power_below, reach_of
@@ -47,12 +49,13 @@ def _delta(
 @triton.jit
 def gradients(
     b_product, b_weighted, b_query, b_key, o_query, o_key, b_lse, b_delta, p_bias, p_distance, s_bias_query, s_bias_key,
-    queries, keys, window, chunk, slope, scale, softcap, reach,
+    queries, keys, window, chunk, slope, scale, softcap, reach, seed, drop, i_batch, i_head,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
     IS_PLAIN: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_DISTANCE: tl.constexpr,
+    HAS_DISTANCE: tl.constexpr, HAS_DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Of products q k and grad v: the weights, and the gradient of the products but for `scale`; tiles either way."""
+    """Of products q k and grad v: the weights that values were read by, the gradient of the scores as the softmax takes
+    them, and that of the products but for `scale`; tiles either way."""
     if IS_PLAIN:
         b_weight = tl.exp2(b_product * (scale * LOG2_E) - b_lse)
         b_bent = b_product
@@ -66,11 +69,17 @@ def gradients(
     if MASKED:
         m_seen = visible(b_query, b_key, window, chunk, CAUSAL, HAS_WINDOW, HAS_CHUNK)
         b_weight = tl.where(m_seen, b_weight, 0.0)
-    b_slope = b_weight * (b_weighted - b_delta)
+    b_read = b_weight
+    if HAS_DROPOUT:
+        m_kept = kept(seed, drop, i_batch, i_head, o_query, o_key)
+        b_read = tl.where(m_kept, b_weight * kept_factor(drop), 0.0)
+        b_weighted = tl.where(m_kept, b_weighted * kept_factor(drop), 0.0)
+    b_added = b_weight * (b_weighted - b_delta)
+    b_slope = b_added
     if HAS_SOFTCAP:
         b_ratio = b_bent / softcap
         b_slope = b_slope * (1 - b_ratio * b_ratio)
-    return b_weight, b_slope
+    return b_read, b_added, b_slope
 
 
 @triton.jit
@@ -84,11 +93,11 @@ def load_lse(p_lse, o_query, queries):
 def _add_keys(
     b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, begin, end, gap_at, gap, p_k, p_v, p_key, p_bias, p_distance,
     s_k, s_v, s_bias_query, s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap,
-    reach,
+    reach, seed, drop, i_batch, i_head,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
     IS_PLAIN: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_DISTANCE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
+    HAS_DISTANCE: tl.constexpr, HAS_DROPOUT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """To the gradient of a block of queries, what the key blocks from begin to end add, without the gap."""
     for i in range(begin, end - gap):
@@ -99,11 +108,11 @@ def _add_keys(
         b_v = load_rows(p_v, p_v, i_key, s_v, keys, v_head_dim, False, not MASKED, BLOCK_N, BLOCK_DV, EVEN_DV)
         b_product = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
         b_weighted = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee")
-        _, b_slope = gradients(
+        _, _, b_slope = gradients(
             b_product, b_weighted, b_query[:, None], b_key[None, :], o_query[:, None], o_key[None, :], b_lse[:, None],
             b_delta[:, None], p_bias, p_distance, s_bias_query, s_bias_key, queries, keys, window, chunk, slope, scale,
-            softcap, reach, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-            HAS_DISTANCE,
+            softcap, reach, seed, drop, i_batch, i_head, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP,
+            HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT,
         )  # fmt: skip
         b_acc = tl.dot(b_slope.to(b_k.dtype), b_k, b_acc, input_precision="ieee")
     return b_acc
@@ -111,14 +120,15 @@ def _add_keys(
 
 @triton.jit
 def _queries(
-    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_grad, p_lse, p_delta, p_grad_q,
+    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_seed, p_grad, p_lse, p_delta, p_grad_q,
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key, s_grad_batch, s_grad,
     batch, heads, queries, keys, group, power, blocks, head_dim, v_head_dim, window, chunk, scale, softcap, reach,
-    at_once,
+    drop, at_once,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, IS_PLAIN: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one block of queries of one head."""
@@ -142,6 +152,7 @@ def _queries(
     if HAS_DISTANCE:
         p_distance += i_head * (2 * reach + 1)
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
+    seed = tl.load(p_seed) if HAS_DROPOUT else 0
     p_plan += (i_batch * blocks + i_block) * 4
     begin, end = tl.load(p_plan), tl.load(p_plan + 1)
     whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
@@ -149,14 +160,14 @@ def _queries(
     b_acc = _add_keys(
         b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, whole, stop, stop, 0, p_k, p_v, p_key, p_bias,
         p_distance, s_k, s_v, s_bias_query, s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk, slope,
-        scale, softcap, reach, False, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-        HAS_DISTANCE, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+        scale, softcap, reach, seed, drop, i_batch, i_head, False, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN,
+        HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
     )  # fmt: skip
     b_acc = _add_keys(
         b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, begin, end, whole, stop - whole, p_k, p_v, p_key,
         p_bias, p_distance, s_k, s_v, s_bias_query, s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk,
-        slope, scale, softcap, reach, True, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-        HAS_DISTANCE, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+        slope, scale, softcap, reach, seed, drop, i_batch, i_head, True, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN,
+        HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
     )  # fmt: skip
     p_grad_q += i_batch * queries * heads * head_dim + i_head * head_dim
     store_rows(p_grad_q, b_acc * scale, i_first, heads * head_dim, queries, head_dim, BLOCK_M, BLOCK_D)
@@ -166,11 +177,11 @@ def _queries(
 def _add_queries(
     b_grad_k, b_grad_v, b_k, b_v, b_key, o_key, begin, end, gap_at, gap, p_q, p_grad, p_position, p_lse, p_delta,
     p_bias, p_distance, s_q, s_grad, s_bias_query, s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk,
-    slope, scale, softcap, reach,
+    slope, scale, softcap, reach, seed, drop, i_batch, i_head,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
     IS_PLAIN: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_DISTANCE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
+    HAS_DISTANCE: tl.constexpr, HAS_DROPOUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """To the gradients of a block of keys and values, what the query blocks from begin to end add, without the gap."""
     for i in range(begin, end - gap):
@@ -185,11 +196,11 @@ def _add_queries(
         b_delta = tl.load(p_delta + o_query, mask=o_query < queries, other=0.0)
         b_product = tl.dot(b_k, tl.trans(b_q), input_precision="ieee")
         b_weighted = tl.dot(b_v, tl.trans(b_grad), input_precision="ieee")
-        b_weight, b_slope = gradients(
+        b_weight, _, b_slope = gradients(
             b_product, b_weighted, b_query[None, :], b_key[:, None], o_query[None, :], o_key[:, None], b_lse[None, :],
             b_delta[None, :], p_bias, p_distance, s_bias_query, s_bias_key, queries, keys, window, chunk, slope, scale,
-            softcap, reach, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-            HAS_DISTANCE,
+            softcap, reach, seed, drop, i_batch, i_head, MASKED, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP,
+            HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT,
         )  # fmt: skip
         b_grad_v = tl.dot(b_weight.to(b_grad.dtype), b_grad, b_grad_v, input_precision="ieee")
         b_grad_k = tl.dot(b_slope.to(b_q.dtype), b_q, b_grad_k, input_precision="ieee")
@@ -198,14 +209,16 @@ def _add_queries(
 
 @triton.jit
 def _keys(
-    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_grad, p_lse, p_delta, p_grad_k, p_grad_v,
+    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_seed, p_grad, p_lse, p_delta, p_grad_k,
+    p_grad_v,
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key, s_grad_batch, s_grad,
     batch, heads, queries, keys, group, power, blocks, head_dim, v_head_dim, window, chunk, scale, softcap, reach,
-    at_once,
+    drop, at_once,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, IS_PLAIN: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block of keys and values of one key head, over all query heads that share it."""
@@ -222,6 +235,7 @@ def _keys(
     p_plan += (i_batch * blocks + i_block) * 4
     begin, end = tl.load(p_plan), tl.load(p_plan + 1)
     whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
+    seed = tl.load(p_seed) if HAS_DROPOUT else 0
     b_grad_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_grad_v = tl.zeros((BLOCK_N, BLOCK_DV), tl.float32)
     for i in range(group):
@@ -238,15 +252,17 @@ def _keys(
         b_grad_k, b_grad_v = _add_queries(
             b_grad_k, b_grad_v, b_k, b_v, b_key, o_key, whole, stop, stop, 0, p_head_q, p_head_grad, p_position,
             p_lse + o_row, p_delta + o_row, p_head_bias, p_head_distance, s_q, s_grad, s_bias_query, s_bias_key,
-            queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, False, CAUSAL,
-            HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, BLOCK_M, BLOCK_D,
+            queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, seed, drop,
+            i_batch, i_head, False, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
+            HAS_DISTANCE, HAS_DROPOUT, BLOCK_M, BLOCK_D,
             BLOCK_DV, EVEN_D, EVEN_DV,
         )  # fmt: skip
         b_grad_k, b_grad_v = _add_queries(
             b_grad_k, b_grad_v, b_k, b_v, b_key, o_key, begin, end, whole, stop - whole, p_head_q, p_head_grad,
             p_position, p_lse + o_row, p_delta + o_row, p_head_bias, p_head_distance, s_q, s_grad, s_bias_query,
-            s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, True,
-            CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, BLOCK_M,
+            s_bias_key, queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, seed,
+            drop, i_batch, i_head, True, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
+            HAS_DISTANCE, HAS_DROPOUT, BLOCK_M,
             BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
         )  # fmt: skip
     m_real = b_key[:, None] >= 0
@@ -268,7 +284,7 @@ def launch_backward(
     D]`.
     """
     grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
-    q, k, v, position, key_position, bias, distance_bias, _ = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     grad_q, delta = q.new_empty(q.shape), torch.empty_like(lse)
@@ -283,15 +299,16 @@ def launch_backward(
     )  # fmt: skip
     key = settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]))
     limits = settings.limits()
-    tensors = (bias, distance_bias, grad, lse, delta)
+    tensors = (bias, distance_bias, seed, grad, lse, delta)
     strides = (
         *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),
         *bias_strides(bias), *grad.stride()[:2], batch, heads, queries, keys, heads // kv_heads, power_below(heads),
     )  # fmt: skip
     fields = (
         settings.head_dim, settings.v_head_dim, settings.window, settings.chunk, settings.scale, settings.softcap,
-        reach_of(distance_bias),
+        reach_of(distance_bias), dropped_below(settings.dropout),
     )  # fmt: skip
+    flags["HAS_DROPOUT"] = seed is not None
     at_once = settings.at_once(k, heads)
 
     config = BACKWARD_QUERIES.config(key)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
+from .dropout import dropped_below
 from .triton_backward import gradients, load_lse
 from .triton_mask import plan_blocks
 from .triton_scores import alibi_slope
@@ -32,11 +33,11 @@ def _tile(
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key, s_grad_batch, s_grad,
     heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale, softcap, reach,
-    i_batch, i_head, i_first, i_key,
+    seed, drop, i_batch, i_head, i_first, i_key,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
-    HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr,
-    EVEN_DV: tl.constexpr,
+    HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr, HAS_DROPOUT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """The gradients of the scores of one pair of blocks after what is added to them, zero where no key is seen, and
     the positions of queries and keys."""
@@ -62,27 +63,31 @@ def _tile(
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
     b_product = tl.dot(b_q, tl.trans(b_k), input_precision="ieee")
     b_weighted = tl.dot(b_grad, tl.trans(b_v), input_precision="ieee")
-    b_weight, _ = gradients(
+    _, b_added, _ = gradients(
         b_product, b_weighted, b_query[:, None], b_key[None, :], o_query[:, None], o_key[None, :], b_lse[:, None],
         b_delta[:, None], p_bias, p_distance, s_bias_query, s_bias_key, queries, keys, window, chunk, slope, scale,
-        softcap, reach, True, CAUSAL, HAS_WINDOW, HAS_CHUNK, False, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE,
+        softcap, reach, seed, drop, i_batch, i_head, True, CAUSAL, HAS_WINDOW, HAS_CHUNK, False, HAS_SOFTCAP, HAS_ALIBI,
+        HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT,
     )  # fmt: skip
-    return b_weight * (b_weighted - b_delta[:, None]), b_query, b_key
+    return b_added, b_query, b_key
 
 
 @triton.jit
 def of_bias(
-    p_q, p_k, p_v, p_position, p_key, p_bias, p_distance, p_grad, p_lse, p_delta, p_out,
+    p_q, p_k, p_v, p_position, p_key, p_bias, p_distance, p_seed, p_grad, p_lse, p_delta, p_out,
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key, s_grad_batch, s_grad,
-    batch, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale, softcap, reach, shared,
+    batch, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale, softcap, reach, drop,
+    shared,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, IS_PLAIN: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradient of a bias `[1 or H, T, S]`, summed over the batch and its `shared` heads."""
     i_key, i_first, i_row = tl.program_id(0) * BLOCK_N, tl.program_id(1) * BLOCK_M, tl.program_id(2)
+    seed = tl.load(p_seed) if HAS_DROPOUT else 0
     b_sum = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for i in range(batch * shared):
         i_batch, i_head = (i_row * 0 + i // shared).to(tl.int64), i_row + i % shared
@@ -90,8 +95,8 @@ def of_bias(
             p_q, p_k, p_v, p_position, p_key, p_bias, p_distance, p_grad, p_lse, p_delta, s_q_batch, s_q, s_k_batch,
             s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key, s_bias_head, s_bias_query, s_bias_key,
             s_grad_batch, s_grad, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale,
-            softcap, reach, i_batch, i_head, i_first, i_key, CAUSAL, HAS_WINDOW, HAS_CHUNK, HAS_SOFTCAP, HAS_ALIBI,
-            HAS_BIAS, HAS_DISTANCE, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+            softcap, reach, seed, drop, i_batch, i_head, i_first, i_key, CAUSAL, HAS_WINDOW, HAS_CHUNK, HAS_SOFTCAP,
+            HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
         )  # fmt: skip
         b_sum += b_tile
     o_query, o_key = i_first + tl.arange(0, BLOCK_M), i_key + tl.arange(0, BLOCK_N)
@@ -102,13 +107,15 @@ def of_bias(
 
 @triton.jit
 def by_distance(
-    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_grad, p_lse, p_delta, p_out,
+    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_seed, p_grad, p_lse, p_delta, p_out,
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key, s_grad_batch, s_grad,
-    batch, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale, softcap, reach, first,
+    batch, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale, softcap, reach, drop,
+    first,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, IS_PLAIN: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr,
     EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """A block of queries of one head: gradients by distance `[T, 2 * reach + 1]` of its queries, into zeros. Rows of
@@ -120,14 +127,16 @@ def by_distance(
     o_query = i_first + tl.arange(0, BLOCK_M)
     m_query = o_query < queries
     p_rows = p_out + (i_row.to(tl.int64) * queries + o_query) * (2 * reach + 1)
+    seed = tl.load(p_seed) if HAS_DROPOUT else 0
     b_before, b_after = tl.zeros((BLOCK_M,), tl.float32), tl.zeros((BLOCK_M,), tl.float32)
     for i in range(begin, end):
         b_tile, b_query, b_key = _tile(
             p_q, p_k, p_v, p_position, p_key, p_bias, p_distance, p_grad, p_lse, p_delta, s_q_batch, s_q, s_k_batch,
             s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key, s_bias_head, s_bias_query, s_bias_key,
             s_grad_batch, s_grad, heads, queries, keys, group, power, head_dim, v_head_dim, window, chunk, scale,
-            softcap, reach, i_batch, i_head, i_first, (begin * 0 + i) * BLOCK_N, CAUSAL, HAS_WINDOW, HAS_CHUNK,
-            HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+            softcap, reach, seed, drop, i_batch, i_head, i_first, (begin * 0 + i) * BLOCK_N, CAUSAL, HAS_WINDOW,
+            HAS_CHUNK, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS, HAS_DISTANCE, HAS_DROPOUT, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV,
+            EVEN_D, EVEN_DV,
         )  # fmt: skip
         b_distance = b_key[None, :] - b_query[:, None]
         m_near = (b_distance > -reach) & (b_distance < reach) & (b_key >= 0)[None, :] & (b_query >= 0)[:, None]
@@ -149,7 +158,7 @@ def launch_bias_gradients(
     The arguments are those of `launch_backward`, delta what it gives.
     """
     grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
-    q, k, v, position, key_position, bias, distance_bias, _ = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     of_bias_, of_distance = q.new_empty(0), q.new_empty(0)
@@ -161,14 +170,15 @@ def launch_bias_gradients(
         *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),
         *bias_strides(bias), *grad.stride()[:2], batch, heads, queries, keys, heads // kv_heads, power_below(heads),
         settings.head_dim, settings.v_head_dim, settings.window, settings.chunk, settings.scale, settings.softcap,
-        reach_of(distance_bias),
+        reach_of(distance_bias), dropped_below(settings.dropout),
     )  # fmt: skip
+    flags["HAS_DROPOUT"] = seed is not None
     is_empty = not lse.numel() or not k.numel()
     if wants_bias and bias is not None:
         of_bias_ = torch.zeros_like(bias) if is_empty else bias.new_empty(bias.shape)
         if not is_empty:
             launchable(of_bias)[(ceil_div(keys, n), ceil_div(queries, m), len(bias))](
-                q, k, v, position, key_position, bias, distance_bias, grad, lse, delta, of_bias_, *strides,
+                q, k, v, position, key_position, bias, distance_bias, seed, grad, lse, delta, of_bias_, *strides,
                 heads // len(bias), **flags, **config,
             )  # fmt: skip
     if wants_distance and distance_bias is not None:
@@ -181,8 +191,8 @@ def launch_bias_gradients(
             count = min(rows, batch - first)
             part = total.new_zeros((count, heads, queries, distance_bias.shape[1]))
             launchable(by_distance)[(ceil_div(queries, m), count * heads)](
-                q, k, v, position, key_position, plan, bias, distance_bias, grad, lse, delta, part, *strides, first,
-                **flags, **config,
+                q, k, v, position, key_position, plan, bias, distance_bias, seed, grad, lse, delta, part, *strides,
+                first, **flags, **config,
             )  # fmt: skip
             total += part.sum((0, 2))
         of_distance = total.to(distance_bias.dtype)

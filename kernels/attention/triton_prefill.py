@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
+from .dropout import dropped_below
+from .triton_dropout import kept, kept_factor
 from .triton_mask import plan_blocks, visible
 from .triton_scores import alibi_slope
 from .triton_settings import (
@@ -34,11 +36,11 @@ from .triton_tiles import load_rows, place, store_rows, unknown_zeros
 def _attend(
     b_acc, b_max, b_sum, b_q, b_query, o_query, begin, end, gap_at, gap,
     p_k, p_v, k_descriptor, v_descriptor, p_key, p_bias, p_distance, s_k, s_v, s_bias_query, s_bias_key,
-    queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach,
+    queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, seed, drop, i_batch, i_head,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
     IS_PLAIN: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_DISTANCE: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
+    HAS_DISTANCE: tl.constexpr, HAS_DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """Adds the key blocks from begin to end, without the `gap` blocks from gap_at on, to the running softmax."""
     for i in range(begin, end - gap):
@@ -68,6 +70,9 @@ def _attend(
         b_weight = tl.exp2(b_score * factor - b_from[:, None])
         b_shrink = tl.exp2(b_max - b_from)
         b_sum = b_sum * b_shrink + tl.sum(b_weight, 1)
+        if HAS_DROPOUT:
+            m_kept = kept(seed, drop, i_batch, i_head, o_query[:, None], o_key[None, :])
+            b_weight = tl.where(m_kept, b_weight, 0.0)
         b_v = load_rows(
             p_v, v_descriptor, i_key, s_v, keys, v_head_dim, DESCRIBED, not MASKED, BLOCK_N, BLOCK_DV, EVEN_DV
         )
@@ -78,15 +83,16 @@ def _attend(
 
 @triton.jit
 def _forward(
-    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_sink, p_out, p_lse,
+    p_q, p_k, p_v, p_position, p_key, p_plan, p_bias, p_distance, p_sink, p_seed, p_out, p_lse,
     s_q_batch, s_q, s_k_batch, s_k_head, s_k, s_v_batch, s_v_head, s_v, s_position, s_key,
     s_bias_head, s_bias_query, s_bias_key,
     batch, heads, queries, keys, group, power, blocks, head_dim, v_head_dim, window, chunk, scale, softcap, reach,
-    at_once,
+    drop, at_once,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, IS_PLAIN: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr, HAS_ALIBI: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_DISTANCE: tl.constexpr,
-    HAS_SINK: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr, EVEN_DV: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr, HAS_SINK: tl.constexpr, DESCRIBED: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, EVEN_D: tl.constexpr,
+    EVEN_DV: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head. `at_once` heads share the chip's cache; among them the last rows go first."""
     i_row, from_last = place(batch * heads, blocks, at_once)
@@ -114,6 +120,7 @@ def _forward(
     if HAS_DISTANCE:
         p_distance += i_head * (2 * reach + 1)
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
+    seed = tl.load(p_seed) if HAS_DROPOUT else 0
 
     p_plan += (i_batch * blocks + i_block) * 4
     begin, end = tl.load(p_plan), tl.load(p_plan + 1)
@@ -128,18 +135,20 @@ def _forward(
     b_acc, b_max, b_sum = _attend(
         b_acc, b_max, b_sum, b_q, b_query, o_query, whole, stop, stop, 0,
         p_k, p_v, k_descriptor, v_descriptor, p_key, p_bias, p_distance, s_k, s_v, s_bias_query, s_bias_key,
-        queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach,
+        queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, seed, drop, i_batch, i_head,
         False, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-        HAS_DISTANCE, DESCRIBED, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+        HAS_DISTANCE, HAS_DROPOUT, DESCRIBED, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
     )  # fmt: skip
     b_acc, b_max, b_sum = _attend(
         b_acc, b_max, b_sum, b_q, b_query, o_query, begin, end, whole, stop - whole,
         p_k, p_v, k_descriptor, v_descriptor, p_key, p_bias, p_distance, s_k, s_v, s_bias_query, s_bias_key,
-        queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach,
+        queries, keys, head_dim, v_head_dim, window, chunk, slope, scale, softcap, reach, seed, drop, i_batch, i_head,
         True, CAUSAL, HAS_WINDOW, HAS_CHUNK, IS_PLAIN, HAS_SOFTCAP, HAS_ALIBI, HAS_BIAS,
-        HAS_DISTANCE, DESCRIBED, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
+        HAS_DISTANCE, HAS_DROPOUT, DESCRIBED, BLOCK_N, BLOCK_D, BLOCK_DV, EVEN_D, EVEN_DV,
     )  # fmt: skip
 
+    if HAS_DROPOUT:
+        b_acc = b_acc * kept_factor(drop)
     m_sees = (b_query >= 0) & (b_sum > 0.0)
     b_out = tl.where(m_sees[:, None], b_acc / tl.where(m_sees, b_sum, 1.0)[:, None], 0.0)
     b_lse = tl.where(m_sees, b_max + tl.log2(tl.where(m_sees, b_sum, 1.0)), -float("inf"))
@@ -153,7 +162,7 @@ def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
 
     out `[B, T, H*Dv]`, logsumexp `[B, H, T]` float32 in units of ln 2, -inf where a query sees nothing.
     """
-    q, k, v, position, key_position, bias, distance_bias, sink = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, sink, seed = x.dense()
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[2]
     heads = q.shape[2] // settings.head_dim
     out = q.new_empty((batch, queries, heads * settings.v_head_dim))
@@ -169,12 +178,12 @@ def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
     sizes = {"row_block": config["BLOCK_M"], "column_block": config["BLOCK_N"]}
     plan = plan_blocks(position, key_position, **sizes, **settings.limits())
     launchable(_forward)[(blocks * batch * heads,)](
-        q, k, v, position, key_position, plan, bias, distance_bias, sink, out, lse,
+        q, k, v, position, key_position, plan, bias, distance_bias, sink, seed, out, lse,
         q.stride(0), q.stride(1), *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),
         *bias_strides(bias), batch, heads, queries, keys, heads // k.shape[1], power_below(heads), blocks,
         settings.head_dim, settings.v_head_dim, settings.window, settings.chunk, settings.scale, settings.softcap,
-        reach_of(distance_bias), settings.at_once(k, heads),
-        DESCRIBED=described, HAS_SINK=sink is not None, **flags, **config,
+        reach_of(distance_bias), dropped_below(settings.dropout), settings.at_once(k, heads),
+        DESCRIBED=described, HAS_SINK=sink is not None, HAS_DROPOUT=seed is not None, **flags, **config,
     )  # fmt: skip
     return out, lse
 

@@ -31,6 +31,8 @@ class Operands(NamedTuple):
     bias: Tensor | None
     distance_bias: Tensor | None
     sink: Tensor | None
+    seed: Tensor | None = None
+    """Of the mask by which weights are dropped, `[1]` int64; absent: none are."""
 
     def dense(self) -> Operands:
         """The same, last elements side by side, as they nearly always are."""
@@ -38,7 +40,7 @@ class Operands(NamedTuple):
             x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5]
         )
         distance_bias = None if self.distance_bias is None else self.distance_bias.contiguous()
-        return Operands(q, k, v, position, key_position, self.bias, distance_bias, self.sink)
+        return Operands(q, k, v, position, key_position, self.bias, distance_bias, self.sink, self.seed)
 
 
 class Settings(NamedTuple):
@@ -53,6 +55,8 @@ class Settings(NamedTuple):
     scale: float
     softcap: float
     alibi: bool
+    dropout: float = 0.0
+    """The part of the weights that is left out."""
 
     @staticmethod
     def of(given: Scores, head_dim: int, v_head_dim: int | None, mask: MaskKind = "causal") -> Settings:

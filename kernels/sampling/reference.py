@@ -128,13 +128,18 @@ def random_word(seed: int, step: int) -> int:
 def random_words(seed: Tensor, step: Tensor) -> Tensor:
     """`random_word` of every row, as int64, without a look at a number: for steps that are recorded."""
     zero = torch.zeros_like(step)
-    counter = [step & _WORD, (step >> 32) & _WORD, zero, zero]
+    return philox(seed, (step & _WORD, (step >> 32) & _WORD, zero, zero))
+
+
+def philox(seed: Tensor, counter: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """The first 32 bits of Philox 4x32-10 at key `seed` int64 and a counter of four words, all as int64."""
+    one, two, three, four = counter
     keys = [seed & _WORD, (seed >> 32) & _WORD]
     for _ in range(10):
-        (high_a, low_a), (high_b, low_b) = (_product(counter[2 * i], _ROUNDS[i][0]) for i in range(2))
-        counter = [high_b ^ counter[1] ^ keys[0], low_b, high_a ^ counter[3] ^ keys[1], low_a]
+        (high_a, low_a), (high_b, low_b) = _product(one, _ROUNDS[0][0]), _product(three, _ROUNDS[1][0])
+        one, two, three, four = high_b ^ two ^ keys[0], low_b, high_a ^ four ^ keys[1], low_a
         keys = [(key + raised) & _WORD for key, (_, raised) in zip(keys, _ROUNDS, strict=True)]
-    return counter[0]
+    return one
 
 
 def _product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

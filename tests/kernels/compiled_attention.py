@@ -6,17 +6,19 @@ from .compile_for_gpu import Case
 
 FORWARD = {
     "p_q": "*bf16:16", "p_k": "*bf16:16", "p_v": "*bf16:16", "p_position": "*i64:16", "p_key": "*i64:16",
-    "p_plan": "*i32:16", "p_bias": "None", "p_distance": "None", "p_sink": "None", "p_out": "*bf16:16",
-    "p_lse": "*fp32:16", "s_q_batch": "i32:16", "s_q": "i32:16", "s_k_batch": "i32:16", "s_k_head": "i32:16",
+    "p_plan": "*i32:16", "p_bias": "None", "p_distance": "None", "p_sink": "None", "p_seed": "None",
+    "p_out": "*bf16:16", "p_lse": "*fp32:16", "s_q_batch": "i32:16", "s_q": "i32:16", "s_k_batch": "i32:16",
+    "s_k_head": "i32:16",
     "s_k": "i32:16", "s_v_batch": "i32:16", "s_v_head": "i32:16", "s_v": "i32:16", "s_position": "i32:16",
     "s_key": "i32:16", "s_bias_head": "i32", "s_bias_query": "i32", "s_bias_key": "i32", "batch": "i32",
     "heads": "i32:16", "queries": "i32:16", "keys": "i32:16", "group": "i32", "power": "i32", "blocks": "i32",
     "head_dim": "i32:16", "v_head_dim": "i32:16", "window": "i32", "chunk": "i32", "scale": "fp32",
-    "softcap": "fp32", "reach": "i32", "at_once": "i32",
+    "softcap": "fp32", "reach": "i32", "drop": "i32", "at_once": "i32",
 }  # fmt: skip
 PLAIN = {
     "CAUSAL": True, "HAS_WINDOW": False, "HAS_CHUNK": False, "IS_PLAIN": True, "HAS_SOFTCAP": False,
-    "HAS_ALIBI": False, "HAS_BIAS": False, "HAS_DISTANCE": False, "HAS_SINK": False, "DESCRIBED": False,
+    "HAS_ALIBI": False, "HAS_BIAS": False, "HAS_DISTANCE": False, "HAS_DROPOUT": False, "HAS_SINK": False,
+    "DESCRIBED": False,
     "EVEN_D": True, "EVEN_DV": True,
 }  # fmt: skip
 ALL = {**PLAIN, "HAS_WINDOW": True, "HAS_CHUNK": True, "IS_PLAIN": False, "HAS_SOFTCAP": True, "HAS_ALIBI": True,
@@ -116,6 +118,8 @@ def of_biases(
 
 BY_DISTANCE = {**PLAIN, "CAUSAL": False, "IS_PLAIN": False, "HAS_DISTANCE": True}
 BY_PAIR = {**PLAIN, "IS_PLAIN": False, "HAS_BIAS": True}
+DROPPING = {"HAS_DROPOUT": True}
+SEED = {"p_seed": "*i64:16"}
 TMA = {**PLAIN, "DESCRIBED": True}
 
 CASES = (
@@ -131,6 +135,8 @@ CASES = (
     forward("all", 64, 32, 128, 128, 8, 3, ALL, OPERANDS),
     forward("all", 128, 32, 64, 64, 8, 3, ALL, OPERANDS),
     forward("all", 64, 32, 256, 256, 8, 2, ALL, OPERANDS),
+    forward("dropping", 128, 64, 128, 128, 8, 3, {**PLAIN, **DROPPING}, SEED),
+    forward("dropping", 128, 128, 64, 64, 8, 3, {**PLAIN, **DROPPING}, SEED),
     forward("float32", 32, 16, 128, 128, 8, 2, PLAIN, SINGLE),
     forward("float32", 32, 32, 64, 64, 8, 2, PLAIN, SINGLE),
     forward("float32", 16, 16, 256, 256, 4, 1, PLAIN, SINGLE),
@@ -142,6 +148,10 @@ CASES = (
     backward("keys", "causal", 16, 64, 256, 8, 2, PLAIN, {}, spills=64),
     backward("queries", "all", 64, 32, 128, 8, 2, ALL, BIASES),
     backward("keys", "all", 16, 64, 128, 8, 2, ALL, BIASES),
+    backward("queries", "dropping", 128, 64, 128, 8, 2, {**PLAIN, **DROPPING}, SEED),
+    backward("keys", "dropping", 32, 128, 128, 8, 2, {**PLAIN, **DROPPING}, SEED, spills=64),
+    backward("queries", "dropping", 128, 64, 64, 8, 2, {**PLAIN, **DROPPING}, SEED),
+    backward("keys", "dropping", 32, 128, 64, 8, 2, {**PLAIN, **DROPPING}, SEED),
     backward("queries", "float32", 32, 16, 64, 8, 1, PLAIN, SINGLE_QUERIES),
     backward("keys", "float32", 16, 32, 64, 8, 1, PLAIN, SINGLE_KEYS),
     backward("queries", "float32", 16, 16, 128, 4, 1, PLAIN, SINGLE_QUERIES),
@@ -149,6 +159,7 @@ CASES = (
     of_biases("by_distance", "T5", 64, 64, 64, 2, BY_DISTANCE, {"p_distance": "*bf16:16"}),
     of_biases("by_distance", "all", 64, 32, 128, 2, ALL, BIASES),
     of_biases("of_bias", "plain", 64, 64, 64, 2, BY_PAIR, {"p_bias": "*bf16:16"}),
+    of_biases("of_bias", "dropping", 64, 64, 64, 2, {**BY_PAIR, **DROPPING}, {"p_bias": "*bf16:16", **SEED}),
     of_biases("of_bias", "all", 64, 32, 128, 2, ALL, BIASES),
     Case(
         name="attention spans",

@@ -89,14 +89,15 @@ def test_rows_that_do_not_fit_the_scratch(reach: int, scratch: int, monkeypatch:
 
 
 def test_training_is_refused_where_it_must_be() -> None:
-    def request(shapes: dict[str, tuple[int | str, ...]], **fields: object) -> Request:
+    def request(shapes: dict[str, tuple[int | str, ...]], dtype: str = "bfloat16", **fields: object) -> Request:
         fields = {"head_dim": 64, **fields}
-        return Request(op="attention", fields=fields, shapes=shapes, dtype="bfloat16", device="cuda", phase="train")
+        return Request(op="attention", fields=fields, shapes=shapes, dtype=dtype, device="cuda", phase="train")
 
     assert serves(request({})) is None
     assert serves(request({"sink": (8,)}, dropout=0.0)) is None
     assert serves(request({"bias": (8, "T", "T"), "distance_bias": (8, 9)})) is None
-    assert "drops no weights" in str(serves(request({}, dropout=0.1)))
+    assert serves(request({}, dropout=0.1)) is None
+    assert serves(request({}, "float64")) == "sums are float32"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
