@@ -137,10 +137,10 @@ def attention_weights(given: AttendCached) -> Tensor:
 
 
 def weighted_values(*, weights: Tensor, values: Tensor) -> Tensor:
-    """Weights `[B, H, T, S]` and values `[B, Hkv, S, Dv]` -> `[B, T, H*Dv]` of the values' dtype."""
+    """Weights `[B, H, T, S]` and values `[B, Hkv, S, Dv]` -> `[B, T, H*Dv]` of the weights' dtype."""
     (b, heads, t, s), (_, hkv, _, size) = weights.shape, values.shape
     out = weights.reshape(b, hkv, heads // hkv * t, s) @ values.to(weights.dtype)  # [B, Hkv, H/Hkv * T, Dv]
-    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size).to(values.dtype)
+    return out.view(b, heads, t, size).transpose(1, 2).reshape(b, t, heads * size)
 
 
 @called_with(AttendCached)

@@ -48,7 +48,7 @@ def _reference(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
     weights = reference.attention_weights.of(given)
     if seed is not None:
         weights = dropped(weights=weights, seed=seed, dropout=settings.dropout)
-    out = reference.weighted_values(weights=weights, values=v)
+    out = reference.weighted_values(weights=weights, values=v).to(q.dtype)
     scores = reference.attention_scores.of(given)
     visible = reference.visible_keys(**seen, mask=given.mask, window=given.window, chunk=given.chunk)[:, None]
     scores = scores.masked_fill(~visible, -torch.inf)
