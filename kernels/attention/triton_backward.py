@@ -297,7 +297,7 @@ def launch_backward(
         out, grad, grad.stride(0), grad.stride(1), delta, queries, heads, settings.v_head_dim, BLOCK_M=block,
         BLOCK_DV=flags["BLOCK_DV"],
     )  # fmt: skip
-    key = settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]))
+    key = settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]) and seed is None)
     limits = settings.limits()
     tensors = (bias, distance_bias, seed, grad, lse, delta)
     strides = (

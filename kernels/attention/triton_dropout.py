@@ -5,7 +5,7 @@ rounds a pair and pass, some 60 whole-number instructions: beside two products o
 is what bounds the step, several times over. A step without dropout pays nothing.
 """
 
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton

@@ -170,7 +170,7 @@ def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
     if not lse.numel() or not keys:
         return out.zero_(), lse.fill_(-torch.inf)
     flags = settings.flags(bias, distance_bias)
-    config = dict(FORWARD.config(settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]))))
+    config = dict(FORWARD.config(settings.key(q, keys, is_plain=bool(flags["IS_PLAIN"]) and seed is None)))
     described = bool(config.pop("DESCRIBED", 0)) and can_describe(k) and can_describe(v)
     if described:
         provide_scratch()

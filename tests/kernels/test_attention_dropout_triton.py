@@ -3,6 +3,8 @@
 # pyright: basic
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +43,9 @@ def exact(given: Attention) -> Tensor:
     )
 
 
-def gradients(function: object, dtype: torch.dtype, dropout: float, fields: dict[str, object]) -> dict[str, Tensor]:
+def gradients(
+    function: Callable[..., Tensor], dtype: torch.dtype, dropout: float, fields: dict[str, object]
+) -> dict[str, Tensor]:
     """The output, and the gradients of every float operand. Keys are shared by heads, rows padded."""
     make = torch.Generator().manual_seed(3)
     shapes = {
