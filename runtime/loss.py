@@ -95,8 +95,8 @@ def is_plain(head: object) -> bool:
     """Whether nobody wraps, hooks, shards or parametrises the layer, so that its weight says all that it does."""
     if type(head) is not Linear or head.bias is not None or type(head.weight) is not nn.Parameter:
         return False
-    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)  # pyright: ignore[reportPrivateUsage]
-    return not any(hooks)
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any(vars(head)[kind] for kind in kinds)
 
 
 def require_logits(program: Program, cache: object) -> None:
