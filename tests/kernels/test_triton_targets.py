@@ -20,7 +20,7 @@ from llmc.kernels.gpu.tuning import Tunable
 from .recorded_launches import Recorded, record
 
 NEAR = "latent_attention.triton_decode:latent_kernel"
-"""The kernel that is compiled always: the one that takes most of a block's shared memory."""
+"""The kernel that is compiled with the coverage: the one that takes most of a block's shared memory."""
 
 
 def modules() -> Iterator[tuple[Path, ModuleType]]:
@@ -57,6 +57,7 @@ def complaints(architecture: str, recorded: Recorded) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_the_benchmark_launches_every_kernel_and_asks_for_every_tunable(tmp_path: Path) -> None:
     """So that none is measured or tuned by nobody: a new one wants a case in tools/bench/gpu_cases."""
     recorded = record("sm_89", tmp_path, only=[NEAR], is_wide=False)
