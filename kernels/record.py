@@ -56,8 +56,13 @@ def called_with(
 
 
 def shared(x: object, record: type) -> dict[str, Any]:
-    """What x says of another record's fields, by name: `Wide(more=1, **shared(x, Narrow))`. It must have all of them.
+    """What x says of another record's fields, by name: `Wide(more=1, **shared(x, Narrow))`."""
+    return {name: getattr(x, name) for name in _names(record)}
 
-    The names are not asked of `dataclasses.fields`, which torch's compiler cannot follow.
-    """
-    return {name: getattr(x, name) for name in cast("Any", record).__dataclass_fields__}
+
+def _names(record: type) -> tuple[str, ...]:
+    return tuple(cast("Any", record).__dataclass_fields__)
+
+
+cast("Any", _names)._dynamo_marked_constant = True
+"""torch's compiler takes the names as they are (`torch.compiler.assume_constant_result`, without importing torch)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     import torch
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
     torch.set_num_threads(1)
     # The default run draws the same examples each time: what is green stays green. `--slow` looks for new ones.
-    settings.register_profile("default", max_examples=20, deadline=None, derandomize=True)
-    settings.register_profile("slow", max_examples=200, deadline=None)
+    shared: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # machines are shared
+    settings.register_profile("default", max_examples=20, derandomize=True, **shared)
+    settings.register_profile("slow", max_examples=200, **shared)
     settings.load_profile("slow" if config.getoption("--slow") else "default")
 
 

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from ..cache import reference as cache_reference
 from ..cache.reference import KvState
 from ..kernel import Request, resolve
+from ..norm import reference as norm_reference
 from ..record import Called, called_with
 from . import sdpa
 from .fields import AppendAttend, AttendCached
@@ -41,21 +43,25 @@ def _attending(request: Request) -> Request:
 @called_with(AppendAttend)
 def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference. Triton kernels: of norms, of the append, of attention."""
-    attend = "triton_decode" if given.position.shape[1] == 1 else "triton_attention"
-    return _apart("norm.triton_rms_norm", "cache.triton_append", f"attention.{attend}", given)
+    from ..cache import triton_append
+    from ..norm import triton_rms_norm
+    from . import triton_attention, triton_decode
+
+    attends = triton_decode if given.position.shape[1] == 1 else triton_attention
+    return _apart(triton_rms_norm, triton_append, attends, given)
 
 
 @called_with(AppendAttend)
 def append_attend_sdpa(given: AppendAttend) -> tuple[Tensor, KvState]:
     """Arguments and result are those of the reference; attention is torch's operator."""
-    return _apart("norm.reference", "cache.reference", "attention.sdpa", given)
+    return _apart(norm_reference, cache_reference, sdpa, given)
 
 
-def _apart(norms: str, appends: str, attends: str, given: AppendAttend) -> tuple[Tensor, KvState]:
+def _apart(norms: Any, appends: Any, attends: Any, given: AppendAttend) -> tuple[Tensor, KvState]:
     """The three steps, by the functions of these modules that have the names of the ops."""
     q, k = given.q, given.k
     if given.q_norm_weight is not None:
-        norm = cast("Callable[..., Tensor]", resolve(f"{norms}:rms_norm"))
+        norm = cast("Callable[..., Tensor]", norms.rms_norm)
         options = {"eps": given.norm_eps, "weight_offset": given.norm_offset, "head_dim": given.key_dim}
         q, k = norm(x=q, weight=given.q_norm_weight, **options), norm(x=k, weight=given.k_norm_weight, **options)
     added: dict[str, Any] = {
@@ -67,7 +73,7 @@ def _apart(norms: str, appends: str, attends: str, given: AppendAttend) -> tuple
     if given.table is not None:
         name = f"rope_{name}"
         added |= {"q": q, "table": given.table, "rotary_dim": given.rotary_dim, "layout": given.layout}
-    append = cast("Callable[..., tuple[Any, ...]]", resolve(f"{appends}:{name}"))
+    append = cast("Callable[..., tuple[Any, ...]]", getattr(appends, name))
     state, keys, values, at, *turned = append(k=k, **added)
-    attend = cast("Called[..., AttendCached, Tensor]", resolve(f"{attends}:attend_cached"))
+    attend = cast("Called[..., AttendCached, Tensor]", attends.attend_cached)
     return attend.of(given.attending(turned[0] if turned else q, keys, values, at)), state

@@ -16,22 +16,27 @@ def guarded(place: str, kernels: Sequence[tuple[str, Loader]]) -> Callable[..., 
     """A function that runs the first kernel, and from the first failure to compile on the one after it.
 
     place: the node as a reader of the spec knows it, `layers.attend (attend_cached, specs/x.yaml:65)`; kernels: names
-    and implementations in order of preference, the reference last. Errors of any other kind are raised.
+    and implementations in order of preference, the reference last. Errors of any other kind are raised. To
+    torch's compiler it is the kernel in use, for nothing has run when that compiles.
     """
-    left = list(kernels)
-    first = left[0][1]()
-    current = [first]
+    import torch
 
-    @functools.wraps(first)
+    left = list(kernels)
+    function = left[0][1]()
+
+    @functools.wraps(function)
     def run(**operands: object) -> object:
+        nonlocal function
+        if torch.compiler.is_compiling():
+            return function(**operands)
         while True:
             try:
-                return current[0](**operands)
+                return function(**operands)
             except Exception as error:
                 if len(left) == 1 or not is_compile_failure(error):
                     raise
                 name, _ = left.pop(0)
-                current[0] = left[0][1]()
+                function = left[0][1]()
                 warnings.warn(
                     f"{place}: kernel {name} does not compile here and is set aside for {left[0][0]}"
                     f" ({_described(operands)}): {_first_line(error)}",

@@ -218,4 +218,10 @@ _table = gpu_op("rope_table", _launch, fake=_fake, reference=_reference)
 @called_with(RopeTable)
 def rope_table(given: RopeTable) -> Tensor:
     """Arguments and result are those of the reference."""
-    return _table(given.position, given.rotary_dim, json.dumps(shared(given, RopeLaw)))
+    return _table(given.position, given.rotary_dim, _written(**shared(given, RopeLaw)))
+
+
+@torch.compiler.assume_constant_result
+def _written(**options: object) -> str:
+    """As one argument of a torch operator, which takes no records."""
+    return json.dumps(options)
