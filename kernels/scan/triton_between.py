@@ -7,12 +7,13 @@ import triton
 import triton.language as tl
 
 from .triton_chunked import state_product
+from .triton_crossing import factors
 
 
 @triton.jit
 def solved(
     p_inverse, p_solves, p_feed, p_v, p_position, p_beta, p_dt, p_w, p_u,
-    tokens, padded, heads, key_dim, value_dim, v_row, beta_row,
+    tokens, count, padded, heads, key_dim, value_dim, v_row, beta_row,
     UPDATE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Of one chunk of one head: p_w `[C, Dk]` what the state before it takes from u, p_u `[C, Dv]` the rest of u."""
@@ -28,7 +29,7 @@ def solved(
     PRECISION: tl.constexpr = "ieee" if p_w.dtype.element_ty == tl.float32 else "tf32"  # pyright: ignore
     b_w = tl.dot(b_inverse, b_solves.to(tl.float32), input_precision=PRECISION)
     tl.store(p_w + o_row[:, None] * key_dim + o_k[None, :], b_w.to(DTYPE), mask=m_k[None, :])
-    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0
+    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < count, other=-1) >= 0
     for i in range(tl.cdiv(value_dim, BLOCK_V)):
         o_v = i * BLOCK_V + tl.arange(0, BLOCK_V)
         m_v = o_v < value_dim
@@ -50,13 +51,13 @@ def solved(
 @triton.jit
 def between(
     p_v, p_position, p_skip, p_scores, p_scores_v, p_reads, p_writes, p_writes_v, p_w, p_u, p_whole, p_initial, p_final,
-    p_out, p_states, p_solution, tokens, padded, heads, key_dim, value_dim, v_row, scale,
+    p_out, p_states, p_solution, tokens, count, padded, per_segment, heads, key_dim, value_dim, v_row, scale,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_V columns of one head, chunk by chunk; operands as `inside` and `solved` leave them.
+    """BLOCK_V columns of one head and segment, chunk by chunk; operands as `inside` and `solved` leave them.
 
-    Where given, p_states `[B, H, N, Dk, Dv]` keeps the state before each chunk and p_solution `[B, H, T, Dv]` keeps u;
-    p_out may then be absent.
+    p_initial, p_final `[S, B*H, Dk, Dv]`, before and after each segment: zeros and not wanted where absent, as p_out.
+    Where given, p_states `[B, H, N, Dk, Dv]` keeps the state before each chunk and p_solution `[B, H, T, Dv]` keeps u.
     """
     i_bh = tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
@@ -64,15 +65,17 @@ def between(
     m_k, m_v = o_k < key_dim, o_v < value_dim
     m_causal = o_c[:, None] >= o_c[None, :]
     m_s = m_k[:, None] & m_v[None, :]
-    o_s = (i_bh * key_dim + o_k[:, None]) * value_dim + o_v[None, :]
+    i_head = tl.program_id(2) * tl.num_programs(1) + i_bh
+    o_s = (i_head * key_dim + o_k[:, None]) * value_dim + o_v[None, :]
     b_s = tl.zeros((BLOCK_K, BLOCK_V), tl.float32)
     if p_initial is not None:
         b_s = tl.load(p_initial + o_s, mask=m_s, other=0.0).to(tl.float32)
     DTYPE: tl.constexpr = p_reads.dtype.element_ty
     chunks = padded // CHUNK
-    for i in range(chunks):
+    begin = tl.program_id(2) * per_segment
+    for i in range(begin, tl.minimum(begin + per_segment, chunks)):
         o_t = i * CHUNK + o_c
-        m_in = o_t < tokens
+        m_in = o_t < count
         m_t = tl.load(p_position + i_b * tokens + o_t, mask=m_in, other=-1) >= 0
         o_row = i_bh * padded + o_t
         o_square = o_row[:, None] * CHUNK + o_c[None, :]
@@ -103,13 +106,10 @@ def between(
             p_to = p_out + (i_b * tokens + o_t)[:, None] * (heads * value_dim) + i_h * value_dim + o_v[None, :]
             b_out = tl.where(m_t[:, None], b_out, 0.0).to(p_out.dtype.element_ty)
             tl.store(p_to, b_out, mask=m_in[:, None] & m_v[None, :])
-        if PER_CHANNEL:
-            b_whole = tl.load(p_whole + (i_bh * chunks + i) * key_dim + o_k, mask=m_k, other=0.0)
-            b_s *= tl.exp(b_whole)[:, None]
-        else:
-            b_s *= tl.exp(tl.load(p_whole + i_bh * chunks + i))
+        b_s *= factors(p_whole, i_bh * chunks + i, o_k, m_k, key_dim, PER_CHANNEL)
         b_s += tl.dot(tl.trans(b_writes), b_u, input_precision="ieee")
         if UPDATE == "erase_write":
             b_writes_v = tl.load(p_writes_v + o_key, mask=m_k[None, :], other=0.0)
             b_s += tl.dot(tl.trans(b_writes_v), b_v, input_precision="ieee")
-    tl.store(p_final + o_s, b_s, mask=m_s)
+    if p_final is not None:
+        tl.store(p_final + o_s, b_s, mask=m_s)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .triton_chunked import state_product
+from .triton_crossing import factors
 
 
 @triton.jit
@@ -27,11 +28,12 @@ def product(b_x, b_y, PRECISION: tl.constexpr):
 @triton.jit
 def between_backward(
     p_grad, p_position, p_scores, p_reads, p_writes, p_w, p_whole, p_end, p_slopes, p_grad_u, p_begin,
-    tokens, padded, heads, key_dim, value_dim, grad_row, scale,
+    tokens, count, padded, per_segment, heads, key_dim, value_dim, grad_row, scale,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_V columns of one head, from the last chunk to the first: p_slopes `[B, H, N, Dk, Dv]`, the gradient of the
-    state after each chunk, p_grad_u `[B, H, T, Dv]` that of u, p_begin, p_end `[B, H, Dk, Dv]` of the states."""
+    """BLOCK_V columns of one head and segment, from its last chunk: p_slopes `[B, H, N, Dk, Dv]`, the gradient of the
+    state after each chunk, p_grad_u `[B, H, T, Dv]` that of u, where given; p_end, p_begin `[S, B*H, Dk, Dv]` of the
+    state after and before each segment, zeros and not wanted where absent."""
     i_bh = tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     o_c, o_k, o_v = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K), tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -40,44 +42,46 @@ def between_backward(
     m_s = m_k[:, None] & m_v[None, :]
     o_s = o_k[:, None] * value_dim + o_v[None, :]
     size = key_dim * value_dim
+    i_head = tl.program_id(2) * tl.num_programs(1) + i_bh
     b_slope = tl.zeros((BLOCK_K, BLOCK_V), tl.float32)
     if p_end is not None:
-        b_slope = tl.load(p_end + i_bh * size + o_s, mask=m_s, other=0.0).to(tl.float32)
+        b_slope = tl.load(p_end + i_head * size + o_s, mask=m_s, other=0.0).to(tl.float32)
     DTYPE: tl.constexpr = p_reads.dtype.element_ty
     chunks = padded // CHUNK
-    for n in range(chunks):
-        i = chunks - 1 - n
+    begin = tl.program_id(2) * per_segment
+    end = tl.minimum(begin + per_segment, chunks)
+    for n in range(end - begin):
+        i = end - 1 - n
         o_t = i * CHUNK + o_c
-        m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0
+        m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < count, other=-1) >= 0
         o_row = i_bh * padded + o_t
         o_key = o_row[:, None] * key_dim + o_k[None, :]
-        tl.store(p_slopes + (i_bh * chunks + i) * size + o_s, b_slope.to(p_slopes.dtype.element_ty), mask=m_s)
+        if p_slopes is not None:
+            tl.store(p_slopes + (i_bh * chunks + i) * size + o_s, b_slope.to(p_slopes.dtype.element_ty), mask=m_s)
         p_from = p_grad + (i_b * tokens + o_t)[:, None] * grad_row + i_h * value_dim + o_v[None, :]
         b_grad = tl.load(p_from, mask=m_t[:, None] & m_v[None, :], other=0.0).to(DTYPE)
         b_scores = tl.load(p_scores + o_row[:, None] * CHUNK + o_c[None, :], mask=m_causal, other=0.0)
         b_writes = tl.load(p_writes + o_key, mask=m_k[None, :], other=0.0)
         b_grad_u = tl.dot(tl.trans(b_scores), b_grad, input_precision="ieee") * scale
         b_grad_u += state_product(b_writes, b_slope)
-        p_to = p_grad_u + o_row[:, None] * value_dim + o_v[None, :]
-        tl.store(p_to, b_grad_u.to(p_grad_u.dtype.element_ty), mask=m_v[None, :])
+        if p_grad_u is not None:
+            p_to = p_grad_u + o_row[:, None] * value_dim + o_v[None, :]
+            tl.store(p_to, b_grad_u.to(p_grad_u.dtype.element_ty), mask=m_v[None, :])
         b_reads = tl.load(p_reads + o_key, mask=m_k[None, :], other=0.0)
-        if PER_CHANNEL:
-            b_whole = tl.load(p_whole + (i_bh * chunks + i) * key_dim + o_k, mask=m_k, other=0.0)
-            b_slope *= tl.exp(b_whole)[:, None]
-        else:
-            b_slope *= tl.exp(tl.load(p_whole + i_bh * chunks + i))
+        b_slope *= factors(p_whole, i_bh * chunks + i, o_k, m_k, key_dim, PER_CHANNEL)
         b_slope += tl.dot(tl.trans(b_reads), b_grad, input_precision="ieee") * scale
         if UPDATE != "add":
             b_w = tl.load(p_w + o_key, mask=m_k[None, :], other=0.0)
             b_slope -= state_product(tl.trans(b_w), b_grad_u)
-    tl.store(p_begin + i_bh * size + o_s, b_slope, mask=m_s)
+    if p_begin is not None:
+        tl.store(p_begin + i_head * size + o_s, b_slope, mask=m_s)
 
 
 @triton.jit
 def values_backward(
     p_grad, p_v, p_position, p_skip, p_beta, p_dt, p_inverse, p_scores_v, p_writes_v, p_feed, p_slopes, p_grad_u,
     p_grad_v, p_grad_amount, p_grad_skip,
-    tokens, padded, heads, key_dim, value_dim, grad_row, v_row, beta_row, scale,
+    tokens, count, padded, heads, key_dim, value_dim, grad_row, v_row, beta_row, scale,
     UPDATE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one head: p_grad_u becomes the gradient of the right side that u is solved from. Gradients of v, of
@@ -86,7 +90,7 @@ def values_backward(
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     o_c, o_k = tl.arange(0, CHUNK), tl.arange(0, BLOCK_K)
     o_t, m_k = i_chunk * CHUNK + o_c, o_k < key_dim
-    m_in = o_t < tokens
+    m_in = o_t < count
     m_t = tl.load(p_position + i_b * tokens + o_t, mask=m_in, other=-1) >= 0
     o_in, o_row = i_b * tokens + o_t, i_bh * padded + o_t
     o_square = o_row[:, None] * CHUNK + o_c[None, :]
@@ -136,7 +140,7 @@ def values_backward(
 @triton.jit
 def squares_backward(
     p_grad, p_v, p_position, p_u, p_right, p_grad_scores, p_grad_system, p_grad_scores_v, p_grad_feed,
-    tokens, padded, heads, value_dim, grad_row, v_row, scale,
+    tokens, count, padded, heads, value_dim, grad_row, v_row, scale,
     UPDATE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_V: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One chunk of one head: the gradients of the scores and the system, `[C, C]`, and of what feeds v into these.
@@ -147,7 +151,7 @@ def squares_backward(
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     o_c = tl.arange(0, CHUNK)
     o_t = tl.program_id(0) * CHUNK + o_c
-    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0
+    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < count, other=-1) >= 0
     o_in, o_row = i_b * tokens + o_t, i_bh * padded + o_t
     b_scores, b_system = tl.zeros((CHUNK, CHUNK), tl.float32), tl.zeros((CHUNK, CHUNK), tl.float32)
     b_scores_v, b_feed = tl.zeros((CHUNK, CHUNK), tl.float32), tl.zeros((CHUNK, CHUNK), tl.float32)
@@ -183,7 +187,7 @@ def squares_backward(
 def keys_backward(
     p_grad, p_v, p_position, p_u, p_right, p_whole, p_states, p_slopes,
     p_grad_reads, p_grad_solves, p_grad_writes, p_grad_writes_v, p_grad_whole,
-    tokens, padded, heads, key_dim, value_dim, grad_row, v_row, scale,
+    tokens, count, padded, heads, key_dim, value_dim, grad_row, v_row, scale,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -194,7 +198,7 @@ def keys_backward(
     i_b, i_h = i_bh // heads, tl.program_id(1) % heads
     o_c, o_k = tl.arange(0, CHUNK), (tl.program_id(0) % parts) * BLOCK_K + tl.arange(0, BLOCK_K)
     o_t, m_k = i_chunk * CHUNK + o_c, o_k < key_dim
-    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < tokens, other=-1) >= 0
+    m_t = tl.load(p_position + i_b * tokens + o_t, mask=o_t < count, other=-1) >= 0
     o_in, o_row = i_b * tokens + o_t, i_bh * padded + o_t
     o_s = (i_bh * chunks + i_chunk) * key_dim * value_dim
     b_reads, b_writes = tl.zeros((CHUNK, BLOCK_K), tl.float32), tl.zeros((CHUNK, BLOCK_K), tl.float32)

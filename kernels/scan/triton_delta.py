@@ -4,7 +4,8 @@ Gated linear attention, the gated delta rule (Yang et al. 2024, section 3), Kimi
 erase and write (Peng et al. 2025): inside a chunk, what is written solves `(I + A) u = right - W S`, so that scores,
 inverse and products run for all chunks side by side, and only three products of matrices a chunk wait for the state.
 The floor is k, q, v, the decays and the output once. What is made between the kernels is `2 * C + 4 * Dk + Dv` elements
-a token and head for the delta rule.
+a token and head for the delta rule, of one span of the row at a time (`triton_cut`); the states before its segments are
+kept for the gradients.
 """
 
 # pyright: basic
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..gpu.op import gpu_op, launchable
-from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
@@ -22,6 +22,9 @@ from . import reference
 from .rates import rates_per_channel, rates_per_head
 from .reference import DecayForm, DecayShape, ScanState, Update
 from .triton_between import between
+from .triton_crossing import crossing, pass_on
+from .triton_cut import Cut, columns, cut
+from .triton_operands import Operands, operands
 from .triton_prepared import Prepared, prepare
 
 WIDEST = 256
@@ -47,9 +50,8 @@ def serves(request: Request) -> str | None:
 
 
 def _rule(key: Key) -> Config:
-    """At most 32 registers of state a thread."""
-    columns = max(16, min(int(key["value_dim"]), 64, 8192 // int(key["key_dim"])))
-    return {"BLOCK_V": columns, "num_warps": 8 if columns * int(key["key_dim"]) > 4096 else 4, "num_stages": 2}
+    taken = columns(int(key["key_dim"]), int(key["value_dim"]))
+    return {"BLOCK_V": taken, "num_warps": 8 if taken * int(key["key_dim"]) > 4096 else 4, "num_stages": 2}
 
 
 def _space(key: Key) -> tuple[Config, ...]:
@@ -66,53 +68,98 @@ BETWEEN = Tunable(name="scan_between", rule=_rule, space=_space)
 TUNABLES = (BETWEEN,)
 
 
+def config(given: Operands, width: int) -> tuple[int, Config]:
+    """How a walk takes a state of `width` columns: how many programs, and its block sizes."""
+    block_k, taken = max(16, power_of_2(given.key_dim)), max(16, power_of_2(width))
+    dtype = str(given.v.dtype).removeprefix("torch.")
+    found = BETWEEN.config({"key_dim": block_k, "value_dim": taken, "dtype": dtype})
+    return ceil_div(width, found["BLOCK_V"]), {"BLOCK_K": block_k, **found}
+
+
 def walk(
-    made: Prepared, v: Tensor, position: Tensor, skip: Tensor | None, initial: Tensor | None, final: Tensor,
-    out: Tensor | None, states: Tensor | None, *, key_dim: int, value_dim: int, update: str, per_channel: bool,
-    scale: float,
+    made: Prepared, given: Operands, segment: int, initial: Tensor | None, final: Tensor | None, out: Tensor | None,
+    states: Tensor | None,
 ) -> None:  # fmt: skip
-    """From chunk to chunk: writes `out` and `final`; or, given `states`, those before each chunk, and u over made.u."""
-    (batch, tokens), heads = position.shape, v.shape[-1] // value_dim
-    v, v_row = token_rows(v)
-    block_k, columns = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
-    config = BETWEEN.config({"key_dim": block_k, "value_dim": columns, "dtype": str(v.dtype).removeprefix("torch.")})
-    launchable(between)[(ceil_div(value_dim, config["BLOCK_V"]), batch * heads)](
-        v, position.contiguous(), skip, made.scores, made.scores_v, made.reads, made.writes, made.writes_v, made.w,
-        made.u, made.whole, initial, final, out, states, None if states is None else made.u, tokens, made.padded, heads,
-        key_dim, value_dim, v_row, scale, UPDATE=update, PER_CHANNEL=per_channel, CHUNK=made.chunk, BLOCK_K=block_k,
-        **config,
+    """From chunk to chunk of each segment, from `initial`: writes `out` and `final`, the states after each, where these
+    are given; given `states` `[B, H, N, Dk, Dv]`, those before each chunk, and u over made.u."""
+    blocks, sizes = config(given, given.value_dim)
+    launchable(between)[(blocks, given.batch * given.heads, ceil_div(made.padded, segment))](
+        given.v, given.position, given.skip, made.scores, made.scores_v, made.reads, made.writes, made.writes_v, made.w,
+        made.u, made.whole, initial, final, out, states, None if states is None else made.u, given.tokens, given.count,
+        made.padded, segment // made.chunk, given.heads, given.key_dim, given.value_dim, given.v_row, given.scale,
+        UPDATE=given.update, PER_CHANNEL=given.per_channel, CHUNK=made.chunk, **sizes,
     )  # fmt: skip
+
+
+def cross(
+    made: Prepared, given: Operands, segment: int, left: Tensor, states: Tensor, last: Tensor, *, backwards: bool
+) -> None:
+    """From what each segment alone `left`, `[S, B, H, Dk, Dv]`: the `states` before all, of which the first is there,
+    and that after the `last`. Backwards, gradients, from the last segment."""
+    side, count = given.batch * given.heads, len(left)
+    law = {"PER_CHANNEL": given.per_channel, "BACKWARDS": backwards, "CHUNK": made.chunk}
+    matrices = None
+    if given.is_solved:
+        matrices = left.new_empty((count, given.batch, given.heads, given.key_dim, given.key_dim))
+        blocks, sizes = config(given, given.key_dim)
+        pair = (made.writes, made.w) if backwards else (made.w, made.writes)
+        launchable(crossing)[(blocks, side, count)](
+            *pair, made.whole, matrices, made.padded, segment // made.chunk, given.key_dim, **law, **sizes
+        )
+    blocks, sizes = config(given, given.value_dim)
+    launchable(pass_on)[(blocks, side)](
+        left, matrices, made.whole, states, last, made.padded, segment // made.chunk, count, given.key_dim,
+        given.value_dim, PRECISION="ieee" if given.v.dtype == torch.float32 else "tf32", **law,
+        **{**sizes, "num_stages": 1},
+    )  # fmt: skip
+
+
+def cut_of(v: Tensor, position: Tensor, key_dim: int, value_dim: int, update: str) -> Cut:
+    """How the rows of a call are cut, in its forward and its backward pass."""
+    heads = position.shape[0] * (v.shape[-1] // value_dim)
+    return cut(tokens=position.shape[1], heads=heads, key_dim=key_dim, value_dim=value_dim, is_solved=update != "add")
 
 
 def _launch(
     v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
     erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
     value_dim: int, update: str, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, final = _fake(
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    out, final, starts = _fake(
         v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
     )
-    initial = None if initial is None else initial.contiguous()
+    final.zero_() if initial is None else final.copy_(initial)
     if not out.numel():
-        return out, final.zero_() if initial is None else final.copy_(initial)
-    made = prepare(
-        v, k, q, position, log, dt, beta, erase, write, key_dim=key_dim, value_dim=value_dim, update=update,
-        per_channel=per_channel,
-    )  # fmt: skip
-    walk(
-        made, v, position, skip, initial, final, out, None, key_dim=key_dim, value_dim=value_dim, update=update,
+        return out, final, starts
+    given = operands(
+        v, k, q, position, log, dt, beta, erase, write, skip, key_dim=key_dim, value_dim=value_dim, update=update,
         per_channel=per_channel, scale=scale,
     )  # fmt: skip
-    return out, final
+    parts = cut_of(v, position, key_dim, value_dim, update)
+    for begin, count in parts.spans():
+        span = given.part(begin, count)
+        made = prepare(span, parts.chunk)
+        before = parts.of_span(starts, begin, count)
+        before[0].copy_(final)
+        is_crossed = len(before) > 1
+        if is_crossed:
+            left = torch.empty_like(before)
+            walk(made, span, parts.segment, None, left, None, None)
+            cross(made, span, parts.segment, left, before, final, backwards=False)
+        walk(made, span, parts.segment, before, None if is_crossed else final, out[:, begin:], None)
+    return out, final, starts
 
 
 def _fake(
     v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
     erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
     value_dim: int, update: str, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The output, the state after the row `[B, H, Dk, Dv]`, and those before each segment, `[S, B, H, Dk, Dv]`."""
     shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    return torch.empty_like(v, memory_format=torch.contiguous_format), v.new_empty(shape, dtype=torch.float32)
+    segments = cut_of(v, position, key_dim, value_dim, update).segments if v.numel() else 0
+    final, starts = (v.new_empty(size, dtype=torch.float32) for size in (shape, (segments, *shape)))
+    return torch.empty_like(v, memory_format=torch.contiguous_format), final, starts
 
 
 def by_reference(
@@ -140,22 +187,47 @@ def by_reference(
     return read.contiguous(), state.float()
 
 
-_scan = gpu_op("scan_delta", _launch, fake=_fake, reference=by_reference)
+def _reference(
+    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
+    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
+    value_dim: int, update: Update, per_channel: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    out, final, starts = _fake(
+        v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
+    )
+    final.zero_() if initial is None else final.copy_(initial)
+    size = cut_of(v, position, key_dim, value_dim, update).segment if v.numel() else 1
+    for i, before in enumerate(starts):
+        before.copy_(final)
+        own = slice(i * size, (i + 1) * size)
+        streams = [None if x is None else x[:, own] for x in (beta, erase, write)]
+        rates = log if log is None else log[:, own] if per_channel else log[..., own]
+        found = by_reference(
+            v[:, own], k[:, own], q[:, own], position[:, own], rates, None if dt is None else dt[..., own],
+            streams[0], streams[1], streams[2], skip, final, key_dim, value_dim, update, per_channel, scale,
+        )  # fmt: skip
+        out[:, own].copy_(found[0])
+        final.copy_(found[1])
+    return out, final, starts
+
+
+_scan = gpu_op("scan_delta", _launch, fake=_fake, reference=_reference)
 
 
 def _keep(ctx, inputs, output) -> None:
     *tensors, ctx.key_dim, ctx.value_dim, ctx.update, ctx.per_channel, ctx.scale = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(output[2], *tensors)
 
 
-def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
+def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None, _: Tensor | None):
     from .triton_delta_backward import scan_delta_backward
 
-    given = ctx.saved_tensors
+    starts, *given = ctx.saved_tensors
     grad = torch.zeros_like(given[0]) if grad is None else grad
     made = scan_delta_backward(
-        grad, grad_final, *given, ctx.key_dim, ctx.value_dim, ctx.update, ctx.per_channel, ctx.scale
+        grad, grad_final, starts, *given, ctx.key_dim, ctx.value_dim, ctx.update, ctx.per_channel, ctx.scale
     )
     made = (*made[:3], None, *made[3:])  # of v, k, q, position, log, dt, beta, erase, write, skip, initial
     taken = (None if x is None or value is None else value.to(x.dtype) for x, value in zip(given, made, strict=True))
@@ -183,7 +255,7 @@ def scan(
             decay=decay, dt=dt, position=position, decay_per=decay_per, decay_form=decay_form, heads=heads
         )
     initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
-    out, final = _scan(
+    out, final, _ = _scan(
         v, k, q, position, log, steps, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
     )
     if state is None:

@@ -1,127 +1,183 @@
 """Gradients of the scan in chunks of erased states and of channels with their own decay, in Triton.
 
-What the forward pass made inside its chunks is made again, its states and u are kept this time, and a walk from the
-row's end gives the gradient of each; then chunks are on their own: squares of scores, keys, and last what is inside a
-chunk. Every sum has its order, and no two programs add to one number. Beyond operands and gradients it holds
-`6 * C + 8 * Dk + 2 * Dv + 2 * Dk * Dv / C` elements a token and head for the delta rule, and its launches are ten.
+Spans of the row are taken from its end. What the forward pass made inside a span's chunks is made again, from the
+states that it kept before the segments; states and u are kept this time, and a walk from the span's end gives the
+gradient of each; then chunks are on their own: squares of scores, keys, and last what is inside a chunk. Every sum has
+its order, and no two programs add to one number. Beyond operands and gradients it holds, of one span and for the delta
+rule, `6 * C + 8 * Dk + 2 * Dv + 2 * Dk * Dv / C` elements a token and head; its launches are ten for each span.
 """
 
 # pyright: basic
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..gpu.op import gpu_op, launchable
-from ..gpu.rows import optional_rows, token_rows
+from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from . import triton_delta
 from .reference import Update
 from .triton_between_backward import between_backward, keys_backward, squares_backward, values_backward
+from .triton_cut import SUB, Cut
 from .triton_inside_backward import inside_backward
-from .triton_prepared import SUB, prepare
+from .triton_operands import Operands, operands
+from .triton_prepared import Prepared, prepare
 
 Ten: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 BLOCK = 64
 """Elements of a key or a value that a program of the products takes at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Of a span of tokens: views of what the operator gives, written; of skip, added to; of the state, carried."""
+
+    v: Tensor
+    k: Tensor
+    q: Tensor
+    log: Tensor
+    dt: Tensor
+    beta: Tensor
+    erase: Tensor
+    write: Tensor
+    skip: Tensor
+    state: Tensor
+    """Of the state after the span, then of that before it, `[B, H, Dk, Dv]` float32."""
+
+
 def _launch(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool, scale: float,
+    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
+    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
+    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     given = (v, k, q, position, log, dt, beta, erase, write, skip, initial)
-    grads = _fake(grad, grad_final, *given, key_dim, value_dim, update, per_channel, scale)
-    grad_v, grad_k, grad_q, grad_log, grad_dt, grad_beta, grad_erase, grad_write, grad_skip, grad_initial = grads
+    grads = _fake(grad, grad_final, starts, *given, key_dim, value_dim, update, per_channel, scale)
+    grads[9].zero_() if grad_final is None else grads[9].copy_(grad_final)
     if not v.numel():
-        last = grad_initial.zero_() if grad_final is None else grad_initial.copy_(grad_final)
-        return *(made.zero_() for made in grads[:9]), last  # type: ignore[return-value]
-    (batch, tokens), heads, groups = position.shape, v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    fields = {"key_dim": key_dim, "value_dim": value_dim, "update": update, "per_channel": per_channel}
-    made = prepare(v, k, q, position, log, dt, beta, erase, write, **fields)
-    kept = torch.bfloat16 if v.dtype == torch.bfloat16 else torch.float32
-    states = v.new_empty((batch, heads, made.padded // made.chunk, key_dim, value_dim), dtype=kept)
-    start = None if initial is None else initial.contiguous()
-    triton_delta.walk(made, v, position, None, start, grad_initial, None, states, scale=scale, **fields)
-    (v, v_row), (k, k_row), (q, q_row), (grad, grad_row) = (token_rows(x) for x in (v, k, q, grad))
-    (beta, beta_row), (erase, erase_row), (write, write_row) = (optional_rows(x) for x in (beta, erase, write))
-    log, log_row = optional_rows(log) if per_channel else (log, 0)
-    position = position.contiguous()
-
-    def rows(width: int, *, is_needed: bool = True) -> Tensor | None:
-        return v.new_empty((batch, heads, made.padded, width), dtype=kept) if is_needed else None
-
-    is_solved, is_erased = update != "add", update == "erase_write"
-    block_k, block_v = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
-    side, chunks = batch * heads, made.padded // made.chunk
-    precision = {"PRECISION": "ieee" if v.dtype == torch.float32 else "tf32"}
-    law = {"UPDATE": update, "CHUNK": made.chunk}
-    warps, few = 8 if is_erased else 4, 8 if is_solved and per_channel else 4
-    slopes, right = torch.empty_like(states), rows(value_dim)
-    end = None if grad_final is None else grad_final.contiguous()
-    config = triton_delta.BETWEEN.config(
-        {"key_dim": block_k, "value_dim": block_v, "dtype": str(v.dtype).removeprefix("torch.")}
+        return *(made.zero_() for made in grads[:9]), grads[9]  # type: ignore[return-value]
+    whole = operands(
+        *given[:10], key_dim=key_dim, value_dim=value_dim, update=update, per_channel=per_channel, scale=scale
     )
-    launchable(between_backward)[(ceil_div(value_dim, config["BLOCK_V"]), side)](
-        grad, position, made.scores, made.reads, made.writes, made.w, made.whole, end, slopes, right, grad_initial,
-        tokens, made.padded, heads, key_dim, value_dim, grad_row, scale, PER_CHANNEL=per_channel, BLOCK_K=block_k,
-        **law, **config,
-    )  # fmt: skip
-    amounts = v.new_empty((batch, heads, made.padded), dtype=torch.float32) if update == "delta" else None
-    sum_skip = v.new_empty((batch, heads, chunks), dtype=torch.float32)
-    launchable(values_backward)[(chunks, side)](
-        grad, v, position, skip, beta, dt, made.inverse, made.scores_v, made.writes_v, made.feed, slopes, right, grad_v,
-        amounts, sum_skip, tokens, made.padded, heads, key_dim, value_dim, grad_row, v_row, beta_row, scale,
-        BLOCK_K=block_k, BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
-    )  # fmt: skip
-    scores, system = rows(made.chunk), rows(made.chunk, is_needed=is_solved)
-    scores_v, feed = (rows(made.chunk, is_needed=is_erased) for _ in range(2))
-    launchable(squares_backward)[(chunks, side)](
-        grad, v, position, made.u, right, scores, system, scores_v, feed, tokens, made.padded, heads, value_dim,
-        grad_row, v_row, scale, BLOCK_V=min(BLOCK, block_v), num_warps=4, num_stages=2, **law, **precision,
-    )  # fmt: skip
-    reads, writes = rows(key_dim), rows(key_dim)
-    solves, writes_v = rows(key_dim, is_needed=is_solved), rows(key_dim, is_needed=is_erased)
-    whole = v.new_empty((batch, heads, chunks, key_dim), dtype=torch.float32)
-    parts = ceil_div(key_dim, BLOCK)
-    launchable(keys_backward)[(chunks * parts, side)](
-        grad, v, position, made.u, right, made.whole, states, slopes, reads, solves, writes, writes_v, whole, tokens,
-        made.padded, heads, key_dim, value_dim, grad_row, v_row, scale, PER_CHANNEL=per_channel,
-        BLOCK_K=min(BLOCK, block_k), BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
-    )  # fmt: skip
-    by_head = (batch, tokens, heads, key_dim)
-    sum_k, sum_q = grad_k, grad_q
-    if heads > groups:
-        sum_k, sum_q = (v.new_empty(by_head, dtype=torch.float32) for _ in range(2))
-    sum_dt, sum_beta, sum_log = (v.new_empty((parts, batch, heads, tokens), dtype=torch.float32) for _ in range(3))
-    launchable(inside_backward)[(made.padded // SUB * parts, side)](
-        k, q, position, log, dt, beta, erase, write, made.reads, made.solves, made.writes, made.writes_v,
-        scores, system, scores_v, feed, reads, solves, writes, writes_v, whole, amounts,
-        sum_k, sum_q, grad_log if per_channel else sum_log, sum_dt, sum_beta, grad_erase, grad_write,
-        tokens, made.padded, heads, heads // groups, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
-        PER_CHANNEL=per_channel, BLOCK_K=min(BLOCK, block_k), num_warps=few, **law, **precision,
-    )  # fmt: skip
-    if heads > groups:
-        for total, part in ((grad_k, sum_k), (grad_q, sum_q)):
-            total.copy_(part.view(batch, tokens, groups, -1, key_dim).sum(3).flatten(2))
-    if log is not None and not per_channel:
-        grad_log.copy_(sum_log.sum(0))
-    if dt is not None:
-        grad_dt.copy_(sum_dt.sum(0))
-    if beta is not None:
-        grad_beta.copy_(sum_beta.sum(0).transpose(1, 2))
+    grad, grad_row = token_rows(grad)
+    parts = triton_delta.cut_of(v, position, key_dim, value_dim, update)
+    sum_skip = v.new_zeros((position.shape[0], v.shape[-1] // value_dim), dtype=torch.float32)
+    for begin, count in reversed(parts.spans()):
+        own = slice(begin, begin + count)
+        by_token = [made[:, own] if made.numel() else made for made in grads[:8]]
+        by_token[3:5] = [made[..., own] if made.numel() else made for made in grads[3:5]]
+        if per_channel and log is not None:
+            by_token[3] = grads[3][:, own]
+        before = parts.of_span(starts, begin, count)
+        made = Gradients(*by_token, sum_skip, grads[9])  # pyright: ignore[reportCallIssue]
+        _span(whole.part(begin, count), parts, before, grad[:, own], grad_row, made)
     if skip is not None:
-        grad_skip.copy_(sum_skip.sum((0, 2)))
+        grads[8].copy_(sum_skip.sum(0))
     return grads
 
 
+def _span(given: Operands, parts: Cut, before: Tensor, grad: Tensor, grad_row: int, grads: Gradients) -> None:
+    """The gradients of one span, from the states before its segments, `[S, B, H, Dk, Dv]`."""
+    made = prepare(given, parts.chunk)
+    kept = torch.bfloat16 if given.v.dtype == torch.bfloat16 else torch.float32
+    chunks, side = made.padded // made.chunk, given.batch * given.heads
+    heads, key_dim, value_dim = given.heads, given.key_dim, given.value_dim
+
+    def rows(width: int, *, is_needed: bool = True) -> Tensor | None:
+        return given.v.new_empty((given.batch, heads, made.padded, width), dtype=kept) if is_needed else None
+
+    states = given.v.new_empty((given.batch, heads, chunks, key_dim, value_dim), dtype=kept)
+    triton_delta.walk(made, given, parts.segment, before, None, None, states)
+    slopes, right = torch.empty_like(states), rows(value_dim)
+    _walk_back(made, given, parts.segment, len(before), grad, grad_row, slopes, right, grads.state)
+    block_k, block_v = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
+    precision = {"PRECISION": "ieee" if given.v.dtype == torch.float32 else "tf32"}
+    law, sizes = {"UPDATE": given.update, "CHUNK": made.chunk}, (given.tokens, given.count, made.padded, heads)
+    warps = 8 if given.is_erased else 4
+    amounts = given.v.new_empty((given.batch, heads, made.padded), dtype=torch.float32)
+    sum_skip = given.v.new_empty((given.batch, heads, chunks), dtype=torch.float32)
+    launchable(values_backward)[(chunks, side)](
+        grad, given.v, given.position, given.skip, given.beta, given.dt, made.inverse, made.scores_v, made.writes_v,
+        made.feed, slopes, right, grads.v, amounts if given.update == "delta" else None, sum_skip, *sizes, key_dim,
+        value_dim, grad_row, given.v_row, given.beta_row, given.scale, BLOCK_K=block_k, BLOCK_V=min(BLOCK, block_v),
+        num_warps=warps, num_stages=2, **law, **precision,
+    )  # fmt: skip
+    if given.skip is not None:
+        grads.skip.add_(sum_skip.sum(2))
+    scores, system = rows(made.chunk), rows(made.chunk, is_needed=given.is_solved)
+    scores_v, feed = (rows(made.chunk, is_needed=given.is_erased) for _ in range(2))
+    launchable(squares_backward)[(chunks, side)](
+        grad, given.v, given.position, made.u, right, scores, system, scores_v, feed, *sizes, value_dim, grad_row,
+        given.v_row, given.scale, BLOCK_V=min(BLOCK, block_v), num_warps=4, num_stages=2, **law, **precision,
+    )  # fmt: skip
+    reads, writes = rows(key_dim), rows(key_dim)
+    solves, writes_v = rows(key_dim, is_needed=given.is_solved), rows(key_dim, is_needed=given.is_erased)
+    whole = given.v.new_empty((given.batch, heads, chunks, key_dim), dtype=torch.float32)
+    blocks = ceil_div(key_dim, BLOCK)
+    launchable(keys_backward)[(chunks * blocks, side)](
+        grad, given.v, given.position, made.u, right, made.whole, states, slopes, reads, solves, writes, writes_v,
+        whole, *sizes, key_dim, value_dim, grad_row, given.v_row, given.scale, PER_CHANNEL=given.per_channel,
+        BLOCK_K=min(BLOCK, block_k), BLOCK_V=min(BLOCK, block_v), num_warps=warps, num_stages=2, **law, **precision,
+    )  # fmt: skip
+    sum_k, sum_q, is_shared = grads.k, grads.q, heads > given.groups
+    if is_shared:
+        shape = (given.batch, given.count, heads, key_dim)
+        sum_k, sum_q = (given.v.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    shape = (blocks, given.batch, heads, given.count)
+    sum_dt, sum_beta, sum_log = (given.v.new_empty(shape, dtype=torch.float32) for _ in range(3))
+    launchable(inside_backward)[(made.padded // SUB * blocks, side)](
+        given.k, given.q, given.position, given.log, given.dt, given.beta, given.erase, given.write, made.reads,
+        made.solves, made.writes, made.writes_v, scores, system, scores_v, feed, reads, solves, writes, writes_v, whole,
+        amounts if given.update == "delta" else None, sum_k, sum_q, grads.log if given.per_channel else sum_log, sum_dt,
+        sum_beta, grads.erase, grads.write, given.tokens, given.count if is_shared else given.tokens, given.count,
+        made.padded, heads, heads // given.groups, key_dim, given.k_row, given.q_row, given.log_row, given.beta_row,
+        given.erase_row, given.write_row, PER_CHANNEL=given.per_channel, BLOCK_K=min(BLOCK, block_k),
+        num_warps=8 if given.is_solved and given.per_channel else 4, **law, **precision,
+    )  # fmt: skip
+    if is_shared:
+        for total, part in ((grads.k, sum_k), (grads.q, sum_q)):
+            total.copy_(part.view(given.batch, given.count, given.groups, -1, key_dim).sum(3).flatten(2))
+    if given.log is not None and not given.per_channel:
+        grads.log.copy_(sum_log.sum(0))
+    if given.dt is not None:
+        grads.dt.copy_(sum_dt.sum(0))
+    if given.beta is not None:
+        grads.beta.copy_(sum_beta.sum(0).transpose(1, 2))
+
+
+def _walk_back(
+    made: Prepared, given: Operands, segment: int, segments: int, grad: Tensor, grad_row: int, slopes: Tensor,
+    right: Tensor | None, state: Tensor,
+) -> None:  # fmt: skip
+    """The gradients of the state after each chunk and of u; `state`, that of the last state, becomes the first's."""
+    blocks, sizes = triton_delta.config(given, given.value_dim)
+
+    def walk(after: Tensor | None, before: Tensor | None, slopes: Tensor | None, right: Tensor | None) -> None:
+        launchable(between_backward)[(blocks, given.batch * given.heads, segments)](
+            grad, given.position, made.scores, made.reads, made.writes, made.w, made.whole, after, slopes, right,
+            before, given.tokens, given.count, made.padded, segment // made.chunk, given.heads, given.key_dim,
+            given.value_dim, grad_row, given.scale, UPDATE=given.update, PER_CHANNEL=given.per_channel,
+            CHUNK=made.chunk, **sizes,
+        )  # fmt: skip
+
+    after = state.new_empty((segments, *state.shape))
+    after[-1].copy_(state)
+    if segments > 1:
+        left = torch.empty_like(after)
+        walk(None, left, None, None)
+        triton_delta.cross(made, given, segment, left, after, state, backwards=True)
+    walk(after, state if segments == 1 else None, slopes, right)
+
+
 def _fake(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool, scale: float,
+    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
+    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
+    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool,
+    scale: float,
 ) -> Ten:  # fmt: skip
     """Of v, k, q, log, dt, beta, erase, write, skip, initial; empty where the operand is absent, but for the last."""
     made = tuple(
@@ -132,13 +188,14 @@ def _fake(
 
 
 def _reference(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, update: Update, per_channel: bool, scale: float,
+    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
+    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
+    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: Update, per_channel: bool,
+    scale: float,
 ) -> Ten:  # fmt: skip
     grads = _fake(
-        grad, grad_final, v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim, update,
-        per_channel, scale,
+        grad, grad_final, starts, v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim,
+        update, per_channel, scale,
     )  # fmt: skip
     begin = torch.zeros_like(grads[9]) if initial is None else initial
     given = {

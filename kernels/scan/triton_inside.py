@@ -39,16 +39,16 @@ def logs(p_log, i_bh, i_b, i_first, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHA
 
 
 @triton.jit
-def tokens_of(p_position, i_b, o_t, is_in, tokens):
+def tokens_of(p_position, i_b, o_t, is_in, tokens, count):
     """Which of o_t are tokens of the row, padding left out; `is_in` says which are asked for."""
-    return tl.load(p_position + i_b * tokens + o_t, mask=is_in & (o_t < tokens), other=-1) >= 0
+    return tl.load(p_position + i_b * tokens + o_t, mask=is_in & (o_t < count), other=-1) >= 0
 
 
 @triton.jit
 def inside(
     p_k, p_q, p_position, p_log, p_dt, p_beta, p_erase, p_write,
     p_scores, p_system, p_scores_v, p_feed, p_reads, p_solves, p_writes, p_writes_v, p_whole,
-    tokens, padded, heads, shared, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
+    tokens, count, padded, heads, shared, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One sub-block of one head. Outputs per head and token, rows to a multiple of CHUNK:
@@ -66,8 +66,8 @@ def inside(
     first = begin + i_sub * SUB
     o_s, o_k = tl.arange(0, SUB), tl.arange(0, BLOCK_K)
     o_t, m_k = first + o_s, o_k < key_dim
-    m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens)
-    m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens)
+    m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens, count)
+    m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens, count)
     o_row = i_b * tokens + o_t
     p_kh, p_qh = p_k + (i_h // shared) * key_dim, p_q + (i_h // shared) * key_dim
     own = i_h * key_dim
@@ -84,7 +84,7 @@ def inside(
         b_beta = tl.load(p_beta + o_row * beta_row + i_h, mask=m_t, other=0.0).to(tl.float32)
         b_solve = b_k * b_beta[:, None]
     if UPDATE == "erase_write":
-        m_before = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens)
+        m_before = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens, count)
         b_before = logs(p_log, i_bh, i_b, own, o_t - 1, m_before, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_since_solve = tl.cumsum(b_before, axis=0)
         b_solve = -tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
@@ -96,8 +96,8 @@ def inside(
     b_from_solve = b_solve * tl.exp(b_since_solve)
     for n in range(i_sub):
         o_c = first - (n + 1) * SUB + o_s
-        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens)
-        m_cn = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens)
+        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens, count)
+        m_cn = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens, count)
         b_log_c = logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_next_c = logs(p_log, i_bh, i_b, own, o_c + 1, m_cn, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_left = tl.exp(tl.cumsum(b_next_c, axis=0, reverse=True) + b_between[None, :])
@@ -154,7 +154,7 @@ def inside(
     b_rest = tl.zeros((RATES,), tl.float32)
     for n in range(i_sub + 1, BLOCKS):
         o_c = begin + n * SUB + o_s
-        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens)
+        m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens, count)
         b_rest += tl.sum(logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL), 0)
     o_key = (i_bh * padded + o_t)[:, None] * key_dim + o_k[None, :]
     m_key = tl.broadcast_to(m_k[None, :], (SUB, BLOCK_K))

@@ -52,13 +52,13 @@ def _put(p_to, o_out, b_x, m_t, m_out):
 
 @triton.jit
 def _columns(
-    p_kh, p_wh, p_position, p_log, p_dt, b_over, i_bh, i_b, own, o_c, tokens, k_row, write_row, log_row, o_k, m_k,
-    UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr,
+    p_kh, p_wh, p_position, p_log, p_dt, b_over, i_bh, i_b, own, o_c, tokens, count, k_row, write_row, log_row,
+    o_k, m_k, UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr,
 ):  # fmt: skip
     """What tokens o_c write, decayed to the end of their sub-block and by the log b_over: of u, of v; their decays."""
     o_s = tl.arange(0, SUB)
-    m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens)
-    m_next = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens)
+    m_c = tokens_of(p_position, i_b, o_c, o_s < SUB, tokens, count)
+    m_next = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens, count)
     b_log = logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_next = logs(p_log, i_bh, i_b, own, o_c + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_left = tl.exp(tl.cumsum(b_next, axis=0, reverse=True) + b_over[None, :])
@@ -135,7 +135,7 @@ def inside_backward(
     p_grad_scores, p_grad_system, p_grad_scores_v, p_grad_feed, p_grad_reads, p_grad_solves, p_grad_writes,
     p_grad_writes_v, p_grad_whole, p_grad_amount,
     p_grad_k, p_grad_q, p_grad_log, p_grad_dt, p_grad_beta, p_grad_erase, p_grad_write,
-    tokens, padded, heads, shared, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
+    tokens, key_tokens, count, padded, heads, shared, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
     UPDATE: tl.constexpr, PER_CHANNEL: tl.constexpr, CHUNK: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -153,8 +153,8 @@ def inside_backward(
     first = begin + i_sub * SUB
     o_s, o_k = tl.arange(0, SUB), i_part * BLOCK_K + tl.arange(0, BLOCK_K)
     o_t, m_k = first + o_s, o_k < key_dim
-    m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens)
-    m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens)
+    m_t = tokens_of(p_position, i_b, o_t, o_s < SUB, tokens, count)
+    m_next = tokens_of(p_position, i_b, o_t + 1, o_s < SUB - 1, tokens, count)
     o_row = i_b * tokens + o_t
     p_kh, p_qh = p_k + (i_h // shared) * key_dim, p_q + (i_h // shared) * key_dim
     own = i_h * key_dim
@@ -175,7 +175,7 @@ def inside_backward(
         b_beta = tl.load(p_beta + o_row * beta_row + i_h, mask=m_t, other=0.0).to(tl.float32)
         b_solve = b_k * b_beta[:, None]
     if UPDATE == "erase_write":
-        m_prior = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens)
+        m_prior = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens, count)
         b_before = logs(p_log, i_bh, i_b, own, o_t - 1, m_prior, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_since_solve = tl.cumsum(b_before, axis=0)
         b_solve = -tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
@@ -196,8 +196,8 @@ def inside_backward(
     for n in range(i_sub):
         o_c = first - (n + 1) * SUB + o_s
         b_col, b_col_v, b_log_c = _columns(
-            p_kh, p_wh, p_position, p_log, p_dt, b_since_begin, i_bh, i_b, own, o_c, tokens, k_row, write_row, log_row,
-            o_k, m_k, UPDATE, PER_CHANNEL,
+            p_kh, p_wh, p_position, p_log, p_dt, b_since_begin, i_bh, i_b, own, o_c, tokens, count, k_row, write_row,
+            log_row, o_k, m_k, UPDATE, PER_CHANNEL,
         )  # fmt: skip
         o_to = o_square - (n + 1) * SUB
         b_rows += _pairs(p_grad_scores, o_to, b_col, KEPT, PRECISION)
@@ -216,7 +216,7 @@ def inside_backward(
     for n in range(i_sub + 1, BLOCKS):
         down = (n - i_sub) * SUB
         o_r = o_t + down
-        m_r = tokens_of(p_position, i_b, o_r, o_s < SUB, tokens)
+        m_r = tokens_of(p_position, i_b, o_r, o_s < SUB, tokens, count)
         b_log_r = logs(p_log, i_bh, i_b, own, o_r, m_r, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_since_r = tl.cumsum(b_log_r, axis=0) + b_until_end[None, :]
         b_row = tile(p_qh, i_b * tokens + o_r, m_r, q_row, o_k, m_k) * tl.exp(b_since_r)
@@ -229,7 +229,7 @@ def inside_backward(
             b_beta_r = tl.load(p_beta + (i_b * tokens + o_r) * beta_row + i_h, mask=m_r, other=0.0).to(tl.float32)
             b_row_solve = tile(p_kh, i_b * tokens + o_r, m_r, k_row, o_k, m_k) * b_beta_r[:, None] * tl.exp(b_since_r)
         if UPDATE == "erase_write":
-            m_br = tokens_of(p_position, i_b, o_r - 1, o_s > 0, tokens)
+            m_br = tokens_of(p_position, i_b, o_r - 1, o_s > 0, tokens, count)
             b_log_br = logs(p_log, i_bh, i_b, own, o_r - 1, m_br, log_row, tokens, o_k, m_k, PER_CHANNEL)
             b_row_solve = -tile(p_erase + own, i_b * tokens + o_r, m_r, erase_row, o_k, m_k)
             b_row_solve *= tl.exp(tl.cumsum(b_log_br, axis=0) + b_until_end[None, :])
@@ -242,8 +242,8 @@ def inside_backward(
         for i in range(i_sub):
             o_c = first - (i + 1) * SUB + o_s
             b_col, b_col_v, b_log_c = _columns(
-                p_kh, p_wh, p_position, p_log, p_dt, b_over, i_bh, i_b, own, o_c, tokens, k_row, write_row, log_row,
-                o_k, m_k, UPDATE, PER_CHANNEL,
+                p_kh, p_wh, p_position, p_log, p_dt, b_over, i_bh, i_b, own, o_c, tokens, count, k_row, write_row,
+                log_row, o_k, m_k, UPDATE, PER_CHANNEL,
             )  # fmt: skip
             o_to = o_down - (i + 1) * SUB
             b_pairs = _pairs(p_grad_scores, o_to, b_col, KEPT, PRECISION)
@@ -292,9 +292,10 @@ def inside_backward(
     )  # fmt: skip
     b_grad_x += b_in_x
     b_grad_solve += b_in_solve
-    m_out = (o_t < tokens)[:, None] & m_k[None, :]
+    m_out = (o_t < count)[:, None] & m_k[None, :]
     o_out = (o_row[:, None] * heads + i_h) * key_dim + o_k[None, :]
-    _put(p_grad_q, o_out, b_grad_q + b_in_q, m_t, m_out)
+    o_key_out = ((i_b * key_tokens + o_t)[:, None] * heads + i_h) * key_dim + o_k[None, :]
+    _put(p_grad_q, o_key_out, b_grad_q + b_in_q, m_t, m_out)
     b_grad_k = b_grad_x
     b_grad_dt, b_grad_beta = tl.zeros((SUB,), tl.float32), tl.zeros((SUB,), tl.float32)
     if UPDATE == "delta":
@@ -311,16 +312,16 @@ def inside_backward(
     if UPDATE != "delta":
         b_grad_dt = tl.sum(b_grad_k * b_k, 1)
         b_grad_k *= b_dt[:, None]
-    _put(p_grad_k, o_out, b_grad_k, m_t, m_out)
-    o_part = (i_part * tl.num_programs(1) + i_bh) * tokens + o_t
+    _put(p_grad_k, o_key_out, b_grad_k, m_t, m_out)
+    o_part = (i_part * tl.num_programs(1) + i_bh) * count + o_t
     if p_dt is not None:
-        tl.store(p_grad_dt + o_part, tl.where(m_t, b_grad_dt, 0.0), mask=o_t < tokens)
+        tl.store(p_grad_dt + o_part, tl.where(m_t, b_grad_dt, 0.0), mask=o_t < count)
     if UPDATE == "delta":
-        tl.store(p_grad_beta + o_part, tl.where(m_t, b_grad_beta, 0.0), mask=o_t < tokens)
+        tl.store(p_grad_beta + o_part, tl.where(m_t, b_grad_beta, 0.0), mask=o_t < count)
     if p_log is not None:
         b_grad_log += b_in_log
         if PER_CHANNEL:
             _put(p_grad_log, o_out, b_grad_log, m_t, m_out)
         else:
             b_grad_log = tl.where(m_t[:, None], b_grad_log, 0.0)
-            tl.store(p_grad_log + o_part[:, None], b_grad_log, mask=(o_t < tokens)[:, None])
+            tl.store(p_grad_log + o_part[:, None], b_grad_log, mask=(o_t < count)[:, None])

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from ..gpu.op import launchable
-from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from .triton_between import solved
+from .triton_cut import SUB
 from .triton_inside import inside, invert
-
-CHUNK = 64
-SUB = 16
+from .triton_operands import Operands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What `inside`, `invert` and `solved` leave: rows of heads `[B, H, tokens to a multiple of chunk, …]`."""
+    """What `inside`, `invert` and `solved` leave of a span: rows of heads `[B, H, padded, …]`."""
 
     chunk: int
     padded: int
@@ -40,42 +38,37 @@ class Prepared:
     writes_v: Tensor | None
 
 
-def prepare(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, *, key_dim: int, value_dim: int, update: str, per_channel: bool,
-) -> Prepared:  # fmt: skip
+def prepare(given: Operands, chunk: int) -> Prepared:
     """Three launches; memory of `2 * C + 3 * Dk` elements a token and head, of `3 * C + 4 * Dk + Dv` where u is solved.
 
-    At least one token. Operands as the operator takes them.
+    At least one token.
     """
-    (batch, tokens), heads, groups = position.shape, v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    (v, v_row), (k, k_row), (q, q_row), position = token_rows(v), token_rows(k), token_rows(q), position.contiguous()
-    (beta, beta_row), (erase, erase_row), (write, write_row) = (optional_rows(x) for x in (beta, erase, write))
-    log, log_row = optional_rows(log) if per_channel else (log, 0)
-    chunk = min(CHUNK, max(SUB, power_of_2(tokens)))
-    padded = ceil_div(tokens, chunk) * chunk
+    padded, side = ceil_div(given.count, chunk) * chunk, given.batch * given.heads
+    key_dim, value_dim = given.key_dim, given.value_dim
     block_k, columns = max(16, power_of_2(key_dim)), max(16, power_of_2(value_dim))
 
-    def scratch(width: int, dtype: torch.dtype = v.dtype) -> Tensor:
-        return v.new_empty((batch, heads, padded, width), dtype=dtype)
+    def scratch(width: int, dtype: torch.dtype = given.v.dtype) -> Tensor:
+        return given.v.new_empty((given.batch, given.heads, padded, width), dtype=dtype)
 
-    is_solved, is_erased = update != "add", update == "erase_write"
     scores, reads, writes = scratch(chunk), scratch(key_dim), scratch(key_dim)
-    system = scratch(chunk, torch.float32) if is_solved else None
-    solves, w, u = (scratch(width) if is_solved else None for width in (key_dim, key_dim, value_dim))
-    scores_v, feed, writes_v = (scratch(width) if is_erased else None for width in (chunk, chunk, key_dim))
-    whole = v.new_empty(batch, heads, padded // chunk, key_dim if per_channel else 1, dtype=torch.float32)
-    sizes = {"UPDATE": update, "CHUNK": chunk, "BLOCK_K": block_k}
-    launchable(inside)[(padded // SUB, batch * heads)](
-        k, q, position, log, dt, beta, erase, write, scores, system, scores_v, feed, reads, solves, writes, writes_v,
-        whole, tokens, padded, heads, heads // groups, key_dim, k_row, q_row, log_row, beta_row, erase_row, write_row,
-        PER_CHANNEL=per_channel, num_warps=8 if block_k > 128 else 4, **sizes,
+    system = scratch(chunk, torch.float32) if given.is_solved else None
+    solves, w, u = (scratch(width) if given.is_solved else None for width in (key_dim, key_dim, value_dim))
+    scores_v, feed, writes_v = (scratch(width) if given.is_erased else None for width in (chunk, chunk, key_dim))
+    width = key_dim if given.per_channel else 1
+    whole = given.v.new_empty(given.batch, given.heads, padded // chunk, width, dtype=torch.float32)
+    sizes = {"UPDATE": given.update, "CHUNK": chunk, "BLOCK_K": block_k}
+    launchable(inside)[(padded // SUB, side)](
+        given.k, given.q, given.position, given.log, given.dt, given.beta, given.erase, given.write, scores, system,
+        scores_v, feed, reads, solves, writes, writes_v, whole, given.tokens, given.count, padded, given.heads,
+        given.heads // given.groups, key_dim, given.k_row, given.q_row, given.log_row, given.beta_row, given.erase_row,
+        given.write_row, PER_CHANNEL=given.per_channel, num_warps=8 if block_k > 128 else 4, **sizes,
     )  # fmt: skip
-    if is_solved:
-        launchable(invert)[(padded // chunk, batch * heads)](system, padded, CHUNK=chunk, num_warps=2)
-        launchable(solved)[(padded // chunk, batch * heads)](
-            system, solves, feed, v, position, beta, dt, w, u, tokens, padded, heads, key_dim, value_dim, v_row,
-            beta_row, BLOCK_V=min(64, columns), num_warps=4, **sizes,
+    if given.is_solved:
+        launchable(invert)[(padded // chunk, side)](system, padded, CHUNK=chunk, num_warps=2)
+        launchable(solved)[(padded // chunk, side)](
+            system, solves, feed, given.v, given.position, given.beta, given.dt, w, u, given.tokens, given.count,
+            padded, given.heads, key_dim, value_dim, given.v_row, given.beta_row, BLOCK_V=min(64, columns),
+            num_warps=4, **sizes,
         )  # fmt: skip
     return Prepared(
         chunk=chunk, padded=padded, scores=scores, reads=reads, writes=writes, whole=whole, inverse=system,

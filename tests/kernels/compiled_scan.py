@@ -7,6 +7,7 @@ from .compile_for_gpu import Case
 SIZES = {name: "i32:16" for name in ("heads", "key_dim", "value_dim", "v_row", "k_row", "q_row")}
 ROWS = {name: "i32:16" for name in ("decay_row", "dt_row", "beta_row", "erase_row", "write_row")}
 STREAMS = {"p_v": "*bf16:16", "p_k": "*bf16:16", "p_q": "*bf16:16", "p_out": "*bf16:16", "p_position": "*i64:16"}
+ROW_NAMES = ("k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
 OPTIONAL = ("p_decay", "p_dt", "p_beta", "p_erase", "p_write", "p_skip")
 
 
@@ -67,7 +68,7 @@ def _selective(name: str, *, with_out: bool) -> Case:
 def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: int = 4) -> Case:
     tensors = ("p_k", "p_q", "p_scores", "p_reads", "p_writes")
     solved, erased = ("p_solves", "p_system"), ("p_scores_v", "p_feed", "p_writes_v", "p_erase", "p_write")
-    rows = ("tokens", "padded", "heads", "key_dim", "k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
+    rows = ("tokens", "count", "padded", "heads", "key_dim", *ROW_NAMES)
     is_solved, is_erased = update != "add", update == "erase_write"
     return Case(
         name=f"scan_inside {name}",
@@ -85,14 +86,15 @@ def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: i
 
 def _between(name: str, update: str, key_dim: int, columns: int, warps: int, *, spills: int = 0) -> Case:
     tensors = ("p_v", "p_scores", "p_reads", "p_writes", "p_out")
-    rows = ("tokens", "padded", "heads", "key_dim", "value_dim", "v_row")
+    rows = ("tokens", "count", "padded", "heads", "key_dim", "value_dim", "v_row")
     is_solved, is_erased = update != "add", update == "erase_write"
     return Case(
         name=f"scan_between {name}",
         kernel="scan.triton_between:between",
         arguments={
             **dict.fromkeys(tensors, "*bf16:16"), **dict.fromkeys(rows, "i32:16"), "p_skip": "None", "scale": "fp32",
-            **dict.fromkeys(("p_w", "p_u"), "*bf16:16" if is_solved else "None"), "p_position": "*i64:16",
+            "per_segment": "i32", "p_position": "*i64:16",
+            **dict.fromkeys(("p_w", "p_u"), "*bf16:16" if is_solved else "None"),
             **dict.fromkeys(("p_scores_v", "p_writes_v"), "*bf16:16" if is_erased else "None"),
             **_fp32("p_whole", "p_initial", "p_final"), **dict.fromkeys(("p_states", "p_solution"), "None"),
         },
@@ -103,8 +105,42 @@ def _between(name: str, update: str, key_dim: int, columns: int, warps: int, *, 
     )  # fmt: skip
 
 
+def _crossing(name: str, key_dim: int, columns: int, warps: int, *, backwards: bool) -> Case:
+    return Case(
+        name=f"scan_crossing {name}",
+        kernel="scan.triton_crossing:crossing",
+        arguments={
+            "p_first": "*bf16:16", "p_second": "*bf16:16", **_fp32("p_whole", "p_crossing"), "padded": "i32:16",
+            "per_segment": "i32", "key_dim": "i32:16",
+        },
+        constexprs={
+            "PER_CHANNEL": backwards, "BACKWARDS": backwards, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns,
+        },
+        num_warps=warps,
+        num_stages=2,
+    )  # fmt: skip
+
+
+def _pass_on(name: str, key_dim: int, columns: int, warps: int, *, with_matrices: bool) -> Case:
+    return Case(
+        name=f"scan_pass_on {name}",
+        kernel="scan.triton_crossing:pass_on",
+        arguments={
+            **_fp32("p_left", "p_whole", "p_states", "p_last"), "p_crossing": "*fp32:16" if with_matrices else "None",
+            "padded": "i32:16", "per_segment": "i32", "segments": "i32", "key_dim": "i32:16", "value_dim": "i32:16",
+        },
+        constexprs={
+            "PER_CHANNEL": True, "BACKWARDS": with_matrices, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": columns,
+            "PRECISION": "tf32",
+        },
+        num_warps=warps,
+        num_stages=1,
+    )  # fmt: skip
+
+
 def _solved(name: str, update: str, key_dim: int, columns: int) -> Case:
-    tensors, rows = ("p_solves", "p_v", "p_w", "p_u"), ("tokens", "padded", "heads", "key_dim", "value_dim", "v_row")
+    tensors, sizes = ("p_solves", "p_v", "p_w", "p_u"), ("heads", "key_dim", "value_dim", "v_row")
+    rows = ("tokens", "count", "padded", *sizes)
     is_erased = update == "erase_write"
     return Case(
         name=f"scan_solved {name}",
@@ -191,8 +227,8 @@ def _delta_backward(
         **_fp32("p_whole", "p_end", "p_begin", "p_grad_skip", "p_grad_whole"), "p_dt": "None",
         "p_inverse": "*fp32:16" if is_solved else "None", "p_beta": "*bf16:16" if update == "delta" else "None",
         "p_grad_amount": "*fp32:16" if update == "delta" else "None", "p_position": "*i64:16", "scale": "fp32",
-        **dict.fromkeys(("tokens", "padded", "heads", "key_dim", "value_dim", "grad_row", "v_row"), "i32:16"),
-        "beta_row": "i32:16",
+        **dict.fromkeys(("tokens", "count", "padded", "heads", "key_dim", "value_dim", "grad_row", "v_row"), "i32:16"),
+        "beta_row": "i32:16", "per_segment": "i32",
     }  # fmt: skip
     constants = {
         "UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim, "BLOCK_V": value_dim,
@@ -222,7 +258,7 @@ def _inside_backward(name: str, update: str, key_dim: int, *, per_channel: bool)
         "p_writes_v": kinds["p_grad_writes_v"], "p_erase": kinds["p_grad_feed"], "p_write": kinds["p_grad_feed"],
         "p_grad_erase": kinds["p_grad_feed"], "p_grad_write": kinds["p_grad_feed"],
     }  # fmt: skip
-    rows = ("tokens", "padded", "heads", "key_dim", "k_row", "q_row", "log_row", "beta_row", "erase_row", "write_row")
+    rows = ("tokens", "key_tokens", "count", "padded", "heads", "key_dim", *ROW_NAMES)
     is_delta = update == "delta"
     return Case(
         name=f"scan_inside backward {name}",
@@ -242,15 +278,18 @@ def _inside_backward(name: str, update: str, key_dim: int, *, per_channel: bool)
 
 TAKEN = {
     "between_backward": """p_grad p_position p_scores p_reads p_writes p_w p_whole p_end p_slopes p_grad_u p_begin
-        tokens padded heads key_dim value_dim grad_row scale UPDATE PER_CHANNEL CHUNK BLOCK_K BLOCK_V""",
+        tokens count padded per_segment heads key_dim value_dim grad_row scale
+        UPDATE PER_CHANNEL CHUNK BLOCK_K BLOCK_V""",
     "values_backward": """p_grad p_v p_position p_skip p_beta p_dt p_inverse p_scores_v p_writes_v p_feed p_slopes
-        p_grad_u p_grad_v p_grad_amount p_grad_skip tokens padded heads key_dim value_dim grad_row v_row beta_row scale
+        p_grad_u p_grad_v p_grad_amount p_grad_skip
+        tokens count padded heads key_dim value_dim grad_row v_row beta_row scale
         UPDATE CHUNK BLOCK_K BLOCK_V PRECISION""",
     "squares_backward": """p_grad p_v p_position p_u p_right p_grad_scores p_grad_system p_grad_scores_v p_grad_feed
-        tokens padded heads value_dim grad_row v_row scale UPDATE CHUNK BLOCK_V PRECISION""",
+        tokens count padded heads value_dim grad_row v_row scale UPDATE CHUNK BLOCK_V PRECISION""",
     "keys_backward": """p_grad p_v p_position p_u p_right p_whole p_states p_slopes p_grad_reads p_grad_solves
-        p_grad_writes p_grad_writes_v p_grad_whole tokens padded heads key_dim value_dim grad_row v_row scale UPDATE
-        PER_CHANNEL CHUNK BLOCK_K BLOCK_V PRECISION""",
+        p_grad_writes p_grad_writes_v p_grad_whole
+        tokens count padded heads key_dim value_dim grad_row v_row scale
+        UPDATE PER_CHANNEL CHUNK BLOCK_K BLOCK_V PRECISION""",
 }
 """Which arguments each kernel takes."""
 
@@ -292,6 +331,10 @@ CASES = (
     _between("delta", "delta", 128, 64, 8),
     _between("gla", "add", 256, 32, 8),
     _between("erase_write", "erase_write", 64, 64, 4),
+    _crossing("delta", 128, 64, 8, backwards=False),
+    _crossing("erase_write backward", 64, 64, 4, backwards=True),
+    _pass_on("delta", 128, 64, 8, with_matrices=True),
+    _pass_on("gla", 256, 32, 8, with_matrices=False),
     _delta_backward("delta", "between_backward", "delta", 128, 64, per_channel=False, warps=8),
     _delta_backward("gla", "between_backward", "add", 256, 32, per_channel=True, warps=8),
     _delta_backward("erase_write", "between_backward", "erase_write", 64, 64, per_channel=True),

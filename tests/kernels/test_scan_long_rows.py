@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
+from weakref import finalize
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ import torch
 pytest.importorskip("triton")
 
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from llmc.kernels.scan import (
     triton_chunked,
     triton_chunked_backward,
+    triton_cut,
     triton_delta,
     triton_delta_backward,
     triton_prepared,
@@ -38,13 +42,14 @@ GRID = (2**31 - 1, 65535, 65535)
 
 @dataclass
 class Launches:
-    """Stands for `launchable`: notes grids, whole-number arguments and the memory behind tensors, and runs nothing."""
+    """Stands for `launchable`: notes grids and whole-number arguments, runs nothing; and what `Storages` finds."""
 
     grids: list[tuple[int, ...]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     held: dict[int, int] = field(default_factory=dict)
-    """Bytes of each storage; the storages are kept, so that none takes another's place."""
-    alive: list[Tensor] = field(default_factory=list)
+    """Bytes of each storage that is alive."""
+    peak: int = 0
+    """Bytes held at once."""
 
     def __call__(self, kernel: object) -> Launches:
         del kernel
@@ -56,11 +61,27 @@ class Launches:
 
     def note(self, *given: object, **constants: object) -> None:
         for value in (*given, *constants.values()):
-            if isinstance(value, Tensor):
-                self.alive.append(value)
-                self.held[value.untyped_storage()._cdata] = value.untyped_storage().nbytes()
-            elif isinstance(value, int):
+            if isinstance(value, int):
                 self.sizes.append(value)
+
+
+class Storages(TorchDispatchMode):
+    """Notes the memory behind every tensor that is made, until it is freed."""
+
+    def __init__(self, found: Launches) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        held = self.found.held
+        for tensor in (x for x in tree_leaves(made) if isinstance(x, Tensor)):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in held:
+                held[storage._cdata] = storage.nbytes()
+                finalize(storage, held.pop, storage._cdata)
+        self.found.peak = max(self.found.peak, sum(held.values()))
+        return made
 
 
 def rows(batch: int, tokens: int, width: int) -> Tensor:
@@ -83,8 +104,8 @@ def delta(batch: int, tokens: int) -> None:
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
     log = torch.empty(batch, 32, tokens, device="meta")
     given = (v, k, k.clone(), position, log, None, beta, None, None, None, None, 128, 128, "delta", False, 1.0)
-    triton_delta._launch(*given)
-    triton_delta_backward._launch(v.clone(), None, *given)
+    starts = triton_delta._launch(*given)[2]
+    triton_delta_backward._launch(v.clone(), None, starts, *given)
 
 
 def erase_write(batch: int, tokens: int) -> None:
@@ -92,8 +113,8 @@ def erase_write(batch: int, tokens: int) -> None:
     v, k, q, log, erase, write = (rows(batch, tokens, 40 * 64) for _ in range(6))
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
     given = (v, k, q, position, log, None, None, erase, write, None, None, 64, 64, "erase_write", True, 1.0)
-    triton_delta._launch(*given)
-    triton_delta_backward._launch(v.clone(), None, *given)
+    starts = triton_delta._launch(*given)[2]
+    triton_delta_backward._launch(v.clone(), None, starts, *given)
 
 
 def selective(batch: int, tokens: int) -> None:
@@ -111,16 +132,41 @@ def noted(monkeypatch: pytest.MonkeyPatch, run: object, batch: int, tokens: int)
     for module in MODULES:
         if hasattr(module, "launchable"):
             monkeypatch.setattr(module, "launchable", found)
-    run(batch, tokens)  # type: ignore[operator]
+    with Storages(found):
+        run(batch, tokens)  # type: ignore[operator]
     return found
+
+
+@pytest.mark.parametrize(
+    ("run", "heads", "key_dim", "value_dim", "inputs"),
+    [
+        (delta, 32, 128, 128, 2 * (32 * 128 + 2 * 16 * 128 + 32) + 4 * 32 + 8),
+        (erase_write, 40, 64, 64, 2 * 6 * 40 * 64 + 8),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_a_scan_with_its_gradients_holds(
+    monkeypatch: pytest.MonkeyPatch, run: object, heads: int, key_dim: int, value_dim: int, inputs: int, batch: int
+) -> None:
+    """Beyond its inputs at most twice their bytes, all gradients and the output's among these, and the states before
+    segments; the scratch of a span is within a constant, whatever the row."""
+    found = noted(monkeypatch, run, batch, LONG)
+    cut = triton_cut.cut(
+        tokens=LONG, heads=batch * heads, key_dim=key_dim, value_dim=value_dim, is_solved=True
+    )  # fmt: skip
+    states = 4 * cut.segments * batch * heads * key_dim * value_dim
+    given, made = inputs * LONG * batch, (inputs - 8 + 2 * heads * value_dim) * LONG * batch
+    assert found.peak - given - states <= 2 * given
+    assert found.peak - given - states - made <= 2**30 * (1.5 if run is delta else 1.0)
 
 
 @pytest.mark.parametrize("run", [chunks, delta, erase_write, selective])
 @pytest.mark.parametrize("batch", [1, 16])
 def test_a_long_row_costs_what_its_tokens_do(monkeypatch: pytest.MonkeyPatch, run: object, batch: int) -> None:
     short, long = (noted(monkeypatch, run, batch, tokens) for tokens in (SHORT, LONG))
-    assert 2 <= len(long.grids) <= len(short.grids) + 4, "segments add a walk and the passing of states, twice at most"
-    assert sum(long.held.values()) <= 1.05 * LONG / SHORT * sum(short.held.values())
+    spans = LONG * batch * 80 // triton_cut.HELD if run in (delta, erase_write) else 1
+    assert 2 <= len(long.grids) <= spans * (len(short.grids) + 6), "segments add a walk, crossings and their passing"
+    assert long.peak <= 1.05 * LONG / SHORT * short.peak
     for grid in long.grids:
         assert all(size <= limit for size, limit in zip(grid, GRID[: len(grid)], strict=True)), grid
     programs, before = sum(map(prod, long.grids)), sum(map(prod, short.grids))
@@ -129,7 +175,8 @@ def test_a_long_row_costs_what_its_tokens_do(monkeypatch: pytest.MonkeyPatch, ru
 
 
 BOUNDS = {
-    **dict.fromkeys(("tokens", "padded", "segment"), LONG), **dict.fromkeys(("segments", "chunks"), LONG // 64),
+    **dict.fromkeys(("tokens", "key_tokens", "count", "padded", "segment"), LONG),
+    **dict.fromkeys(("segments", "chunks", "per_segment"), LONG // 64),
     **dict.fromkeys(("heads", "shared", "part"), 128), **dict.fromkeys(("key_dim", "value_dim"), 256), "batch": 16,
     "channels": 8192, "x": 2**24, "y": 16 * 128, "z": 16 * 128,
 }  # fmt: skip
