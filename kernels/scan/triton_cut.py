@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..gpu.sizes import ceil_div, power_of_2
+from ..gpu.sizes import at_least, at_most, ceil_div, power_of_2
 
 CHUNK = 64
 SUB = 16
@@ -35,11 +35,15 @@ class Cut:
     """The parts of a row; a segment is whole chunks and a span whole segments, but for the last of each."""
 
     tokens: int
-    chunk: int
     segment: int
     """Tokens."""
     span: int
     """Tokens."""
+
+    @property
+    def chunk(self) -> int:
+        """Tokens; few tokens take a shorter one."""
+        return min(CHUNK, max(SUB, power_of_2(self.tokens)))
 
     @property
     def segments(self) -> int:
@@ -57,14 +61,17 @@ class Cut:
 
 
 def cut(*, tokens: int, heads: int, key_dim: int, value_dim: int, is_solved: bool) -> Cut:
-    """The rule for a row of `tokens`, at least one, where a batch has `heads` in all."""
-    chunk = min(CHUNK, max(SUB, power_of_2(tokens)))
-    chunks = ceil_div(tokens, chunk)
-    each = ceil_div(chunks, ceil_div(chunks, max(SHORTEST, HELD // (heads * chunk))))
-    segments = AT_ONCE // (heads * ceil_div(value_dim, columns(key_dim, value_dim)))
-    is_paid = segments >= (3 if is_solved else 2) and not (is_solved and key_dim > WIDEST_CROSSING)
-    segment = ceil_div(each, max(1, min(segments, each // SHORTEST)) if is_paid else 1)
-    return Cut(tokens=tokens, chunk=chunk, segment=segment * chunk, span=ceil_div(each, segment) * segment * chunk)
+    """The rule for a row of `tokens`, at least one, where a batch has `heads` in all.
+
+    Without a branch on either, so that a program can be exported for every length.
+    """
+    chunks = ceil_div(tokens, CHUNK)
+    each = ceil_div(chunks, ceil_div(chunks, at_least(SHORTEST, HELD // (heads * CHUNK))))
+    fits = AT_ONCE // (heads * ceil_div(value_dim, columns(key_dim, value_dim)))
+    fewest = 3 if is_solved else 2
+    is_paid = 0 if is_solved and key_dim > WIDEST_CROSSING else at_most(1, fits // fewest)
+    segment = ceil_div(each, at_least(1, is_paid * at_most(fits, each // SHORTEST)))
+    return Cut(tokens=tokens, segment=segment * CHUNK, span=ceil_div(each, segment) * segment * CHUNK)
 
 
 def columns(key_dim: int, value_dim: int) -> int:

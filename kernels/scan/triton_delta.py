@@ -11,6 +11,8 @@ kept for the gradients.
 # pyright: basic
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -139,7 +141,7 @@ def _launch(
     for begin, count in parts.spans():
         span = given.part(begin, count)
         made = prepare(span, parts.chunk)
-        before = parts.of_span(starts, begin, count)
+        before = parts.of_span(starts.view(-1, *final.shape), begin, count)
         before[0].copy_(final)
         is_crossed = len(before) > 1
         if is_crossed:
@@ -155,10 +157,11 @@ def _fake(
     erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
     value_dim: int, update: str, per_channel: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The output, the state after the row `[B, H, Dk, Dv]`, and those before each segment, `[S, B, H, Dk, Dv]`."""
+    """The output, the state after the row `[B, H, Dk, Dv]`, and those before each segment, `[S * B * H * Dk * Dv]`: in
+    one dimension, so that no S is asked whether it is 1 where lengths are symbolic."""
     shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
     segments = cut_of(v, position, key_dim, value_dim, update).segments if v.numel() else 0
-    final, starts = (v.new_empty(size, dtype=torch.float32) for size in (shape, (segments, *shape)))
+    final, starts = (v.new_empty(size, dtype=torch.float32) for size in (shape, segments * prod(shape)))
     return torch.empty_like(v, memory_format=torch.contiguous_format), final, starts
 
 
@@ -197,7 +200,7 @@ def _reference(
     )
     final.zero_() if initial is None else final.copy_(initial)
     size = cut_of(v, position, key_dim, value_dim, update).segment if v.numel() else 1
-    for i, before in enumerate(starts):
+    for i, before in enumerate(starts.view(-1, *final.shape) if v.numel() else ()):
         before.copy_(final)
         own = slice(i * size, (i + 1) * size)
         streams = [None if x is None else x[:, own] for x in (beta, erase, write)]

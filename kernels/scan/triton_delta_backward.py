@@ -72,7 +72,7 @@ def _launch(
         by_token[3:5] = [made[..., own] if made.numel() else made for made in grads[3:5]]
         if per_channel and log is not None:
             by_token[3] = grads[3][:, own]
-        before = parts.of_span(starts, begin, count)
+        before = parts.of_span(starts.view(-1, *grads[9].shape), begin, count)
         made = Gradients(*by_token, sum_skip, grads[9])  # pyright: ignore[reportCallIssue]
         _span(whole.part(begin, count), parts, before, grad[:, own], grad_row, made)
     if skip is not None:

@@ -37,11 +37,27 @@ for inputs, grad, ours, exact in (
 ):
     torch.testing.assert_close(ours, exact)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(exact, inputs, grad))
+
+
+class Scan(torch.nn.Module):
+    def forward(self, v, k, at, decay, beta):
+        return triton_delta.scan(**law | {"position": at}, v=v, k=k, q=k, decay=decay, beta=beta)
+
+
+def given(n):
+    return torch.rand(2, n, 24), torch.rand(2, n, 8), torch.arange(n).expand(2, n), *torch.rand(2, 2, n, 4)
+
+
+lengths = ({1: torch.export.Dim("tokens", min=2, max=4096)},) * 5
+exported = torch.export.export(Scan(), given(9), dynamic_shapes=lengths, strict=False).module()
+for long in (given(5), given(130)):
+    torch.testing.assert_close(exported(*long), Scan()(*long))
 """
 
 
 @pytest.mark.slow
 def test_values_and_gradients_are_the_references() -> None:
+    """And a scan is exported for every length, though how it is cut depends on that."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHILD],
         env=os.environ | {"TRITON_INTERPRET": "0"},

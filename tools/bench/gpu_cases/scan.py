@@ -25,6 +25,7 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     yield partial(_selective_both, sizes)
     yield partial(_delta, sizes)
     yield partial(_delta_both, sizes)
+    yield partial(_delta_both, sizes, few=True)
     yield partial(_step, sizes)
 
 
@@ -130,9 +131,11 @@ def _channels(sizes: Sizes, batch: int, tokens: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _gated_delta(sizes: Sizes) -> dict[str, object]:
-    """Qwen3-Next's shape: 32 heads of 128 by 128, 4 rows of 4096 tokens."""
-    batch, tokens, heads, width = sizes.pick(4, 1), sizes.pick(4096, 40), sizes.pick(32, 2), sizes.pick(128, 16)
+def _gated_delta(sizes: Sizes, *, few: bool = False) -> dict[str, object]:
+    """Qwen3-Next's shape: 32 heads of 128 by 128, 4 rows of 4096 tokens; a few, 8 heads of one row of 16384."""
+    batch, tokens, heads = (1, 16384, 8) if few else (4, 4096, 32)
+    batch, tokens, heads = sizes.pick(batch, 1), sizes.pick(tokens, 40), sizes.pick(heads, 2)
+    width = sizes.pick(128, 16)
     unit = functional.normalize(sizes.randn(batch, tokens, heads, width).float(), dim=-1).flatten(2).to(sizes.dtype)
     operands: dict[str, object] = {
         "v": sizes.randn(batch, tokens, heads * width), "k": unit, "q": sizes.randn(batch, tokens, heads * width),
@@ -143,9 +146,9 @@ def _gated_delta(sizes: Sizes) -> dict[str, object]:
     return operands
 
 
-def _delta_both(sizes: Sizes) -> Case:
-    """The torch form stands for the reference, which takes a step a token."""
-    operands = _gated_delta(sizes)
+def _delta_both(sizes: Sizes, *, few: bool = False) -> Case:
+    """The torch form stands for the reference, which takes a step a token. Few heads take a row in segments."""
+    operands = _gated_delta(sizes, few=few)
     name, function = picked("scan", "train", sizes, operands)
     return _trained(sizes, operands, ("v", "k", "q", "decay", "beta"), name, function, "gated delta rule")
 
