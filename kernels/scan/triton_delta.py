@@ -108,11 +108,13 @@ def cross(
         launchable(crossing)[(blocks, side, count)](
             *pair, made.whole, matrices, made.padded, segment // made.chunk, given.key_dim, **law, **sizes
         )
-    blocks, sizes = config(given, given.value_dim)
-    launchable(pass_on)[(blocks, side)](
+    _, sizes = config(given, given.value_dim)
+    # a matrix lies beside the state in shared memory, so that columns are not those that tuning found for a walk
+    taken = min(sizes["BLOCK_V"], columns(given.key_dim, given.value_dim))
+    sizes = {**sizes, "BLOCK_V": taken, "num_stages": 1}
+    launchable(pass_on)[(ceil_div(given.value_dim, taken), side)](
         left, matrices, made.whole, states, last, made.padded, segment // made.chunk, count, given.key_dim,
-        given.value_dim, PRECISION="ieee" if given.v.dtype == torch.float32 else "tf32", **law,
-        **{**sizes, "num_stages": 1},
+        given.value_dim, PRECISION="ieee" if given.v.dtype == torch.float32 else "tf32", **law, **sizes,
     )  # fmt: skip
 
 
