@@ -26,7 +26,7 @@ _RESERVED_WORDS = (
     "to_empty train training type xpu zero_grad "
     # of llmc's own modules
     "cache_dtype check_ids default_inputs device dtype executor facts folder_decoder_start_id folder_eos_ids "
-    "folder_repetition_penalty generate graph is_put_off keep_keys_as layout lease_cache lookup max_seq_len "
+    "folder_repetition_penalty generate graph is_put_off keep_keys_as layout lease_cache lookup loss max_seq_len "
     "named_owned_parameters new_cache pack packed_executor program put_off quantize retie run_program save scalars "
     "source tokenizer"
 )

@@ -18,8 +18,11 @@ _counters = WeakTensorKeyDictionary()
 def arrivals(written: Tensor, count: int) -> Tensor:
     """`[count]` int32 beside the buffer `written`: one counter for the programs that share a result.
 
-    The same at each call with this tensor; made at the first, which therefore is not one that is recorded.
+    The same at each call with this tensor; made at the first, which therefore is not one that is recorded. What torch's
+    compiler traces makes its own at each call.
     """
+    if torch.compiler.is_compiling():
+        return torch.zeros(count, dtype=torch.int32, device=written.device)
     found = None if isinstance(written, FakeTensor) else _counters.get(written)
     if isinstance(found, Tensor) and len(found) >= count:
         return found

@@ -106,7 +106,7 @@ def test_training_is_refused_where_it_must_be() -> None:
 def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_dim: int, plain: int) -> None:
     key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": 4096, "keys": 8192, "plain": plain}
     for target in TARGETS.values():
-        monkeypatch.setattr("llmc.kernels.attention.triton_settings.target_of", lambda _, target=target: target)
+        monkeypatch.setattr("llmc.kernels.attention.triton_settings.launch_target", lambda target=target: target)
         for tunable, kept, passed in (
             (BACKWARD_QUERIES, "BLOCK_M", "BLOCK_N"),
             (BACKWARD_KEYS, "BLOCK_N", "BLOCK_M"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from llmc.kernels.attention import reference
-from llmc.kernels.attention.triton_attention import _reference, attend_cached, attention, serves
+from llmc.kernels.attention.triton_attention import _reference, attend_cached, serves
 from llmc.kernels.attention.triton_prefill import launch_forward
 from llmc.kernels.attention.triton_settings import FORWARD, Operands, Settings, forward_bytes
 from llmc.kernels.gpu.target import TARGETS
@@ -57,7 +57,7 @@ def test_the_logsumexp_is_that_of_the_scores() -> None:
 def test_blocks_fit_the_chip(monkeypatch: pytest.MonkeyPatch, dtype: str, head_dim: int, queries: int) -> None:
     key = {"dtype": dtype, "head_dim": head_dim, "v_head_dim": head_dim, "queries": queries, "keys": 8192, "plain": 1}
     for target in TARGETS.values():
-        monkeypatch.setattr("llmc.kernels.attention.triton_settings.target_of", lambda _, target=target: target)
+        monkeypatch.setattr("llmc.kernels.attention.triton_settings.launch_target", lambda target=target: target)
         config = FORWARD.rule(key)
         assert min(config["BLOCK_M"], config["BLOCK_N"]) >= 16
         assert forward_bytes(key, config) <= target.shared_memory
@@ -77,11 +77,3 @@ def test_refusals_name_their_reason() -> None:
     assert "decoding" in str(serves(request("decode")))
     assert "float32" in str(serves(request(dtype="float64")))
     assert "v_head_dim 512 is more than 256" in str(serves(request(v_head_dim=512)))
-
-
-def test_dropout_in_training_is_refused() -> None:
-    x = torch.randn(1, 3, 16, device=DEVICE)
-    at = torch.arange(3, device=DEVICE)[None]
-    with pytest.raises(ValueError, match="dropout"):
-        attention(q=x, k=x, v=x, position=at, head_dim=16, dropout=0.5, training=True)
-    assert attention(q=x, k=x, v=x, position=at, head_dim=16, dropout=0.5).shape == x.shape

@@ -55,7 +55,7 @@ def test_beams_that_go_on_stay_where_they_are() -> None:
         length = start + step
         rule = torch.tensor(made.settings.rule(step + 1, 1000))
         made.advance(
-            torch.randn(prompts * beams, vocab) * 2, torch.full((prompts * beams,), length), rule, may_end=False
+            torch.randn(prompts * beams, vocab) * 2, torch.full((prompts * beams,), length), rule, banned=made.ends
         )
         for row, (of, first) in enumerate(zip(made.source.tolist(), made.first.tolist(), strict=True)):
             assert made.source[of] == of

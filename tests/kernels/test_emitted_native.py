@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmc.kernels.native.registry import NATIVE_KERNELS
 
-from . import emitted_mixers, emitted_rows, test_sample_native
+from . import emitted_mixers, emitted_rows, test_beams_native, test_sample_native
 from .emitted import Emitted, emit
 from .emitted_case import Case
 from .emitted_rows import Builder
@@ -70,12 +70,13 @@ def test_every_kernel_has_cases() -> None:
     assert GROUP_OF.keys() == {kernel.op for kernel in NATIVE_KERNELS}
 
 
-def test_every_file_in_c_is_a_kernels_or_draws_tokens() -> None:
-    """No op draws tokens: `test_sample_native` has the cases, on the same paths."""
+def test_every_file_in_c_is_a_kernels_or_chooses_tokens() -> None:
+    """No op chooses tokens: `test_sample_native` and `test_beams_native` have the cases, on the same paths."""
     of_kernels = {KERNELS / source for kernel in NATIVE_KERNELS for source in kernel.sources}
     files = {path for path in KERNELS.rglob("*.c") if path.parent != KERNELS / "native"}
-    assert files - of_kernels == set(test_sample_native.SOURCES)
-    assert set(test_sample_native.ISAS) == SHARE.keys()
+    chosen = {*test_sample_native.SOURCES, *(path for path in test_beams_native.SOURCES if path in files)}
+    assert files - of_kernels == chosen
+    assert set(test_sample_native.ISAS) == set(test_beams_native.ISAS) == SHARE.keys()
 
 
 def test_only_matrix_products_have_paths_beside_the_width_of_vectors() -> None:
