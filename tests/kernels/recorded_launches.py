@@ -183,7 +183,7 @@ def _main() -> None:
     request = json.load(sys.stdin)
     architecture = request.pop("architecture")
     op.launchable = launches = Launches(architecture)  # type: ignore[assignment]
-    op.gpu_op = lambda name, launch, **_others: Operator(launch)  # type: ignore[assignment]
+    op.gpu_op = lambda name, launch, **_others: Operator(op._by_items(launch))  # type: ignore[assignment]
     kernels = Path(target.__file__).parents[1]
     for path in sorted(kernels.rglob("triton_*.py")):
         module = import_module(".".join(("llmc.kernels", *path.relative_to(kernels).with_suffix("").parts)))
