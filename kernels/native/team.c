@@ -31,7 +31,8 @@ struct llmc_team {
     int count;
     share shares[LLMC_MAX_THREADS];
     _Alignas(64) _Atomic uint64_t done; /* region: 32 bits, finished chunks: 32 */
-    _Alignas(64) _Atomic int sleepers;  /* threads that sleep until `done` changes */
+    _Alignas(64) _Atomic int sleepers;  /* threads that sleep until a region is over */
+    _Atomic uint32_t wakings;           /* of them: counts of chunks recur from region to region, this does not */
     _Alignas(64) _Atomic uint32_t job;  /* counts jobs; odd while one is open */
     _Atomic uint32_t inside;            /* workers that are in the open job */
     _Atomic int idle;                   /* workers that sleep until there is a job */
@@ -51,8 +52,8 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-/* Sleeps while *word (its low half) is `seen`; may wake early. */
-static void sleep_while(void *word, uint32_t seen) {
+/* Sleeps while *word is `seen`; may wake early. */
+static void sleep_while(_Atomic uint32_t *word, uint32_t seen) {
 #if defined(__linux__)
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 #else
@@ -61,20 +62,11 @@ static void sleep_while(void *word, uint32_t seen) {
 #endif
 }
 
-static void wake_all(void *word) {
+static void wake_all(_Atomic uint32_t *word) {
 #if defined(__linux__)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 #else
     (void)word;
-#endif
-}
-
-/* The half of a 64-bit counter in which the count lies. */
-static void *low_half(_Atomic uint64_t *word) {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return (void *)word;
-#else
-    return (char *)word + 4;
 #endif
 }
 
@@ -124,7 +116,9 @@ static void count_done(llmc_thread *t) {
         next = is_first ? (uint64_t)t->region << 32 | 1 : found + 1;
     } while (!atomic_compare_exchange_weak(&team->done, &found, next));
     t->is_holding = 0;
-    if (is_over(t, next) && atomic_load(&team->sleepers)) wake_all(low_half(&team->done));
+    if (!is_over(t, next) || !atomic_load(&team->sleepers)) return;
+    atomic_fetch_add(&team->wakings, 1);
+    wake_all(&team->wakings);
 }
 
 static void wait_until_over(llmc_thread *t) {
@@ -134,7 +128,11 @@ static void wait_until_over(llmc_thread *t) {
         pause_briefly();
     }
     atomic_fetch_add(&team->sleepers, 1);
-    for (uint64_t seen; !is_over(t, seen = atomic_load(&team->done));) sleep_while(low_half(&team->done), (uint32_t)seen);
+    for (;;) {
+        uint32_t seen = atomic_load(&team->wakings);
+        if (is_over(t, atomic_load(&team->done))) break;
+        sleep_while(&team->wakings, seen);
+    }
     atomic_fetch_sub(&team->sleepers, 1);
 }
 
