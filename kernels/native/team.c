@@ -2,6 +2,10 @@
  *
  * Regions are numbered. A share whose number is old is filled by whoever needs it first, with the same bounds, so a
  * thread that sleeps does not stop its chunks from being taken. Waiting spins for a short time, then sleeps (futex).
+ *
+ * In a repeatable region each thread says which chunk it holds. One that waits longer than a chunk takes does that chunk
+ * too, from the same inputs; a compare-and-swap of the holder's word decides which of them writes. As the region cannot
+ * be over before that, its inputs are whole for whoever wins, and the other one throws its results away.
  */
 #define _GNU_SOURCE
 #include "team.h"
@@ -12,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -22,9 +27,12 @@
 
 #define SPINS_IN_REGION 4000
 #define SPINS_BETWEEN_JOBS 20000
+#define SPINS_PER_LOOK 16       /* at the clock */
+#define NANOSECONDS_TO_REPEAT 40000 /* a few times what a chunk takes, a small part of what a thread sleeps */
 
 typedef struct {
     _Alignas(64) _Atomic uint64_t word; /* region: 24 bits, next: 20, end: 20 */
+    _Atomic uint64_t held; /* of a repeatable region: its number: 32 bits, chunk + 1: 31, whether it is decided who writes */
 } share;
 
 struct llmc_team {
@@ -115,18 +123,44 @@ static void count_done(llmc_thread *t) {
         int is_first = (uint32_t)(found >> 32) != t->region;
         next = is_first ? (uint64_t)t->region << 32 | 1 : found + 1;
     } while (!atomic_compare_exchange_weak(&team->done, &found, next));
-    t->is_holding = 0;
     if (!is_over(t, next) || !atomic_load(&team->sleepers)) return;
     atomic_fetch_add(&team->wakings, 1);
     wake_all(&team->wakings);
 }
 
-static void wait_until_over(llmc_thread *t) {
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* A chunk that another thread holds and has not written, or EMPTY. */
+static int64_t take_again(llmc_thread *t) {
+    for (int i = 1; i < t->count; i++) {
+        int other = t->id + i < t->count ? t->id + i : t->id + i - t->count;
+        uint64_t held = atomic_load(&t->team->shares[other].held);
+        if ((uint32_t)(held >> 32) != t->region || !(uint32_t)held || (held & 1)) continue;
+        t->holder = other;
+        t->held = held;
+        return (int64_t)((uint32_t)held >> 1) - 1;
+    }
+    return EMPTY;
+}
+
+/* Returns when the region is over, or with a chunk to do again. */
+static int64_t wait_until_over(llmc_thread *t) {
     llmc_team *team = t->team;
+    int64_t started = t->is_repeatable ? nanoseconds() : 0;
     for (int spin = 0; spin < SPINS_IN_REGION; spin++) {
-        if (is_over(t, atomic_load(&team->done))) return;
+        if (is_over(t, atomic_load(&team->done))) return OVER;
+        if (t->is_repeatable && spin % SPINS_PER_LOOK == 0 && nanoseconds() - started > NANOSECONDS_TO_REPEAT) {
+            int64_t chunk = take_again(t);
+            if (chunk >= 0) return chunk;
+        }
         pause_briefly();
     }
+    int64_t chunk = t->is_repeatable ? take_again(t) : EMPTY;
+    if (chunk >= 0) return chunk;
     atomic_fetch_add(&team->sleepers, 1);
     for (;;) {
         uint32_t seen = atomic_load(&team->wakings);
@@ -134,6 +168,7 @@ static void wait_until_over(llmc_thread *t) {
         sleep_while(&team->wakings, seen);
     }
     atomic_fetch_sub(&team->sleepers, 1);
+    return OVER;
 }
 
 void llmc_enter(llmc_thread *t, int64_t chunks) {
@@ -141,23 +176,41 @@ void llmc_enter(llmc_thread *t, int64_t chunks) {
     t->taken = 0;
     t->chunks = chunks;
     t->is_holding = 0;
+    t->is_repeatable = 0;
+}
+
+static int64_t hold(llmc_thread *t, int64_t chunk) {
+    t->is_holding = 1;
+    t->is_written = !t->is_repeatable;
+    return chunk;
+}
+
+int llmc_may_write(llmc_thread *t) {
+    if (t->count == 1 || !t->is_repeatable) return 1;
+    uint64_t held = t->held;
+    t->is_written = atomic_compare_exchange_strong(&t->team->shares[t->holder].held, &held, held | 1);
+    return t->is_written;
 }
 
 int64_t llmc_next(llmc_thread *t) {
     if (t->count == 1) return t->taken < t->chunks ? t->taken++ : -1; /* nobody to agree with */
-    if (t->is_holding) count_done(t);
+    if (t->is_holding && t->is_written) count_done(t);
+    t->is_holding = 0;
     if (t->chunks <= 0) return -1;
     for (int i = 0; i < t->count; i++) {
         int owner = t->id + i < t->count ? t->id + i : t->id + i - t->count;
         int64_t chunk = take(t, owner);
         if (chunk == OVER) return -1;
-        if (chunk >= 0) {
-            t->is_holding = 1;
-            return chunk;
+        if (chunk < 0) continue;
+        if (t->is_repeatable) {
+            t->holder = t->id;
+            t->held = (uint64_t)t->region << 32 | (uint64_t)(chunk + 1) << 1;
+            atomic_store_explicit(&t->team->shares[t->id].held, t->held, memory_order_release);
         }
+        return hold(t, chunk);
     }
-    wait_until_over(t);
-    return -1;
+    int64_t again = wait_until_over(t);
+    return again < 0 ? -1 : hold(t, again);
 }
 
 /* --- jobs ------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,13 @@
  * of one thread, and whoever holds a chunk may rely on the inputs of its region.
  *
  *     LLMC_FOR(t, chunk, chunks) { ... }        every chunk once; after the loop all chunks are done
+ *
+ * Where a chunk is first computed into memory of its thread, another may do it again when that thread was scheduled
+ * away, and whoever is first writes it:
+ *
+ *     LLMC_FOR_AGAIN(t, chunk, chunks, may) { ... if (llmc_may_write(t)) ... }
+ *
+ * A thread that is not allowed to write has lost its inputs, and what it computed of them: the region may be over.
  */
 #ifndef LLMC_TEAM_H
 #define LLMC_TEAM_H
@@ -29,6 +36,10 @@ typedef struct {
     int64_t chunks;     /* of the region */
     int64_t taken;      /* chunks of the region, where this thread is alone */
     int is_holding;     /* whether a chunk was taken and is not yet counted as done */
+    int is_repeatable;  /* whether chunks of the region may be done again */
+    int is_written;     /* whether this thread may write the chunk that it took last */
+    int holder;         /* the thread that first took it */
+    uint64_t held;      /* and how that thread says so */
 } llmc_thread;
 
 /* Begins a region of `chunks` chunks, at most LLMC_MAX_CHUNKS. */
@@ -40,6 +51,15 @@ int64_t llmc_next(llmc_thread *t);
 #define LLMC_FOR(t, chunk, chunks) \
     llmc_enter(t, chunks);         \
     for (int64_t chunk; (chunk = llmc_next(t)) >= 0;)
+
+/* As LLMC_FOR, where `may` is true of a region whose chunks ask before they write; else asking is always granted. */
+#define LLMC_FOR_AGAIN(t, chunk, chunks, may) \
+    llmc_enter(t, chunks);                    \
+    (t)->is_repeatable = (may);               \
+    for (int64_t chunk; (chunk = llmc_next(t)) >= 0;)
+
+/* Whether this thread is the one to write the results of the chunk that it was given last. To be asked once a chunk. */
+int llmc_may_write(llmc_thread *t);
 
 /* A team of `count` threads, the caller among them. NULL where memory or threads are lacking. */
 llmc_team *llmc_team_new(int count, size_t scratch_bytes);

@@ -19,6 +19,11 @@ GUARD = 64
 SOURCES = (KERNELS / "native" / "team.c", *sorted((KERNELS / "linear" / "native").glob("*.c")))
 DRIVER = """
 #include "linear.h"
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
 typedef struct {
     const llmc_matrix *m;
     const float *x;
@@ -38,6 +43,44 @@ static void work(llmc_thread *t, void *argument) {
 llmc_best run(llmc_team *team, int threads, job *j) {
     llmc_team_run(team, work, j);
     return j->best ? llmc_best_of(j->m, j->best, threads) : (llmc_best){0, 0};
+}
+
+/* y = the layer of itself, CHAINED times, while a signal stops one thread or another for a while */
+enum { CHAINED = 60, MOST = 8 };
+static pthread_t known[MOST];
+static atomic_int is_known[MOST], is_over;
+static void pause_long(int signal) { (void)signal; usleep(300); }
+static void chained(llmc_thread *t, void *argument) {
+    const job *j = argument;
+    known[t->id] = pthread_self();
+    atomic_store(&is_known[t->id], 1);
+    int64_t size = j->rows * j->m->N;
+    for (int i = 0; i < CHAINED; i++)
+        llmc_linear(t, j->m, j->y + i % 2 * size, j->y + (i + 1) % 2 * size, j->rows, j->workspace, 0);
+    atomic_store(&is_known[t->id], 0);
+}
+static void *interrupt(void *nothing) {
+    for (unsigned i = 0; !atomic_load(&is_over); i = i * 1664525u + 1013904223u) {
+        int id = (int)(i >> 20) % MOST;
+        if (atomic_load(&is_known[id])) pthread_kill(known[id], SIGUSR1);
+        usleep(50);
+    }
+    return nothing;
+}
+void chain(llmc_team *team, job *j, int is_interrupted) {
+    struct sigaction action = {.sa_handler = pause_long, .sa_flags = SA_RESTART}, old;
+    size_t bytes = (size_t)(j->rows * j->m->N) * sizeof *j->y;
+    pthread_t other;
+    sigaction(SIGUSR1, &action, &old);
+    atomic_store(&is_over, 0);
+    if (is_interrupted) pthread_create(&other, 0, interrupt, 0);
+    for (int i = 0; i < j->times; i++) {
+        memcpy(j->y, j->x, bytes);
+        llmc_team_run(team, chained, j);
+    }
+    atomic_store(&is_over, 1);
+    if (is_interrupted) pthread_join(other, 0);
+    sigaction(SIGUSR1, &old, 0);
 }
 """
 
@@ -159,6 +202,8 @@ def build(isa: str) -> ctypes.CDLL:
     module.llmc_linear_workspace.argtypes = (ctypes.c_int64, ctypes.c_int64)
     module.llmc_linear_scratch.restype = ctypes.c_size_t
     module.llmc_linear_scratch.argtypes = (ctypes.c_int64,)
+    module.chain.restype = None
+    module.chain.argtypes = (ctypes.c_void_p, ctypes.POINTER(Job), ctypes.c_int)
     module.run.restype = Best
     module.run.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Job))
     return module
@@ -185,6 +230,19 @@ def run(isa: str, layer: Layer, x: NDArray[np.float32], *, threads: int = 2, tim
     assert np.isnan(memory[:GUARD]).all()
     assert np.isnan(memory[GUARD + y.size :]).all()
     return y.reshape(rows, layer.N)
+
+
+def chain(
+    layer: Layer, x: NDArray[np.float32], *, threads: int, times: int, is_interrupted: bool
+) -> NDArray[np.float32]:
+    """The layer of itself 60 times, from x `[rows, N]` on, K being N; `times` times, of which the last is given."""
+    module, y = build("native"), np.full((2, *x.shape), np.nan, np.float32)
+    matrix, workspace = layer.matrix(), aligned(module.llmc_linear_workspace(len(x), layer.K))
+    team = module.llmc_team_new(threads, module.llmc_linear_scratch(layer.K))
+    job = Job(ctypes.pointer(matrix), pointer(x), pointer(y), len(x), pointer(workspace), None, times)
+    module.chain(team, ctypes.byref(job), int(is_interrupted))
+    module.llmc_team_free(team)
+    return y[0]
 
 
 def argmax(isa: str, layer: Layer, x: NDArray[np.float32], *, threads: int = 2) -> tuple[int, NDArray[np.float32]]:

@@ -5,8 +5,11 @@
 #include "gemm.h"
 #include "groups.h"
 
+#include <string.h>
+
 #define CHUNK_BYTES (96 * 1024)
 #define LEAST_BYTES (8 * 1024)
+#define MOST_HELD 4096 /* outputs that a thread keeps on its stack until it knows that it is the one to write them */
 
 typedef struct {
     int64_t groups, per_chunk, chunks;
@@ -39,8 +42,8 @@ LLMC_INLINE void group_sums(const llmc_matrix *m, int64_t g, int half, const llm
     else llmc_plain_sums(m, g, half, x->plain, R, out);
 }
 
-/* y[r, columns of group g] for `rows` rows; sums are made for R >= rows rows. */
-static void group_outputs(const llmc_matrix *m, int64_t g, const llmc_rows *x, int R, int rows, float *y) {
+/* y[r * stride, columns of group g] for `rows` rows; sums are made for R >= rows rows. */
+static void group_outputs(const llmc_matrix *m, int64_t g, const llmc_rows *x, int R, int rows, float *y, int64_t stride) {
     float gate[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
     float up[LLMC_SMALL_BATCH * LLMC_GROUP] __attribute__((aligned(64)));
     group_sums(m, g, 0, x, R, gate);
@@ -51,7 +54,7 @@ static void group_outputs(const llmc_matrix *m, int64_t g, const llmc_rows *x, i
             int count = left - i < LLMC_LANES ? left - i : LLMC_LANES;
             vf b = m->is_gated ? vf_load(up + r * LLMC_GROUP + i) : vf_zero();
             vf v = llmc_finish(m, vf_load(gate + r * LLMC_GROUP + i), b, g * LLMC_GROUP + i, count);
-            vf_store_part(y + r * m->N + g * LLMC_GROUP + i, v, count);
+            vf_store_part(y + r * stride + g * LLMC_GROUP + i, v, count);
         }
     }
 }
@@ -72,11 +75,18 @@ static void small_batch(llmc_thread *t, const llmc_matrix *m, const float *x, fl
     int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8, is_ready = 0;
     llmc_rows in;
     cut c = cut_rows(m, t->count, LLMC_MAX_CHUNKS);
-    LLMC_FOR(t, chunk, c.chunks) {
+    int64_t width = c.per_chunk * LLMC_GROUP;
+    int is_held = t->count > 1 && width * rows <= MOST_HELD;
+    float held[MOST_HELD] __attribute__((aligned(64)));
+    LLMC_FOR_AGAIN(t, chunk, c.chunks, is_held) {
         if (!is_ready) take_rows(t, m, x, rows, R, &in);
         is_ready = 1;
+        int64_t first = chunk * width, left = m->N - first < width ? m->N - first : width;
+        float *to = is_held ? held - first : y;
         for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++)
-            group_outputs(m, g, &in, R, rows, y);
+            group_outputs(m, g, &in, R, rows, to, is_held ? width : m->N);
+        if (!llmc_may_write(t) || !is_held) continue;
+        for (int r = 0; r < rows; r++) memcpy(y + r * m->N + first, held + r * width, (size_t)left * sizeof *y);
     }
 }
 
@@ -94,20 +104,26 @@ void llmc_linear_argmax(llmc_thread *t, const llmc_matrix *m, const float *x, fl
     cut c = cut_rows(m, t->count, LLMC_MAX_BEST);
     llmc_rows in;
     int is_ready = 0;
-    LLMC_FOR(t, chunk, c.chunks) {
+    int64_t width = c.per_chunk * LLMC_GROUP;
+    int is_held = t->count > 1 && width <= MOST_HELD;
+    float held[MOST_HELD] __attribute__((aligned(64)));
+    LLMC_FOR_AGAIN(t, chunk, c.chunks, is_held) {
         if (!is_ready) take_rows(t, m, x, 1, 1, &in);
         is_ready = 1;
+        int64_t start = chunk * width, left = m->N - start < width ? m->N - start : width;
         llmc_best first = {-__builtin_inff(), (int32_t)(chunk * c.per_chunk * LLMC_GROUP)};
         for (int64_t g = chunk * c.per_chunk; g < c.groups && g < (chunk + 1) * c.per_chunk; g++) {
             float out[LLMC_GROUP];
-            float *base = y ? y : out - g * LLMC_GROUP;
-            group_outputs(m, g, &in, 1, 1, base);
+            float *base = is_held ? held - start : y ? y : out - g * LLMC_GROUP;
+            group_outputs(m, g, &in, 1, 1, base, m->N);
             for (int i = 0; i < llmc_rows_left(m, g); i++) {
                 llmc_best other = {base[g * LLMC_GROUP + i], (int32_t)(g * LLMC_GROUP + i)};
                 if (is_better(other, first)) first = other;
             }
         }
+        if (!llmc_may_write(t)) continue;
         best[chunk] = first;
+        if (is_held && y) memcpy(y + start, held, (size_t)left * sizeof *y);
     }
 }
 
