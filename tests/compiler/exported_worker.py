@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 import llmc
 from llmc.compiler.lowered import type_of
 from llmc.compiler.program import Program
+from llmc.kernels.kernel import Phase
 from llmc.kernels.states import STATES
 from llmc.runtime.execute import State, Step, TorchExecutor
 
@@ -63,7 +64,8 @@ def recorded(program: Program) -> Recording:
         path: STATES[spec.kind].allocate(spec.sizes, BATCH, CAPACITY, torch.float32, "cpu")
         for path, spec in program.states.items()
     }
-    for phase, tokens, before in (("prefill", TOKENS, 0), ("decode", 1, TOKENS)):
+    passes: tuple[tuple[Phase, int, int], ...] = (("prefill", TOKENS, 0), ("decode", 1, TOKENS))
+    for phase, tokens, before in passes:
         ids = torch.randint(50, (BATCH, tokens), generator=numbers)
         position = torch.arange(before, before + tokens).expand(BATCH, tokens).contiguous()
         ambient = {"position": position, "lengths": torch.full((BATCH,), before)}
