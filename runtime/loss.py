@@ -93,7 +93,9 @@ def next_tokens(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 def is_plain(head: object) -> bool:
     """Whether nobody wraps, hooks, shards or parametrises the layer, so that its weight says all that it does."""
-    if type(head) is not Linear or head.bias is not None or type(head.weight) is not nn.Parameter:
+    if type(head) is not Linear or type(head.weight) is not nn.Parameter:
+        return False
+    if head.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
         return False
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return not any(vars(head)[kind] for kind in kinds)

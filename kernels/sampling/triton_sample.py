@@ -81,7 +81,8 @@ def _mass(b_score):
     b_power = P2 - tl.umulhi(b_power, b_part)
     b_power = P1 - tl.umulhi(b_power, b_part)
     b_power = P0 - tl.umulhi(b_power, b_part)
-    return (b_power.to(tl.int64) << (MASS_BITS - 31)) >> (b_octaves >> OCTAVE_BITS).to(tl.int64)
+    b_mass = b_power.to(tl.int64) << (MASS_BITS - 31)  # pyright: ignore[reportAttributeAccessIssue]
+    return b_mass >> (b_octaves >> OCTAVE_BITS).to(tl.int64)
 
 
 @triton.jit
