@@ -14,6 +14,7 @@ from llmc.kernels.kernel import Request
 from llmc.kernels.scan import reference
 from llmc.kernels.tolerance import TOLERANCE, assert_close
 
+from .few_numbers import assert_few_close
 from .gpu import DEVICE, DTYPES
 
 
@@ -130,22 +131,14 @@ def compare(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> N
     given, state = operands(case)
     bound = TOLERANCE[case.dtype] * slack
     if not case.has_state:
-        _close("out", scan(**given), reference.scan(**widened(given)), bound)  # type: ignore[arg-type]
+        assert_few_close("out", scan(**given), reference.scan(**widened(given)), tolerance=bound)  # type: ignore[arg-type]
         return
     ours, exact = (state.clone(),), (state.double(),)
     out, after = scan(**given, state=ours)  # type: ignore[misc]
     expected, _ = reference.scan(**widened(given), state=exact)  # type: ignore[call-overload]
     assert after is ours
-    _close("out", out, expected, bound)
-    _close("state", ours[0], exact[0], bound)
-
-
-def _close(name: str, actual: Tensor, expected: Tensor, bound: float) -> None:
-    """A few numbers may be small differences of large terms: ones beside them then stand for the size of these."""
-    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    if 0 < actual.numel() < 8:
-        actual, expected = (torch.cat([x.detach().double().flatten(), torch.ones(4)]) for x in (actual, expected))
-    assert_close(name, actual, expected, tolerance=bound)
+    assert_few_close("out", out, expected, tolerance=bound)
+    assert_few_close("state", ours[0], exact[0], tolerance=bound)
 
 
 def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:
@@ -180,7 +173,7 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
     numbers = {name: value.nan_to_num(0.0) if name in names else value for name, value in widened(given).items()}  # type: ignore[union-attr]
     (outs, found), (exact_outs, exact_found) = gradients(scan, given), gradients(reference.scan, numbers)
     for name, ours, exact in zip(("out", "state"), outs, exact_outs, strict=False):
-        _close(name, ours, exact, bound * min(slack, 2.0))
+        assert_few_close(name, ours, exact, tolerance=bound * min(slack, 2.0))
     for name, ours, exact in zip(names, found, exact_found, strict=True):
         is_faint = exact.abs() < tiny
         ours = ours.masked_fill(is_faint & (ours.abs() < 2 * tiny), 0.0)

@@ -14,8 +14,9 @@ from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.linear import reference
 from llmc.kernels.linear.triton_gemv import FEW_ROWS
 from llmc.kernels.linear.triton_norm_gemv import NORMED_ROW, add_rms_norm_linear, rms_norm_linear
-from llmc.kernels.tolerance import TOLERANCE, assert_close
+from llmc.kernels.tolerance import TOLERANCE
 
+from .few_numbers import assert_few_close
 from .gpu import DEVICE, DTYPES
 
 
@@ -51,4 +52,4 @@ def test_values(
     tolerance = 3 * TOLERANCE[dtype]
     pairs = zip(actual, expected, strict=True) if isinstance(actual, tuple) else [(actual, expected)]
     for index, (ours, exact) in enumerate(pairs):
-        assert_close(f"{name}.{index}", ours, exact, tolerance=tolerance)
+        assert_few_close(f"{name}.{index}", ours, exact, tolerance=tolerance)
