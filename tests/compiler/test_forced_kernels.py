@@ -26,7 +26,8 @@ def chosen(built: Program, phase: str, path: str) -> set[str]:
     }
 
 
-def test_by_op_and_by_path(tmp_path: Path) -> None:
+def test_by_op_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_NATIVE", "1")
     built = program(tmp_path, "{attend_cached: sdpa, lm_head: reference}")
     assert chosen(built, "decode", "self_attn.attend") == {"sdpa"}
     assert chosen(built, "decode", "lm_head") == {"reference"}

@@ -51,8 +51,8 @@ PICKED: Mapping[str, Mapping[str, str]] = {
     "t5": {"attention": "triton_prefill"},
     "trident": {"rms_norm": "triton", "ternary_linear": "reference"},
 }
-TOLERANCE = 3e-5
-"""Sums of a table of few distances over all pairs come near 1e-5."""
+TOLERANCE = 1e-4
+"""Gradients of a few numbers, a table of distances or a decay a head, are sums over all pairs and come near 4e-5."""
 
 
 def randomised(name: str) -> LanguageModel:
