@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from llmc.kernels.kernel import Request
 from llmc.kernels.scan import reference
-from llmc.kernels.tolerance import TOLERANCE, assert_close
+from llmc.kernels.tolerance import TOLERANCE
 
-from .few_numbers import assert_few_close
+from .conditioned import assert_conditioned
 from .gpu import DEVICE, DTYPES
 
 
@@ -118,35 +119,34 @@ def operands(case: Case) -> tuple[dict[str, object], Tensor]:
     return given, torch.randn(case.batch, heads, case.key_dim, case.value_dim, generator=make).to(DEVICE)
 
 
-def widened(given: dict[str, object]) -> dict[str, object]:
-    """The same call in float64."""
-    return {
-        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in given.items()
-    }
-
-
 def compare(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:
     """What is read, and what the state holds afterwards, of which the dtype of the products is the measure."""
     given, state = operands(case)
-    bound = TOLERANCE[case.dtype] * slack
-    if not case.has_state:
-        assert_few_close("out", scan(**given), reference.scan(**widened(given)), tolerance=bound)  # type: ignore[arg-type]
-        return
-    ours, exact = (state.clone(),), (state.double(),)
-    out, after = scan(**given, state=ours)  # type: ignore[misc]
-    expected, _ = reference.scan(**widened(given), state=exact)  # type: ignore[call-overload]
-    assert after is ours
-    assert_few_close("out", out, expected, tolerance=bound)
-    assert_few_close("state", ours[0], exact[0], tolerance=bound)
+
+    def values(function: Callable[..., object], given: dict[str, object]) -> dict[str, Tensor]:
+        """What is read, and the state that the call leaves."""
+        if not case.has_state:
+            return {"out": function(**given)}  # type: ignore[dict-item]  # pyright: ignore
+        held = (given["state"].clone(),)  # type: ignore[attr-defined]  # pyright: ignore
+        out, after = function(**given | {"state": held})  # type: ignore[misc]
+        assert after is held
+        return {"out": out, "state": held[0]}
+
+    whole = given | ({"state": state} if case.has_state else {})
+    assert_conditioned(
+        values(scan, whole),
+        lambda wide: values(reference.scan, wide),
+        whole,
+        dtype=case.dtype,
+        tolerance=TOLERANCE[case.dtype] * slack,
+    )
 
 
 def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:
     """What `compare` does, and gradients of every operand and of the state before, for a random gradient of what is
     read and of the state afterwards. The slack is that of gradients; values have at most 2.
 
-    Padding of an operand, where only the reference is given numbers, has the gradient 0. What the dtype has no normal
-    number for counts as 0: strong decays leave less than that.
+    Padding of an operand, where only the reference is given numbers, has the gradient 0.
     """
     given, state = operands(case)
     if case.has_state:
@@ -154,30 +154,34 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
     names = [name for name, value in given.items() if isinstance(value, Tensor) and value.is_floating_point()]
     make = torch.Generator().manual_seed(case.seed + 1)
     weight, slope = (torch.randn(x.shape, generator=make).to(DEVICE) for x in (given["v"], state))  # type: ignore[union-attr]
-    weight = weight.to(case.dtype)
+    weight, tiny = weight.to(case.dtype), torch.finfo(case.dtype).tiny
 
-    def gradients(function: Callable[..., object], given: dict[str, object]) -> tuple[list[Tensor], list[Tensor]]:
+    def gradients(function: Callable[..., object], given: dict[str, object]) -> dict[str, Tensor]:
         """What the function gives, and the gradients of its operands."""
         leaves = {name: given[name].detach().requires_grad_() for name in names}  # type: ignore[union-attr]
         if case.has_state:  # another tensor than the leaf, since it is written
-            held = (leaves["state"].float().clone(),)
+            held = (leaves["state"].clone(),)
             out, _ = function(**given | leaves | {"state": held})  # type: ignore[misc]
             outs, weights = [out, held[0]], [weight, slope]
         else:
             outs, weights = [function(**given | leaves)], [weight]
         weights = [x.to(out.dtype) for out, x in zip(outs, weights, strict=True)]  # type: ignore[attr-defined]  # pyright: ignore
         found = torch.autograd.grad(outs, list(leaves.values()), weights, materialize_grads=True)  # type: ignore[arg-type]  # pyright: ignore
-        return outs, list(found)  # type: ignore[return-value]
+        # What the dtype has no normal number for counts as 0: strong decays leave less than that.
+        slopes = {f"{name}.grad": softshrink(x.double(), tiny) for name, x in zip(names, found, strict=True)}
+        return dict(zip(("out", "state"), outs, strict=False)) | slopes  # type: ignore[arg-type]
 
-    bound, tiny = TOLERANCE[case.dtype], torch.finfo(case.dtype).tiny
-    numbers = {name: value.nan_to_num(0.0) if name in names else value for name, value in widened(given).items()}  # type: ignore[union-attr]
-    (outs, found), (exact_outs, exact_found) = gradients(scan, given), gradients(reference.scan, numbers)
-    for name, ours, exact in zip(("out", "state"), outs, exact_outs, strict=False):
-        assert_few_close(name, ours, exact, tolerance=bound * min(slack, 2.0))
-    for name, ours, exact in zip(names, found, exact_found, strict=True):
-        is_faint = exact.abs() < tiny
-        ours = ours.masked_fill(is_faint & (ours.abs() < 2 * tiny), 0.0)
-        assert_close(f"{name}.grad", ours, exact.masked_fill(is_faint, 0.0), tolerance=bound * slack)
+    def exact(wide: dict[str, object]) -> dict[str, Tensor]:
+        return gradients(reference.scan, wide | {name: wide[name].nan_to_num(0.0) for name in names})  # type: ignore[union-attr]
+
+    found, bound = gradients(scan, given), TOLERANCE[case.dtype]
+    assert_conditioned(
+        found,
+        exact,
+        given,
+        dtype=case.dtype,
+        tolerance={name: bound * (slack if name.endswith(".grad") else min(slack, 2.0)) for name in found},
+    )
 
 
 def request(**changes: object) -> Request:

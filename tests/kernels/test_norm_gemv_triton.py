@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 pytest.importorskip("triton")
 
@@ -16,7 +17,7 @@ from llmc.kernels.linear.triton_gemv import FEW_ROWS
 from llmc.kernels.linear.triton_norm_gemv import NORMED_ROW, add_rms_norm_linear, rms_norm_linear
 from llmc.kernels.tolerance import TOLERANCE
 
-from .few_numbers import assert_few_close
+from .conditioned import assert_conditioned
 from .gpu import DEVICE, DTYPES
 
 
@@ -47,9 +48,15 @@ def test_values(
     blocks = {"BLOCK_IN": 64, "BLOCK_OUT": 16}
     with forced(NORMED_ROW.name, blocks), forced(FEW_ROWS.name, blocks):
         actual = (add_rms_norm_linear if has_delta else rms_norm_linear)(**given, **options)  # type: ignore[arg-type]
-    expected = getattr(reference, name)(**{name: value.double() for name, value in given.items()}, **options)
+
+    def numbered(out: Tensor | tuple[Tensor, ...]) -> dict[str, Tensor]:
+        return {f"{name}.{index}": one for index, one in enumerate(out if isinstance(out, tuple) else (out,))}
+
     # With more tokens the normalised ones are rounded twice, and the product once more.
-    tolerance = 3 * TOLERANCE[dtype]
-    pairs = zip(actual, expected, strict=True) if isinstance(actual, tuple) else [(actual, expected)]
-    for index, (ours, exact) in enumerate(pairs):
-        assert_few_close(f"{name}.{index}", ours, exact, tolerance=tolerance)
+    assert_conditioned(
+        numbered(actual),
+        lambda wide: numbered(getattr(reference, name)(**wide, **options)),
+        given,
+        dtype=dtype,
+        tolerance=3 * TOLERANCE[dtype],
+    )
