@@ -159,8 +159,8 @@ def compare_gradients(scan: Callable[..., object], case: Case, *, slack: float =
     def gradients(function: Callable[..., object], given: dict[str, object]) -> dict[str, Tensor]:
         """What the function gives, and the gradients of its operands."""
         leaves = {name: given[name].detach().requires_grad_() for name in names}  # type: ignore[union-attr]
-        if case.has_state:  # another tensor than the leaf, since it is written
-            held = (leaves["state"].clone(),)
+        if case.has_state:  # another tensor than the leaf, since it is written, and than what the reference saves
+            held = (leaves["state"].float().clone(),)
             out, _ = function(**given | leaves | {"state": held})  # type: ignore[misc]
             outs, weights = [out, held[0]], [weight, slope]
         else:
