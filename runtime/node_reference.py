@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -14,6 +14,7 @@ from ..compiler.lowered import Lowered, site_of, type_of
 from ..compiler.native.sharing import CACHED
 from ..kernels.linear.packed_reference import rounded_activation
 from ..kernels.linear.reference import linear
+from ..kernels.moe.fields import Experts
 from ..kernels.moe.packed_reference import INWARD, packed_experts
 
 HIGH = torch.float64
@@ -69,7 +70,8 @@ def _call(node: fx.Node, given: dict[str, object], formats: Mapping[str, str]) -
         return function(**given)
     if op == "experts":
         in_format = next((formats[name] for name in INWARD if name in formats), "")
-        return packed_experts(given, in_format=in_format, down_format=formats.get("down_proj", ""))
+        record = Experts(**cast("dict[str, Any]", given))
+        return packed_experts(record, in_format=in_format, down_format=formats.get("down_proj", ""))
     x = cast("Tensor", given["x"])
     given["x"] = rounded_activation(x, formats["weight"]).to(x.dtype)
     if op == "ternary_linear":  # both roundings are done

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from ..linear.native import FORMATS, dense
-from ..native.node import NativeNode, NotNative
+from ..native.node import NativeNode, NotNative, fields_of
+from .fields import Experts
 
 PLAIN = ("float32", "bfloat16", "float16")
 """Formats of weights that are not packed."""
@@ -50,7 +51,8 @@ def experts(node: NativeNode) -> None:
     weights, picks = dense(node, node.input("weights")), node.input("experts")
     if not picks.is_dense:
         raise NotNative("picks are part of another value")
-    is_in_out, packing = node.field("layout") == "in_out", cast("str", node.field("packing"))
+    given = fields_of(node, Experts)
+    is_in_out, packing = given.layout == "in_out", given.packing
     stacks = {
         name: node.weight(name, is_pair=name == "gate_up_proj" and packing == "halves", is_in_out=is_in_out)
         for name in ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
@@ -59,7 +61,6 @@ def experts(node: NativeNode) -> None:
     down = stacks.pop("down_proj")
     num_experts, inner = down.shape[0], down.shape[1 if is_in_out else 2]
     in_format = next(iter(stacks.values())).format
-    limit = node.field("limit")
     values: dict[str, object] = {
         "x": x.pointer,
         "x_stride": x.stride,
@@ -76,9 +77,9 @@ def experts(node: NativeNode) -> None:
         "down_format": FORMATS[down.format],
         "is_in_out": int(is_in_out),
         "packing": f"LLMC_PACKING_{packing.upper()}",
-        "weighs_input": int(node.field("weighs") == "input"),
-        "activate": f"llmc_activate_{node.field('activation')}",
-        "limit": "INFINITY" if limit is None else f"(float)({node.number('limit')})",
+        "weighs_input": int(given.weighs == "input"),
+        "activate": f"llmc_activate_{given.activation}",
+        "limit": "INFINITY" if given.limit is None else f"(float)({node.number('limit')})",
         "up_offset": f"(float)({node.number('up_offset')})",
         "hidden": node.workspace(picks.width * inner),
         "order": f"(int32_t *){node.workspace(picks.width)}",

@@ -3,54 +3,50 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
-from collections.abc import Mapping
-from inspect import signature
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..linear.packed_reference import rounded_activation
+from ..record import shared
 from . import reference
+from .fields import Experts, InnerUnits, Inside
 
-Operands = Mapping[str, object]
-"""The arguments of `experts`; its stacks are what kernels multiply with, in x's dtype."""
 INWARD = ("gate_proj", "up_proj", "gate_up_proj")
 
 
-def packed_experts(operands: Operands, *, in_format: str, down_format: str) -> Tensor:
-    """`reference.experts` where gate and up are packed as `in_format` and down_proj as `down_format`; empty: not."""
-    return outputs(operands, inner_units(operands, in_format), down_format)
+def packed_experts(given: Experts, *, in_format: str, down_format: str) -> Tensor:
+    """`reference.experts` where gate and up are packed as `in_format` and down_proj as `down_format`; empty: not. The
+    stacks are what kernels multiply with, in x's dtype."""
+    return outputs(given, inner_units(given, in_format), down_format)
 
 
-def inner_units(operands: Operands, format: str) -> Tensor:
+def inner_units(given: Experts, format: str) -> Tensor:
     """What each pick's expert has inside: `[picks of all tokens, F]`, token by token."""
-    x, weights, picks, down = (cast("Tensor", operands[n]) for n in ("x", "weights", "experts", "down_proj"))
-    each = picks.reshape(-1)
-    rows = _rounded(x.reshape(-1, x.shape[-1]), format).repeat_interleave(picks.shape[-1], 0)
-    if operands.get("weighs", "output") == "input":
-        rows = rows * weights.reshape(-1, 1).to(x.dtype)
-    found = x.new_zeros(len(each), down.shape[2 if operands.get("layout", "out_in") == "out_in" else 1])
-    wanted = {name: value for name, value in operands.items() if name in signature(reference.inner_units).parameters}
-    for expert in each.unique().tolist():
-        given = cast("dict[str, Any]", {**wanted, "x": rows[each == expert], "expert": expert})
-        found[each == expert] = reference.inner_units(**given)
+    x, each = given.x, given.experts.reshape(-1)
+    rows = _rounded(x.reshape(-1, x.shape[-1]), format).repeat_interleave(given.experts.shape[-1], 0)
+    if given.weighs == "input":
+        rows = rows * given.weights.reshape(-1, 1).to(x.dtype)
+    found = x.new_zeros(len(each), given.down_proj.shape[2 if given.layout == "out_in" else 1])
+    for expert in cast("list[int]", each.unique().tolist()):
+        one = InnerUnits(x=rows[each == expert], expert=expert, **shared(given, Inside))
+        found[each == expert] = reference.inner_units.of(one)
     return found
 
 
-def outputs(operands: Operands, hidden: Tensor, format: str) -> Tensor:
+def outputs(given: Experts, hidden: Tensor, format: str) -> Tensor:
     """What `inner_units` become: `[..., M]`."""
-    x, weights, picks, down = (cast("Tensor", operands[n]) for n in ("x", "weights", "experts", "down_proj"))
-    bias, each = cast("Tensor | None", operands.get("down_proj_bias")), picks.reshape(-1)
+    x, weights, bias, each = given.x, given.weights, given.down_proj_bias, given.experts.reshape(-1)
     found = torch.zeros(len(hidden), x.shape[-1], dtype=weights.dtype, device=x.device)
-    for expert in each.unique().tolist():
-        rows = _rounded(hidden[each == expert], format)
-        matrix = down[expert] if operands.get("layout", "out_in") == "out_in" else down[expert].T
+    for expert in cast("list[int]", each.unique().tolist()):
+        rows, matrix = _rounded(hidden[each == expert], format), given.down_proj[expert]
+        matrix = matrix if given.layout == "out_in" else matrix.T
         found[each == expert] = functional.linear(rows, matrix, None if bias is None else bias[expert]).to(found.dtype)
-    if operands.get("weighs", "output") == "output":
+    if given.weighs == "output":
         found = found * weights.reshape(-1, 1)
-    return found.view(*picks.shape, x.shape[-1]).sum(-2).to(x.dtype).view(x.shape)
+    return found.view(*given.experts.shape, x.shape[-1]).sum(-2).to(x.dtype).view(x.shape)
 
 
 def _rounded(x: Tensor, format: str) -> Tensor:

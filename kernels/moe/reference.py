@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..pointwise.reference import ActivationKind
 from ..pointwise.reference import activation as activate
+from ..record import called_with, shared
+from .fields import Experts, InnerUnits, Inside, Layout, Packing
 
 ScoreKind: TypeAlias = Literal["softmax", "sigmoid", "sqrtsoftplus"]
 GroupScore: TypeAlias = Literal["max", "top2_sum"]
-Packing: TypeAlias = Literal["separate", "halves", "interleaved"]
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -87,7 +87,7 @@ def router(
     return weights * scale, experts, logits
 
 
-def _matrix(weight: Tensor, layout: Literal["out_in", "in_out"]) -> Tensor:
+def _matrix(weight: Tensor, layout: Layout) -> Tensor:
     return weight if layout == "out_in" else weight.T
 
 
@@ -99,63 +99,32 @@ def _halves(x: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
     return gate, up
 
 
-def inner_units(
-    *,
-    x: Tensor,
-    expert: int,
-    gate_proj: Tensor | None = None,
-    up_proj: Tensor | None = None,
-    gate_up_proj: Tensor | None = None,
-    gate_proj_bias: Tensor | None = None,
-    up_proj_bias: Tensor | None = None,
-    gate_up_proj_bias: Tensor | None = None,
-    activation: ActivationKind = "silu",
-    packing: Packing = "separate",
-    layout: Literal["out_in", "in_out"] = "out_in",
-    limit: float | None = None,
-    up_offset: float = 0.0,
-) -> Tensor:
+@called_with(InnerUnits)
+def inner_units(given: InnerUnits) -> Tensor:
     """What one expert has inside, of the arguments of `experts`: x `[N, M]` -> `[N, F]`."""
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
-        return functional.linear(x, _matrix(weight[expert], layout), None if bias is None else bias[expert])
+        matrix = _matrix(weight[given.expert], given.layout)
+        return functional.linear(given.x, matrix, None if bias is None else bias[given.expert])
 
     gate: Tensor | None = None
-    if gate_up_proj is not None:
-        gate, up = _halves(project(gate_up_proj, gate_up_proj_bias), packing)
+    if given.gate_up_proj is not None:
+        gate, up = _halves(project(given.gate_up_proj, given.gate_up_proj_bias), given.packing)
     else:
-        assert up_proj is not None
-        up = project(up_proj, up_proj_bias)
-        if gate_proj is not None:
-            gate = project(gate_proj, gate_proj_bias)
-    if limit is not None:
-        up = up.clamp(-limit, limit)
-        gate = None if gate is None else gate.clamp(max=limit)
+        assert given.up_proj is not None
+        up = project(given.up_proj, given.up_proj_bias)
+        if given.gate_proj is not None:
+            gate = project(given.gate_proj, given.gate_proj_bias)
+    if given.limit is not None:
+        up = up.clamp(-given.limit, given.limit)
+        gate = None if gate is None else gate.clamp(max=given.limit)
     if gate is None:
-        return activate(x=up, kind=activation)
-    return activate(x=gate, kind=activation) * (up + up_offset if up_offset else up)
+        return activate(x=up, kind=given.activation)
+    return activate(x=gate, kind=given.activation) * (up + given.up_offset if given.up_offset else up)
 
 
-def experts(
-    *,
-    x: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    down_proj: Tensor,
-    gate_proj: Tensor | None = None,
-    up_proj: Tensor | None = None,
-    gate_up_proj: Tensor | None = None,
-    gate_proj_bias: Tensor | None = None,
-    up_proj_bias: Tensor | None = None,
-    gate_up_proj_bias: Tensor | None = None,
-    down_proj_bias: Tensor | None = None,
-    activation: ActivationKind = "silu",
-    packing: Packing = "separate",
-    layout: Literal["out_in", "in_out"] = "out_in",
-    limit: float | None = None,
-    up_offset: float = 0.0,
-    weighs: Literal["output", "input"] = "output",
-) -> Tensor:
+@called_with(Experts)
+def experts(given: Experts) -> Tensor:
     """Each token through its picked MLPs, summed by their weights; weights of experts that nobody picked are not read.
 
     x `[..., M]`, weights `[..., K]`, experts `[..., K]` int64; gate_proj and up_proj `[E, F, M]`, or both in
@@ -165,7 +134,8 @@ def experts(
     instead of the result (Llama 4). Each expert runs in x's dtype; the sum is float32 (float64 for float64 input), in
     order of experts, so that it does not depend on the batch.
     """
-    rows, picked, share = x.reshape(-1, x.shape[-1]), experts.reshape(-1), weights.reshape(-1, 1)
+    x, picked, share = given.x, given.experts.reshape(-1), given.weights.reshape(-1, 1)
+    rows = x.reshape(-1, x.shape[-1])
     order = picked.argsort(stable=True)  # slots `token * K + k`, expert by expert
     counts = cast("list[int]", picked.bincount().tolist())  # pyright: ignore[reportUnknownMemberType]
     total = torch.zeros(rows.shape, dtype=_wide(x), device=x.device)
@@ -176,28 +146,14 @@ def experts(
             continue
         slots = order[start : start + count]
         start += count
-        tokens = slots // experts.shape[-1]
+        tokens = slots // given.experts.shape[-1]
         inner, weight = rows[tokens], share[slots]
-        if weighs == "input":
+        if given.weighs == "input":
             inner = inner * weight.to(x.dtype)
-        hidden = inner_units(
-            x=inner,
-            expert=index,
-            gate_proj=gate_proj,
-            up_proj=up_proj,
-            gate_up_proj=gate_up_proj,
-            gate_proj_bias=gate_proj_bias,
-            up_proj_bias=up_proj_bias,
-            gate_up_proj_bias=gate_up_proj_bias,
-            activation=activation,
-            packing=packing,
-            layout=layout,
-            limit=limit,
-            up_offset=up_offset,
-        )
-        bias = None if down_proj_bias is None else down_proj_bias[index]
-        out = functional.linear(hidden, _matrix(down_proj[index], layout), bias)
-        total = total.index_add(0, tokens, out * weight if weighs == "output" else out.to(total.dtype))
+        hidden = inner_units(x=inner, expert=index, **shared(given, Inside))
+        bias = None if given.down_proj_bias is None else given.down_proj_bias[index]
+        out = functional.linear(hidden, _matrix(given.down_proj[index], given.layout), bias)
+        total = total.index_add(0, tokens, out * weight if given.weighs == "output" else out.to(total.dtype))
     return total.to(x.dtype).view(x.shape)
 
 

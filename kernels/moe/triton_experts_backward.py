@@ -10,6 +10,7 @@ dY are gathered where they are read. Bound by matrix work: 12 * N * K * M * F FL
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 import triton
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
 from ..gpu.tuning import Config, Key, Tunable
-from .operands import Inward, inward, rows_first
+from .operands import Inward, Operands, rows_first
 from .triton_dispatch import Dispatch, dispatch
 from .triton_experts_grouped import programs, sum_picks, table, tile_rows
 from .triton_experts_slopes import INNER, inner_gradients
@@ -173,133 +174,119 @@ SUMS = Tunable(name="experts_backward_sums", rule=_rule_of_sums, space=_space_of
 TUNABLES = (INNER, INPUT, SUMS)
 
 
-def launch(
-    grad: Tensor, x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None, kept: Tensor,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-    wants_x: bool, wants_matrices: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Of x, weights, gate, up, down and their biases; what is absent or not wanted has no elements.
+TRAINED = ("x", "weights", "gate", "up", "down", "gate_bias", "up_bias", "down_bias")
+"""The operands that have gradients."""
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""In this order; what is absent or not wanted has no elements."""
 
-    kept: what the forward pass kept, `[N * K, 2F]` or `[N * K, F]`.
-    """
-    found = empty(
-        grad, x, weights, experts, gate, up, down, gate_bias, up_bias, down_bias, kept, activation, packing, layout,
-        limit, up_offset, weighs, wants_x, wants_matrices,
-    )  # fmt: skip
-    if not x.numel() or not experts.numel():
+
+def launch(grad: Tensor, given: Operands, kept: Tensor, wants_x: bool, wants_matrices: bool) -> Gradients:
+    """kept: what the forward pass kept, `[N * K, 2F]` or `[N * K, F]`."""
+    found = empty(grad, given, kept, wants_x, wants_matrices)
+    if not given.x.numel() or not given.experts.numel():
         for one in found:
             one.zero_()
         return found
-    grad, x, weights, experts = grad.contiguous(), x.contiguous(), weights.contiguous(), experts.contiguous()
-    into = inward(gate, up, gate_bias, up_bias, packing=packing, layout=layout)
-    slots, num_experts = experts.numel(), down.shape[0]
-    by_expert = dispatch(experts, num_experts, tile_rows(slots, num_experts))
-    out_of = rows_first(down.contiguous(), layout)
-    hidden, inner, shares = _inner(
-        grad, weights, by_expert, out_of, into, kept, experts.shape[-1], activation, limit, up_offset, weighs, layout
-    )
-    if weighs == "input" or wants_x:
-        parts, of_inputs = _input(inner, x, by_expert, into, experts.shape[-1], weighs, layout)
-        shares = of_inputs if weighs == "input" else shares
+    grad, given = grad.contiguous(), given.dense()
+    into, out_of = given.inward(), given.outward()
+    slots, picks, num_experts = given.experts.numel(), given.experts.shape[-1], given.down.shape[0]
+    by_expert = dispatch(given.experts, num_experts, tile_rows(slots, num_experts))
+    hidden, inner, shares = _inner(grad, given, by_expert, out_of, into, kept)
+    weighs_input = given.weighs == "input"
+    if weighs_input or wants_x:
+        parts, of_inputs = _input(inner, given, by_expert, into)
+        shares = of_inputs if weighs_input else shares
         if wants_x:
-            sum_picks(parts, weights, by_expert, found[0], experts.shape[-1], weighs=weighs == "input")
-    by_slot = shares.sum(0).index_select(0, by_expert.positions).view(experts.shape)
-    if weighs == "output" and down_bias is not None:
-        by_slot = by_slot + (grad.float() @ down_bias.float().T).gather(-1, experts)
+            sum_picks(parts, given.weights, by_expert, found[0], picks, weighs=weighs_input)
+    by_slot = shares.sum(0).index_select(0, by_expert.positions).view(given.experts.shape)
+    if not weighs_input and given.down_bias is not None:
+        by_slot = by_slot + (grad.float() @ given.down_bias.float().T).gather(-1, given.experts)
     if wants_matrices:
-        _matrices(found, grad, x, weights, by_expert, hidden, inner, experts.shape[-1], packing, layout, weighs)
-    return found[0], by_slot.to(weights.dtype), *found[2:]
+        _matrices(found, grad, given, by_expert, hidden, inner)
+    return found[0], by_slot.to(given.weights.dtype), *found[2:]
 
 
-def empty(
-    grad: Tensor, x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None, kept: Tensor,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-    wants_x: bool, wants_matrices: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def empty(grad: Tensor, given: Operands, kept: Tensor, wants_x: bool, wants_matrices: bool) -> Gradients:
     """What `launch` fills."""
 
-    def like(one: Tensor | None, is_wanted: bool) -> Tensor:
-        return x.new_empty(0) if one is None or not is_wanted else one.new_empty(one.shape)
+    def like(name: str) -> Tensor:
+        one, is_wanted = getattr(given, name), wants_x if name == "x" else wants_matrices or name == "weights"
+        return given.x.new_empty(0) if one is None or not is_wanted else one.new_empty(one.shape)
 
-    of_matrices = [like(one, wants_matrices) for one in (gate, up, down, gate_bias, up_bias, down_bias)]
-    return like(x, wants_x), like(weights, True), *of_matrices  # pyright: ignore[reportReturnType]
+    return tuple(map(like, TRAINED))  # pyright: ignore[reportReturnType]
 
 
-def _key(by_expert: Dispatch, x: Tensor, layout: str, **sizes: int) -> dict[str, int | str]:
-    return {"rows": by_expert.block, "layout": layout, "dtype": str(x.dtype).removeprefix("torch."), **sizes}
+def _key(by_expert: Dispatch, given: Operands, **sizes: int) -> dict[str, int | str]:
+    dtype = str(given.x.dtype).removeprefix("torch.")
+    return {"rows": by_expert.block, "layout": given.layout, "dtype": dtype, **sizes}
 
 
 def _inner(
-    grad: Tensor, weights: Tensor, by_expert: Dispatch, out_of: Tensor, into: Inward, kept: Tensor, picks: int,
-    activation: str, limit: float, up_offset: float, weighs: str, layout: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad: Tensor, given: Operands, by_expert: Dispatch, out_of: Tensor, into: Inward, kept: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inner units weighed, `[N * K, F]`; the gradients of what made them, as kept; parts of those of weights."""
     num_experts, width, size = out_of.shape
-    slots = len(by_expert.slots)
-    config = INNER.config(_key(by_expert, grad, layout, **{"out": size, "in": width}))
+    slots, has_limit = len(by_expert.slots), math.isfinite(given.limit)
+    config = INNER.config(_key(by_expert, given, **{"out": size, "in": width}))
     tiles_n = ceil_div(size, config["BLOCK_N"])
     hidden, inner = kept.new_empty((slots, size)), torch.empty_like(kept)
-    shares = weights.new_empty((tiles_n, slots), dtype=torch.float32)
+    shares = given.weights.new_empty((tiles_n, slots), dtype=torch.float32)
     launchable(inner_gradients)[(programs(slots, num_experts, by_expert.block, tiles_n),)](
-        grad, weights, by_expert.slots, *table(by_expert), out_of, kept, hidden, inner, shares, width, size, slots,
-        *out_of.stride(), limit if math.isfinite(limit) else 0.0, up_offset, K=picks, KIND=activation,
-        IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved, HAS_LIMIT=math.isfinite(limit),
-        WEIGHS_INPUT=weighs == "input", BLOCK_M=by_expert.block, **config,
+        grad, given.weights, by_expert.slots, *table(by_expert), out_of, kept, hidden, inner, shares, width, size,
+        slots, *out_of.stride(), given.limit if has_limit else 0.0, given.up_offset, K=given.experts.shape[-1],
+        KIND=given.activation, IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved, HAS_LIMIT=has_limit,
+        WEIGHS_INPUT=given.weighs == "input", BLOCK_M=by_expert.block, **config,
     )  # fmt: skip
     return hidden, inner, shares
 
 
-def _input(
-    inner: Tensor, x: Tensor, by_expert: Dispatch, into: Inward, picks: int, weighs: str, layout: str
-) -> tuple[Tensor, Tensor]:
+def _input(inner: Tensor, given: Operands, by_expert: Dispatch, into: Inward) -> tuple[Tensor, Tensor]:
     """Gradients of each pick's input, `[N * K, M]`, without its weight; parts of those of weights."""
+    x, weighs_input = given.x, given.weighs == "input"
     slots, width, num_experts = len(by_expert.slots), x.shape[-1], into.up.shape[0]
-    config = INPUT.config(_key(by_expert, x, layout, **{"out": width, "in": into.inner}))
+    config = INPUT.config(_key(by_expert, given, **{"out": width, "in": into.inner}))
     tiles_n = ceil_div(width, config["BLOCK_N"])
     parts = x.new_empty((slots, width))
-    shares = x.new_empty((tiles_n if weighs == "input" else 0, slots), dtype=torch.float32)
+    shares = x.new_empty((tiles_n if weighs_input else 0, slots), dtype=torch.float32)
     launchable(_input_gradients)[(programs(slots, num_experts, by_expert.block, tiles_n),)](
         inner, x, by_expert.slots, *table(by_expert), into.up if into.gate is None else into.gate, into.up, parts,
-        shares, width, into.inner, slots, *into.up.stride(), K=picks, IS_GATED=into.is_gated,
-        IS_INTERLEAVED=into.is_interleaved, WEIGHS_INPUT=weighs == "input", BLOCK_M=by_expert.block, **config,
+        shares, width, into.inner, slots, *into.up.stride(), K=given.experts.shape[-1], IS_GATED=into.is_gated,
+        IS_INTERLEAVED=into.is_interleaved, WEIGHS_INPUT=weighs_input, BLOCK_M=by_expert.block, **config,
     )  # fmt: skip
     return parts, shares
 
 
 def _matrices(
-    found: tuple[Tensor, ...], grad: Tensor, x: Tensor, weights: Tensor, by_expert: Dispatch, hidden: Tensor,
-    inner: Tensor, picks: int, packing: str, layout: str, weighs: str,
-) -> None:  # fmt: skip
+    found: Gradients, grad: Tensor, given: Operands, by_expert: Dispatch, hidden: Tensor, inner: Tensor
+) -> None:
     """Into found, those of gate, up and down, and of the biases that there are."""
     of_gate, of_up, of_down, of_gate_bias, of_up_bias, of_down_bias = found[2:]
-    size = hidden.shape[1]
+    size, picks, layout = hidden.shape[1], given.experts.shape[-1], given.layout
 
     def products(left: Tensor, right: Tensor, out: Tensor, *, weighed: bool) -> None:
         """out `[E, R, C]`: left `[N * K, R]` by position, right `[…, C]` by token."""
         num_experts, high, wide = out.shape
-        config = SUMS.config(_key(by_expert, x, layout, out=high, into=wide))
+        config = SUMS.config(_key(by_expert, given, out=high, into=wide))
         tiles = ceil_div(high, config["BLOCK_R"]) * ceil_div(wide, config["BLOCK_C"])
         launchable(_outer_products)[(tiles, num_experts)](
-            left, right, weights, by_expert.slots, by_expert.starts, out, high, wide, left.stride(0), *out.stride(),
-            K=picks, WEIGHS=weighed, **config,
+            left, right, given.weights, by_expert.slots, by_expert.starts, out, high, wide, left.stride(0),
+            *out.stride(), K=picks, WEIGHS=weighed, **config,
         )  # fmt: skip
 
     def sums(rows: Tensor, out: Tensor, *, gathers: bool, weighed: bool) -> None:
         if out.numel():
             width = out.shape[1]
             launchable(_bias_gradients)[(ceil_div(width, 128), len(out))](
-                rows, weights, by_expert.slots, by_expert.starts, out, rows.stride(-2), width, K=picks,
+                rows, given.weights, by_expert.slots, by_expert.starts, out, rows.stride(-2), width, K=picks,
                 GATHERS=gathers, WEIGHS=weighed, BLOCK=128, BLOCK_S=32,
             )  # fmt: skip
 
     products(hidden, grad, rows_first(of_down, layout).transpose(1, 2), weighed=False)
-    sums(grad, of_down_bias, gathers=True, weighed=weighs == "output")
-    is_split = packing == "separate" and of_gate.numel() > 0
+    sums(grad, of_down_bias, gathers=True, weighed=given.weighs == "output")
+    is_split = given.packing == "separate" and of_gate.numel() > 0
     for left, out, bias in (
         *(((inner[:, :size], of_gate, of_gate_bias),) if is_split else ()),
         (inner[:, size:] if is_split else inner, of_up, of_up_bias),
     ):
-        products(left, x, rows_first(out, layout), weighed=weighs == "input")
+        products(left, given.x, rows_first(out, layout), weighed=given.weighs == "input")
         sums(left, bias, gathers=False, weighed=False)

@@ -20,8 +20,7 @@ from ..gpu.activations import activate
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
-from . import reference
-from .operands import inward, rows_first
+from .operands import Operands, by_reference, empty
 
 
 @triton.jit
@@ -155,67 +154,40 @@ OUTPUTS = Tunable(name="experts_decode_outputs", rule=_rule, space=_space)
 TUNABLES = (INNER_UNITS, OUTPUTS)
 
 
-def _launch(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
-    x, weights, experts, down = x.contiguous(), weights.contiguous(), experts.contiguous(), down.contiguous()
-    into, out_of = inward(gate, up, gate_bias, up_bias, packing=packing, layout=layout), rows_first(down, layout)
-    picks, width, inner = experts.shape[-1], x.shape[-1], into.inner
-    tokens = x.numel() // width
-    out = torch.empty_like(x)
+def _launch(given: Operands) -> Tensor:
+    given = given.dense()
+    into, out_of, out = given.inward(), given.outward(), empty(given)
+    picks, width, inner = given.experts.shape[-1], given.x.shape[-1], into.inner
+    tokens = given.x.numel() // width
     if not out.numel() or not picks:
         return out.zero_()
-    dtype = str(x.dtype).removeprefix("torch.")
-    hidden = x.new_empty((tokens * picks, inner), dtype=torch.float32)
-    order = experts.new_empty(tokens * picks, dtype=torch.int32)
-    config = dict(INNER_UNITS.config({"out": inner, "in": width, "picks": 1, "layout": layout, "dtype": dtype}))
+    has_limit = math.isfinite(given.limit)
+    key = {"layout": given.layout, "dtype": str(given.x.dtype).removeprefix("torch.")}
+    hidden = given.x.new_empty((tokens * picks, inner), dtype=torch.float32)
+    order = given.experts.new_empty(tokens * picks, dtype=torch.int32)
+    config = dict(INNER_UNITS.config({"out": inner, "in": width, "picks": 1, **key}))
     del config["PARTS"]
     if into.is_interleaved:
         config["BLOCK_OUT"] = max(1, config["BLOCK_OUT"] // 2)
     launchable(_inner_units)[(tokens * picks, ceil_div(inner, config["BLOCK_OUT"]))](
-        x, weights, experts, into.up if into.gate is None else into.gate, into.up, into.gate_bias, into.up_bias,
-        hidden, order, width, inner, *into.up.stride(), 0 if into.up_bias is None else into.up_bias.stride(0),
-        limit if math.isfinite(limit) else 0.0, up_offset, K=picks, KIND=activation, IS_GATED=into.is_gated,
-        IS_INTERLEAVED=into.is_interleaved, HAS_BIAS=into.up_bias is not None, HAS_LIMIT=math.isfinite(limit),
-        WEIGHS_INPUT=weighs == "input", BLOCK_K=power_of_2(picks), **config,
+        given.x, given.weights, given.experts, into.up if into.gate is None else into.gate, into.up, into.gate_bias,
+        into.up_bias, hidden, order, width, inner, *into.up.stride(),
+        0 if into.up_bias is None else into.up_bias.stride(0), given.limit if has_limit else 0.0, given.up_offset,
+        K=picks, KIND=given.activation, IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved,
+        HAS_BIAS=into.up_bias is not None, HAS_LIMIT=has_limit, WEIGHS_INPUT=given.weighs == "input",
+        BLOCK_K=power_of_2(picks), **config,
     )  # fmt: skip
-    config = dict(OUTPUTS.config({"out": width, "in": inner, "picks": picks, "layout": layout, "dtype": dtype}))
+    config = dict(OUTPUTS.config({"out": width, "in": inner, "picks": picks, **key}))
     steps = ceil_div(picks * ceil_div(inner, config["BLOCK_IN"]), config.pop("PARTS"))
     parts = ceil_div(picks * ceil_div(inner, config["BLOCK_IN"]), steps)
-    found = out if parts == 1 else x.new_empty((tokens, parts, width), dtype=torch.float32)
+    found = out if parts == 1 else out.new_empty((tokens, parts, width), dtype=torch.float32)
     launchable(_outputs)[(tokens, ceil_div(width, config["BLOCK_OUT"]), parts)](
-        hidden, weights, experts, order, out_of, down_bias, found, width, inner, *out_of.stride(), steps, K=picks,
-        HAS_BIAS=down_bias is not None, WEIGHS_OUTPUT=weighs == "output", **config,
+        hidden, given.weights, given.experts, order, out_of, given.down_bias, found, width, inner, *out_of.stride(),
+        steps, K=picks, HAS_BIAS=given.down_bias is not None, WEIGHS_OUTPUT=given.weighs == "output", **config,
     )  # fmt: skip
     if parts > 1:
         launchable(_sum_parts)[(tokens, ceil_div(width, 1024))](found, out, width, parts, BLOCK=1024)
     return out
 
 
-def _fake(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def by_reference(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
-    """The same arguments, for the reference: with a packing, `up` is gate_up_proj."""
-    is_packed = packing != "separate"
-    return reference.experts(
-        x=x, weights=weights, experts=experts, gate_proj=gate, up_proj=None if is_packed else up,
-        gate_up_proj=up if is_packed else None, down_proj=down, gate_proj_bias=gate_bias,
-        up_proj_bias=None if is_packed else up_bias, gate_up_proj_bias=up_bias if is_packed else None,
-        down_proj_bias=down_bias, activation=activation, packing=packing, layout=layout,  # pyright: ignore
-        limit=None if math.isinf(limit) else limit, up_offset=up_offset, weighs=weighs,  # pyright: ignore
-    ).contiguous()  # fmt: skip
-
-
-experts_of_few = gpu_op("experts_of_few", _launch, fake=_fake, reference=by_reference)
+experts_of_few = gpu_op("experts_of_few", _launch, fake=empty, reference=by_reference)

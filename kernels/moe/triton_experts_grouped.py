@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,9 +19,8 @@ from ..gpu.activations import activate
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
-from .operands import inward, rows_first
+from .operands import Operands, by_reference, empty
 from .triton_dispatch import Dispatch, dispatch, most_tiles
-from .triton_experts_decode import by_reference
 
 MULTIPROCESSORS = 132
 """Programs that stay on an H100 or H200; more or fewer multiprocessors only change how many tiles each takes."""
@@ -186,40 +184,36 @@ def tile_rows(slots: int, num_experts: int) -> int:
     return min(128, max(16, power_of_2(ceil_div(slots, num_experts))))
 
 
-def run(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str, *, keeps: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def run(given: Operands, *, keeps: bool) -> tuple[Tensor, Tensor]:
     """The outputs, and with `keeps` what goes into the activation, `[N * K, 2F]` by position, gate and up as packed."""
-    x, weights, experts, down = x.contiguous(), weights.contiguous(), experts.contiguous(), down.contiguous()
-    into, out_of = inward(gate, up, gate_bias, up_bias, packing=packing, layout=layout), rows_first(down, layout)
+    given = given.dense()
+    into, out_of, out = given.inward(), given.outward(), empty(given)
     slots, picks, width, inner, num_experts = (
-        experts.numel(), experts.shape[-1], x.shape[-1], into.inner, down.shape[0],
+        given.experts.numel(), given.experts.shape[-1], given.x.shape[-1], into.inner, given.down.shape[0],
     )  # fmt: skip
-    out, kept = torch.empty_like(x), x.new_empty((slots if keeps else 0, (1 + into.is_gated) * inner))
+    kept = out.new_empty((slots if keeps else 0, (1 + into.is_gated) * inner))
     if not out.numel() or not picks:
         return out.zero_(), kept
-    rows = tile_rows(slots, num_experts)
-    by_expert = dispatch(experts, num_experts, rows)
-    key = {"rows": rows, "layout": layout, "dtype": str(x.dtype).removeprefix("torch.")}
-    hidden = x.new_empty((slots, inner))
+    rows, has_limit = tile_rows(slots, num_experts), math.isfinite(given.limit)
+    by_expert = dispatch(given.experts, num_experts, rows)
+    key = {"rows": rows, "layout": given.layout, "dtype": str(out.dtype).removeprefix("torch.")}
+    hidden = out.new_empty((slots, inner))
     config = FIRST.config(key | {"out": inner, "in": width, "is_gated": int(into.is_gated)})
     launchable(_first)[(programs(slots, num_experts, rows, ceil_div(inner, config["BLOCK_N"])),)](
-        x, weights, by_expert.slots, *table(by_expert), into.up if into.gate is None else into.gate, into.up,
-        into.gate_bias, into.up_bias, hidden, kept, width, inner, *into.up.stride(),
-        0 if into.up_bias is None else into.up_bias.stride(0), limit if math.isfinite(limit) else 0.0, up_offset,
-        K=picks, KIND=activation, IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved,
-        HAS_BIAS=into.up_bias is not None, HAS_LIMIT=math.isfinite(limit), WEIGHS_INPUT=weighs == "input",
+        given.x, given.weights, by_expert.slots, *table(by_expert), into.up if into.gate is None else into.gate,
+        into.up, into.gate_bias, into.up_bias, hidden, kept, width, inner, *into.up.stride(),
+        0 if into.up_bias is None else into.up_bias.stride(0), given.limit if has_limit else 0.0, given.up_offset,
+        K=picks, KIND=given.activation, IS_GATED=into.is_gated, IS_INTERLEAVED=into.is_interleaved,
+        HAS_BIAS=into.up_bias is not None, HAS_LIMIT=has_limit, WEIGHS_INPUT=given.weighs == "input",
         KEEPS=keeps, BLOCK_M=rows, **config,
     )  # fmt: skip
-    parts = x.new_empty((slots, width))
+    parts = out.new_empty((slots, width))
     config = SECOND.config(key | {"out": width, "in": inner, "is_gated": 0})
     launchable(_second)[(programs(slots, num_experts, rows, ceil_div(width, config["BLOCK_N"])),)](
-        hidden, *table(by_expert), out_of, down_bias, parts, width, inner, *out_of.stride(),
-        HAS_BIAS=down_bias is not None, BLOCK_M=rows, **config,
+        hidden, *table(by_expert), out_of, given.down_bias, parts, width, inner, *out_of.stride(),
+        HAS_BIAS=given.down_bias is not None, BLOCK_M=rows, **config,
     )  # fmt: skip
-    sum_picks(parts, weights, by_expert, out, picks, weighs=weighs == "output")
+    sum_picks(parts, given.weights, by_expert, out, picks, weighs=given.weighs == "output")
     return out, kept
 
 
@@ -241,23 +235,8 @@ def programs(slots: int, num_experts: int, rows: int, tiles_n: int) -> int:
     return min(MULTIPROCESSORS * (1 if rows >= 128 else 2), most_tiles(slots, num_experts, rows) * tiles_n)
 
 
-def _launch(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
-    return run(
-        x, weights, experts, gate, up, down, gate_bias, up_bias, down_bias, activation, packing, layout, limit,
-        up_offset, weighs, keeps=False,
-    )[0]  # fmt: skip
+def _launch(given: Operands) -> Tensor:
+    return run(given, keeps=False)[0]
 
 
-def _fake(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, layout: str, limit: float, up_offset: float, weighs: str,
-) -> Tensor:  # fmt: skip
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-experts_of_many = gpu_op("experts_of_many", _launch, fake=_fake, reference=by_reference)
+experts_of_many = gpu_op("experts_of_many", _launch, fake=empty, reference=by_reference)

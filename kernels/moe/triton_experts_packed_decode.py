@@ -20,10 +20,8 @@ from ..gpu.bytes import fields_of_4
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
-from . import reference
-from .triton_stack import dequantised, row_bytes, rows_of
-
-GROUP = {"int8": 1, "int4": 32, "int4_128": 128}
+from .operands import Operands, empty
+from .triton_stack import GROUP, packed_by_reference, row_of, rows_of, scales_of
 
 
 @triton.jit
@@ -172,81 +170,46 @@ OUTPUTS = Tunable(name="experts_packed_outputs", rule=_rule, space=_space)
 TUNABLES = (INNER_UNITS, OUTPUTS)
 
 
-def _launch(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, limit: float, up_offset: float, weighs: str, format: str,
-) -> Tensor:  # fmt: skip
-    x, weights, experts = x.contiguous(), weights.contiguous(), experts.contiguous()
-    picks, width, group = experts.shape[-1], x.shape[-1], GROUP[format]
-    tokens, rows = x.numel() // width, rows_of(up, width, format)
-    inner = rows if packing == "separate" else rows // 2
-    out = torch.empty_like(x)
+def _launch(given: Operands, format: str) -> Tensor:
+    given, out = given.dense(), empty(given)
+    picks, width, group = given.experts.shape[-1], given.x.shape[-1], GROUP[format]
+    tokens, rows = given.x.numel() // width, rows_of(given.up, width, format)
+    inner = rows if given.packing == "separate" else rows // 2
     if not out.numel() or not picks:
         return out.zero_()
-    is_halves, is_gated = packing == "halves", gate is not None or packing != "separate"
-    gate_stack = up if gate is None else gate
+    is_halves, has_limit = given.packing == "halves", math.isfinite(given.limit)
+    gate_stack = given.up if given.gate is None else given.gate
+    gate_bias, up_bias = given.gate_bias, given.up_bias
     if is_halves and up_bias is not None:
         gate_bias, up_bias = up_bias, up_bias[:, inner:]
-    hidden = x.new_empty((tokens * picks, inner), dtype=torch.float32)
-    order = experts.new_empty(tokens * picks, dtype=torch.int32)
-    key = {"group": group, "picks": 1, "dtype": str(x.dtype).removeprefix("torch.")}
-    size, scales = _row(width, format)
+    hidden = out.new_empty((tokens * picks, inner), dtype=torch.float32)
+    order = given.experts.new_empty(tokens * picks, dtype=torch.int32)
+    key = {"group": group, "picks": 1, "dtype": str(out.dtype).removeprefix("torch.")}
+    size, scales = row_of(width, format)
     config = dict(INNER_UNITS.config(key | {"out": inner, "size": size}))
-    if packing == "interleaved":
+    if given.packing == "interleaved":
         config["BLOCK_OUT"] = max(1, config["BLOCK_OUT"] // 2)
     launchable(_inner_units)[(tokens * picks, ceil_div(inner, config["BLOCK_OUT"]))](
-        x, weights, experts, gate_stack, _scales(gate_stack, format), up, _scales(up, format), gate_bias, up_bias,
-        hidden, order, width, inner, rows, inner if is_halves else 0, size, scales,
-        0 if up_bias is None else up_bias.stride(0), limit if math.isfinite(limit) else 0.0, up_offset, K=picks,
-        KIND=activation, IS_GATED=is_gated, IS_INTERLEAVED=packing == "interleaved", HAS_BIAS=up_bias is not None,
-        HAS_LIMIT=math.isfinite(limit), WEIGHS_INPUT=weighs == "input", G=group, BLOCK_K=power_of_2(picks), **config,
+        given.x, given.weights, given.experts, gate_stack, scales_of(gate_stack, format), given.up,
+        scales_of(given.up, format), gate_bias, up_bias, hidden, order, width, inner, rows, inner if is_halves else 0,
+        size, scales, 0 if up_bias is None else up_bias.stride(0), given.limit if has_limit else 0.0, given.up_offset,
+        K=picks, KIND=given.activation, IS_GATED=given.gate is not None or given.packing != "separate",
+        IS_INTERLEAVED=given.packing == "interleaved", HAS_BIAS=up_bias is not None, HAS_LIMIT=has_limit,
+        WEIGHS_INPUT=given.weighs == "input", G=group, BLOCK_K=power_of_2(picks), **config,
     )  # fmt: skip
-    size, scales = _row(inner, format)
+    size, scales = row_of(inner, format)
     config = OUTPUTS.config(key | {"out": width, "size": size, "picks": picks})
     launchable(_outputs)[(tokens, ceil_div(width, config["BLOCK_OUT"]))](
-        hidden, weights, experts, order, down, _scales(down, format), down_bias, out, width, inner, size, scales,
-        K=picks, HAS_BIAS=down_bias is not None, WEIGHS_OUTPUT=weighs == "output", G=group, **config,
+        hidden, given.weights, given.experts, order, given.down, scales_of(given.down, format), given.down_bias, out,
+        width, inner, size, scales, K=picks, HAS_BIAS=given.down_bias is not None,
+        WEIGHS_OUTPUT=given.weighs == "output", G=group, **config,
     )  # fmt: skip
     return out
 
 
-def _row(width: int, format: str) -> tuple[int, int]:
-    """Bytes of a row's numbers, and how many scales it has."""
-    size, scale_bytes = row_bytes(width, format)
-    return size, scale_bytes // (4 if format == "int8" else 2)
+def _fake(given: Operands, format: str) -> Tensor:
+    del format
+    return empty(given)
 
 
-def _scales(stack: Tensor, format: str) -> Tensor:
-    """The same memory, counted in scales."""
-    return stack.view(torch.float32 if format == "int8" else torch.float16)
-
-
-def _fake(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, limit: float, up_offset: float, weighs: str, format: str,
-) -> Tensor:  # fmt: skip
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _reference(
-    x: Tensor, weights: Tensor, experts: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
-    gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None,
-    activation: str, packing: str, limit: float, up_offset: float, weighs: str, format: str,
-) -> Tensor:  # fmt: skip
-    width = x.shape[-1]
-    is_packed, wide_up = packing != "separate", dequantised(up, width, format).to(x.dtype)
-    inner = wide_up.shape[1] // 2 if is_packed else wide_up.shape[1]
-    return reference.experts(
-        x=x, weights=weights, experts=experts,
-        gate_proj=None if gate is None else dequantised(gate, width, format).to(x.dtype),
-        up_proj=None if is_packed else wide_up, gate_up_proj=wide_up if is_packed else None,
-        down_proj=dequantised(down, inner, format).to(x.dtype), gate_proj_bias=gate_bias,
-        up_proj_bias=None if is_packed else up_bias, gate_up_proj_bias=up_bias if is_packed else None,
-        down_proj_bias=down_bias, activation=activation, packing=packing,  # pyright: ignore
-        limit=None if math.isinf(limit) else limit, up_offset=up_offset, weighs=weighs,  # pyright: ignore
-    ).contiguous()  # fmt: skip
-
-
-packed_experts_of_few = gpu_op("packed_experts_of_few", _launch, fake=_fake, reference=_reference)
+packed_experts_of_few = gpu_op("packed_experts_of_few", _launch, fake=_fake, reference=packed_by_reference)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmc.kernels.moe.fields import Experts
 from llmc.kernels.moe.packed_reference import packed_experts
 
 from .emitted_case import Case, Draw, Found, Given, Operands, Parameter, Scalar, State, Value, reference_of
@@ -147,7 +148,8 @@ def experts(draw: st.DrawFn) -> Case:
         return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=5e-6)
 
     def expected(_: Given, given: Given) -> Found:
-        return (packed_experts(given, in_format=in_format, down_format=down_format),), ()
+        record = Experts(**cast("dict[str, Any]", given))
+        return (packed_experts(record, in_format=in_format, down_format=down_format),), ()
 
     # a number inside an expert that lies between two whole ones may become either: `test_experts_native` looks at it
     return Case(op="experts", operands=operands, dtype=dtype_of(draw), tolerance=1e-2, reference=expected)

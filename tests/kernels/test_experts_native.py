@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmc.kernels.moe.fields import Experts as ExpertsRecord
+from llmc.kernels.moe.fields import Packing
 from llmc.kernels.moe.packed_reference import inner_units, outputs
-from llmc.kernels.moe.reference import Packing, experts
+from llmc.kernels.moe.reference import experts
 from llmc.kernels.tolerance import assert_close
 
 from .conditioned import assert_conditioned
@@ -165,7 +167,8 @@ def test_packed_experts(
     order = picks.flatten().argsort(stable=True)
     by_token = torch.empty_like(hidden)
     by_token[order] = hidden
-    wide = {"x": x[:, :width].double(), "weights": weights.double(), "experts": picks, **kept, **fields}
+    exact = {"x": x[:, :width].double(), "weights": weights.double(), "experts": picks, **kept, **fields}
+    wide = ExpertsRecord(**cast("dict[str, Any]", exact))
     names = ["" if format.isdigit() else format.removesuffix("_32") for format in formats]
     assert_close("hidden", by_token, inner_units(wide, names[0]), tolerance=5e-6)
     assert_close("out", out, outputs(wide, by_token.double(), names[1]), tolerance=5e-6)

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from llmc.kernels.latent_attention.absorbed import latent_attend_cached as absorbed
 from llmc.kernels.latent_attention.reference import latent_attend_cached
-from llmc.kernels.moe.reference import Packing, experts, router, router_loss
+from llmc.kernels.moe.fields import Packing
+from llmc.kernels.moe.reference import experts, router, router_loss
 
 
 def random(*shape: int) -> Tensor:
