@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmc.runtime.model import LanguageModel
 
-from .comparison import RATIO, tolerance
+from .comparison import tolerance
 from .families import VOCAB, each_causal
 from .reference import TOKENS, Golden
 from .running import RUNS, Run, named
@@ -33,15 +33,6 @@ def some_rows() -> list[Tensor]:
     return [torch.randint(0, VOCAB, (length,)) for length in LENGTHS]
 
 
-def rounding_apart(golden: Golden, name: str) -> float:
-    """How far two runs of ours may be apart, whose kernels sum in another order for another number of rows.
-
-    By the golden rule each is within RATIO times the reference's own rounding of the exact numbers. Measured: 2.3 times
-    it at most, 2e-5.
-    """
-    return min(2 * RATIO * golden.rounding(name), 0.5 * tolerance(golden.expected[name]))
-
-
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_padded_rows_equal_rows_alone(golden: Golden, model: LanguageModel, run: Run, side: str) -> None:
@@ -52,7 +43,7 @@ def test_padded_rows_equal_rows_alone(golden: Golden, model: LanguageModel, run:
         alone, expected = run(model, row[None]), golden.ask(row[None])
         for name, value in together.items():
             kept = value[index][mask[index]] if value.shape[:2] == mask.shape else value[index]
-            assert (kept - alone[name][0]).abs().max() < rounding_apart(golden, name), name
+            assert (kept - alone[name][0]).abs().max() < golden.rounding_apart(name), name
             assert (kept - expected[name][0]).abs().max() < tolerance(expected[name]), name
 
 
