@@ -53,7 +53,7 @@ class BeamSearch(Batch):
             search = self._begin(cache, logits, None if burst is None else burst.beams)
             records = [self._advance(search, cache, logits.repeat_interleave(beams, 0), 0)]
             first = time.perf_counter() - started
-            while bool(search.is_open.any()):
+            while bool(search.state.is_open.any()):
                 if burst is not None:
                     records += self._burst(burst, cache, len(records))
                 else:
@@ -111,7 +111,7 @@ class BeamSearch(Batch):
         ]
         records, lengths = burst.search(cache.lengths, rules)
         cache.advance(lengths - cache.lengths)
-        if bool(burst.beams.is_broken.any()):
+        if bool(burst.beams.state.is_broken.any()):
             raise fail("E0856", "a search met logits that are not finite", help="try --dtype float32")
         return records
 
@@ -119,7 +119,7 @@ class BeamSearch(Batch):
         """One step, after which the rows of the cache have gone on from those that they follow."""
         rule = torch.tensor(self.settings.rule(drawn + 1, self.limit), device=logits.device)
         search.advance(logits, cache.lengths, rule, banned=None if self._may_end(drawn) else search.ends)
-        if bool(search.is_broken.any()):
+        if bool(search.state.is_broken.any()):
             self._require_served(logits)
         cache.reorder(_whole(search.source), _whole(search.first))
         if search.seen is not None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.kernel import resolve
-from ..kernels.sampling.beam_reference import NEVER
+from ..kernels.sampling.beam_reference import NEVER, Advanced
+from ..kernels.sampling.fields import AdvanceBeams, BeamState
 from .beam_settings import BeamSettings
 
 Record: TypeAlias = tuple[list[list[int]], list[list[int]]]
@@ -45,32 +46,39 @@ class Beams:
         self.source, self.first = (whole(rows) for _ in range(2))
         self.chosen, self.parent = (whole(prompts, beams) for _ in range(2))
         self.step = whole(1)
-        self.score = torch.zeros(prompts, beams, device=device)
-        self.row = whole(prompts, beams)
-        self.common = whole(prompts, beams, beams)
-        self.kept_score = torch.zeros(prompts, beams, device=device)
-        self.kept_step, self.kept_parent, self.kept_token = (whole(prompts, beams) for _ in range(3))
-        self.is_open, self.is_broken = (torch.zeros(prompts, dtype=torch.bool, device=device) for _ in range(2))
+        self.state = BeamState(
+            score=torch.zeros(prompts, beams, device=device),
+            row=whole(prompts, beams),
+            common=whole(prompts, beams, beams),
+            kept_score=torch.zeros(prompts, beams, device=device),
+            kept_step=whole(prompts, beams),
+            kept_parent=whole(prompts, beams),
+            kept_token=whole(prompts, beams),
+            is_open=torch.zeros(prompts, dtype=torch.bool, device=device),
+            is_broken=torch.zeros(prompts, dtype=torch.bool, device=device),
+        )
         self.ends = whole(max(1, len(ends) if room is None else room))
         self.penalty = torch.ones(1, device=device)
         self.seen = torch.zeros(rows, vocab_size, dtype=torch.uint8, device=device) if counts else None
         where = "triton_beams" if device.type == "cuda" else "beam_reference"
         self._best = cast("Callable[..., tuple[Tensor, Tensor]]", resolve(f"sampling.{where}:best_continuations"))
-        self._advance = cast("Callable[..., tuple[Tensor, ...]]", resolve(f"sampling.{where}:advance_beams"))
+        self._advance = cast(
+            "Callable[[AdvanceBeams, BeamState], Advanced]", resolve(f"sampling.{where}:advance_beams")
+        )
 
     def begin(self, lengths: Tensor, history: Sequence[Sequence[int]], *, ends: Sequence[int], penalty: float) -> None:
         """Start from prompts: lengths `[P]` are the tokens that their states hold. Those without a history are none."""
-        device, beams = self.tokens.device, self.settings.num_beams
+        device, beams, state = self.tokens.device, self.settings.num_beams, self.state
         stops = torch.tensor([*ends, *([-1] * (len(self.ends) - len(ends)))], dtype=torch.int64)
         self.ends.copy_(stops.to(device))
         self.penalty.fill_(penalty)
-        self.score.copy_(torch.where(torch.arange(beams, device=device) > 0, NEVER, 0.0).expand_as(self.score))
-        self.row.copy_(torch.arange(beams, device=device).expand_as(self.row))
-        self.common.copy_(lengths[:, None, None].expand_as(self.common))
-        self.kept_score.fill_(NEVER)
-        for buffer in (self.kept_step, self.kept_parent, self.kept_token, self.step, self.is_broken):
+        state.score.copy_(torch.where(torch.arange(beams, device=device) > 0, NEVER, 0.0).expand_as(state.score))
+        state.row.copy_(torch.arange(beams, device=device).expand_as(state.row))
+        state.common.copy_(lengths[:, None, None].expand_as(state.common))
+        state.kept_score.fill_(NEVER)
+        for buffer in (state.kept_step, state.kept_parent, state.kept_token, state.is_broken, self.step):
             buffer.zero_()
-        self.is_open.copy_((torch.arange(len(self.is_open)) < len(history)).to(device))
+        state.is_open.copy_((torch.arange(len(state.is_open)) < len(history)).to(device))
         if self.seen is not None:
             self.seen.zero_()
             for prompt, tokens in enumerate(history):
@@ -80,16 +88,14 @@ class Beams:
     def advance(self, logits: Tensor, length: Tensor, rule: Tensor, *, banned: Tensor | None = None) -> None:
         """One step: logits `[R, V]` after the last tokens, length `[R]` tokens that the states hold now; rule and
         banned as of `kernels/sampling/beam_reference.py`. Then rows have to go on from `source`, from `first` on."""
-        scores = torch.empty_like(self.score).scatter_(1, self.row, self.score)
+        score = self.state.score
+        scores = torch.empty_like(score).scatter_(1, self.state.row, score)
         value, token = self._best(
-            logits=logits, score=scores.flatten(), count=self.width, repetition_penalty=self.penalty, seen=self.seen,
+            logits=logits, score=scores.flatten(), width=self.width, repetition_penalty=self.penalty, seen=self.seen,
             banned=banned,
         )  # fmt: skip
-        found = self._advance(
-            value=value, token=token, rule=rule, ends=self.ends, length=length, step=self.step, score=self.score,
-            row=self.row, common=self.common, kept_score=self.kept_score, kept_step=self.kept_step,
-            kept_parent=self.kept_parent, kept_token=self.kept_token, is_open=self.is_open, is_broken=self.is_broken,
-        )  # fmt: skip
+        given = AdvanceBeams(value=value, token=token, rule=rule, ends=self.ends, length=length, step=self.step)
+        found = self._advance(given, self.state)
         for buffer, new in zip((self.tokens, self.source, self.first, self.chosen, self.parent), found, strict=True):
             buffer.copy_(new)
         self.step.add_(1)
@@ -105,8 +111,9 @@ class Beams:
 
     def texts(self, records: Sequence[Record]) -> list[list[tuple[list[int], float]]]:
         """Of each prompt the texts that have ended, the best first, with their scores. records: of every step."""
-        steps, parents, tokens = (_whole(x) for x in (self.kept_step, self.kept_parent, self.kept_token))
-        scores = cast("list[list[float]]", self.kept_score.tolist())  # pyright: ignore[reportUnknownMemberType]
+        state = self.state
+        steps, parents, tokens = (_whole(x) for x in (state.kept_step, state.kept_parent, state.kept_token))
+        scores = cast("list[list[float]]", state.kept_score.tolist())  # pyright: ignore[reportUnknownMemberType]
         return [
             [
                 ([*_path(records, prompt, step - 1, parent), token], score)

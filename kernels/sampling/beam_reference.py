@@ -9,29 +9,30 @@ that goes on stays in its row, and only rows whose beam has died are written ane
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
+from ..record import called_with
+from .fields import AdvanceBeams, BeamState, BestContinuations
+
+Advanced: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What `advance_beams` gives."""
 NEVER = -1e9
 """The score of what must not be chosen."""
 
 
-def best_continuations(
-    *,
-    logits: Tensor,
-    score: Tensor,
-    count: int,
-    repetition_penalty: Tensor,
-    seen: Tensor | None = None,
-    banned: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The `count` best tokens of every row and the scores that they lead to, best first, lower ids first among equals.
+@called_with(BestContinuations)
+def best_continuations(given: BestContinuations) -> tuple[Tensor, Tensor]:
+    """The `width` best tokens of every row and the scores that they lead to, best first, lower ids first among equals.
 
     logits `[R, V]` of any float dtype; score `[R]` float32 of the text so far; repetition_penalty `[1]` float32 (1:
     off), for the tokens that `seen` `[R, V]` uint8 marks, of log-probabilities (Keskar et al. 2019); banned `[N]`
-    int64: ids that are not chosen, -1 for none -> `[R, count]` float32 and int64. Where a logit of a row is NaN or
+    int64: ids that are not chosen, -1 for none -> `[R, width]` float32 and int64. Where a logit of a row is NaN or
     infinite, or all are minus infinity, so is its best score.
     """
+    logits, score, width, repetition_penalty, seen, banned = given
     found = logits.float().log_softmax(-1)
     if seen is not None:
         repeated = torch.where(found < 0, found * repetition_penalty, found / repetition_penalty)
@@ -41,7 +42,7 @@ def best_continuations(
         ids = torch.arange(found.shape[1], device=found.device)
         is_banned = (ids[:, None] == banned).any(1)
         found = torch.where(is_banned & ~found.isnan(), -torch.inf, found)
-    chosen = _ordered(found).topk(count, dim=-1).indices
+    chosen = _ordered(found).topk(width, dim=-1).indices
     return found.gather(1, chosen), chosen
 
 
@@ -53,43 +54,15 @@ def _ordered(scores: Tensor) -> Tensor:
     return (bits.long() << 32) | places
 
 
-def advance_beams(
-    *,
-    value: Tensor,
-    token: Tensor,
-    rule: Tensor,
-    ends: Tensor,
-    length: Tensor,
-    step: Tensor,
-    score: Tensor,
-    row: Tensor,
-    common: Tensor,
-    kept_score: Tensor,
-    kept_step: Tensor,
-    kept_parent: Tensor,
-    kept_token: Tensor,
-    is_open: Tensor,
-    is_broken: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One step of the beams of P prompts -> `(next, source, first, chosen, parent)`; changes what comes after `step`.
-
-    value `[P * K, M]` float32 and token `[P * K, M]` int64: the continuations of each row (`best_continuations`), of
-    which the M best of a prompt are looked at; rule `[4]` float32: the divisor of a text that ends with this token, the
-    divisor by which running beams are judged, whether the token is the last, whether a prompt is done as soon as K
-    texts have ended; ends `[N]` int64, -1 for none; length `[P * K]` int64: tokens that the states hold; step `[1]`
-    int64: tokens drawn before.
-
-    score `[P, K]` float32 and row `[P, K]` int64 by beam; common `[P, K, K]` int64: how many of their first tokens two
-    rows share; kept_score `[P, K]` float32 and kept_step, kept_parent, kept_token `[P, K]` int64: of the texts that
-    have ended, the best first, how many tokens (0: none yet), the beam before the last one, the last one; is_open `[P]`
-    bool: texts may still be found; is_broken `[P]` bool: its logits were not finite.
+def advance_beams(given: AdvanceBeams, state: BeamState) -> Advanced:
+    """One step of the beams of P prompts -> `(next, source, first, chosen, parent)`; changes the state.
 
     next `[P * K]` int64: the token that each row reads next, -1 where its prompt is done; source `[P * K]` int64: the
     row that it goes on from, itself or another of the prompt; first `[P * K]` int64: tokens up to here are the same in
     both; chosen, parent `[P, K]` int64 by beam.
     """
-    prompts, beams = score.shape
-    width = value.shape[1]
+    (value, token, rule, ends, length, _), (score, row, common, *_) = given, state
+    is_open, (prompts, beams), width = state.is_open, score.shape, value.shape[1]
     base = torch.arange(prompts, device=row.device)[:, None] * beams
     at = (base + row).flatten()
     best, which = value[at].view(prompts, -1).sort(dim=-1, descending=True, stable=True)
@@ -99,22 +72,19 @@ def advance_beams(
     is_end = (tokens[..., None] == ends).any(-1) | is_last
 
     broken = is_open & ~best[:, 0].isfinite()
-    is_broken |= broken
-    _keep(
-        torch.where(is_end[:, :beams] & is_open[:, None] & ~broken[:, None], best[:, :beams] / norm, NEVER),
-        (parents[:, :beams], tokens[:, :beams]),
-        is_end[:, :beams] & is_open[:, None],
-        step,
-        (kept_score, kept_step, kept_parent, kept_token),
-    )  # fmt: skip
+    state.is_broken.logical_or_(broken)
+    is_ended = is_end[:, :beams] & is_open[:, None]
+    ended = torch.where(is_ended & ~broken[:, None], best[:, :beams] / norm, NEVER)
+    _keep(state, ended, torch.where(is_ended, given.step + 1, 0), parents[:, :beams], tokens[:, :beams])
     going = torch.where(is_end, best + NEVER, best)
     order = going.sort(dim=-1, descending=True, stable=True).indices[:, :beams]
     score.copy_(going.gather(1, order))
     chosen, parent = tokens.gather(1, order), parents.gather(1, order)
 
-    has_ended = kept_step > 0
-    worst = torch.where(has_ended, kept_score.amin(1, keepdim=True), NEVER)
-    is_open &= (score[:, :1] / reach > worst).any(1) & ~is_last & ~(is_eager & has_ended.all(1)) & ~broken
+    has_ended = state.kept_step > 0
+    worst = torch.where(has_ended, state.kept_score.amin(1, keepdim=True), NEVER)
+    can_improve = (score[:, :1] / reach > worst).any(1)
+    is_open.logical_and_(can_improve & ~is_last & ~(is_eager & has_ended.all(1)) & ~broken)
 
     places, origin = _places(row, parent)
     origin = torch.where(is_open[:, None], origin, torch.arange(beams, device=row.device))
@@ -127,15 +97,12 @@ def advance_beams(
     return following.flatten(), (base + origin).flatten(), first.flatten(), chosen, parent
 
 
-def _keep(found: Tensor, came: tuple[Tensor, Tensor], is_ended: Tensor, step: Tensor, kept: tuple[Tensor, ...]) -> None:
-    """Puts the texts that end now among those that are kept, of which the best stay."""
-    score, steps, parent, token = kept
-    beams = score.shape[1]
-    merged = torch.cat((score, found), 1)
-    order = merged.sort(dim=-1, descending=True, stable=True).indices[:, :beams]
-    new_steps = torch.where(is_ended, step + 1, 0)
-    score.copy_(merged.gather(1, order))
-    for old, new in ((steps, new_steps), (parent, came[0]), (token, came[1])):
+def _keep(state: BeamState, score: Tensor, step: Tensor, parent: Tensor, token: Tensor) -> None:
+    """Puts the texts that end now, `[P, K]` each, among those that are kept, of which the best stay."""
+    merged = torch.cat((state.kept_score, score), 1)
+    order = merged.sort(dim=-1, descending=True, stable=True).indices[:, : score.shape[1]]
+    state.kept_score.copy_(merged.gather(1, order))
+    for old, new in ((state.kept_step, step), (state.kept_parent, parent), (state.kept_token, token)):
         old.copy_(torch.cat((old, new), 1).gather(1, order))
 
 

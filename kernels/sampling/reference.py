@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..record import called_with
+from .fields import Sample
+
 WIDEST = 2**19
 """Tokens of a vocabulary whose masses sum to less than 2^59."""
 MASS_BITS = 40
@@ -24,20 +27,8 @@ _WORD = 2**32 - 1
 _ROUNDS = ((0xD2511F53, 0x9E3779B9), (0xCD9E8D57, 0xBB67AE85))
 
 
-def sample(
-    *,
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    min_p: Tensor,
-    repetition_penalty: Tensor,
-    presence_penalty: Tensor,
-    frequency_penalty: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    seen: Tensor | None = None,
-) -> Tensor:
+@called_with(Sample)
+def sample(given: Sample) -> Tensor:
     """The next token of every row, `[B]` int64; -1 where the largest logit is NaN or not finite.
 
     logits `[B, V]` of any float dtype; temperature (0: the likeliest token, the lowest id of equals), top_p (1: off),
@@ -48,7 +39,8 @@ def sample(
     Repetition (Keskar et al. 2019) holds for every token seen, presence and frequency for the generated ones. Ties: all
     tokens equal to the k-th stay; of those equal at top-p's edge the lowest ids go, as a stable sort removes them.
     """
-    scores = penalised(logits, seen, repetition_penalty, presence_penalty, frequency_penalty)
+    logits, temperature, top_k, top_p, min_p, repetition, presence, frequency, seed, step, seen = given
+    scores = penalised(logits, seen, repetition, presence, frequency)
     largest = scores.amax(-1, keepdim=True)
     likeliest = scores.argmax(-1)
     is_greedy = temperature == 0.0

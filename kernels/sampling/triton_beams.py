@@ -17,7 +17,10 @@ from torch import Tensor
 
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
+from ..record import called_with
 from . import beam_reference
+from .beam_reference import Advanced
+from .fields import AdvanceBeams, BeamState, BestContinuations
 
 NEVER = tl.constexpr(beam_reference.NEVER)
 NONE = tl.constexpr(-(2**63))
@@ -231,18 +234,16 @@ def _advance(
     tl.store(p_parent + base + o_k, b_before, mask=m_k)
 
 
-def _launch_best(
-    logits: Tensor, score: Tensor, count: int, penalty: Tensor, seen: Tensor | None, banned: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _launch_best(given: BestContinuations) -> tuple[Tensor, Tensor]:
+    logits, score, width, penalty, seen, banned = given
     rows, size = logits.shape
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     block = min(CHUNK, max(128, power_of_2(size)))
     chunks = ceil_div(size, block)
     device = logits.device
     largest, sums = (torch.empty((rows, chunks), dtype=torch.float32, device=device) for _ in range(2))
-    found = torch.empty((rows, chunks * count), dtype=torch.int64, device=device)
-    value = torch.empty((rows, count), dtype=torch.float32, device=device)
-    token = torch.empty((rows, count), dtype=torch.int64, device=device)
+    found = torch.empty((rows, chunks * width), dtype=torch.int64, device=device)
+    value, token = _fake_best(given)
     if not rows:
         return value, token
     warps = max(1, min(8, block // 512))
@@ -250,111 +251,53 @@ def _launch_best(
         logits, largest, sums, size, logits.stride(0), chunks, BLOCK=block, num_warps=warps
     )
     launchable(_best_of_chunk)[(rows, chunks)](
-        logits, largest, sums, score, penalty, seen, banned, found, size, logits.stride(0), chunks, count,
+        logits, largest, sums, score, penalty, seen, banned, found, size, logits.stride(0), chunks, width,
         HAS_SEEN=seen is not None, BANNED=0 if banned is None else len(banned), CHUNKS=power_of_2(chunks), BLOCK=block,
         num_warps=warps,
     )  # fmt: skip
     launchable(_best_of_row)[(rows,)](
-        found, value, token, chunks * count, count, BLOCK=power_of_2(chunks * count), num_warps=4
+        found, value, token, chunks * width, width, BLOCK=power_of_2(chunks * width), num_warps=4
     )
     return value, token
 
 
-def _fake_best(
-    logits: Tensor, score: Tensor, count: int, penalty: Tensor, seen: Tensor | None, banned: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    shape = (logits.shape[0], count)
-    return score.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=logits.device)
+def _fake_best(given: BestContinuations) -> tuple[Tensor, Tensor]:
+    logits, shape = given.logits, (given.logits.shape[0], given.width)
+    return logits.new_empty(shape, dtype=torch.float32), logits.new_empty(shape, dtype=torch.int64)
 
 
-def _reference_best(
-    logits: Tensor, score: Tensor, count: int, penalty: Tensor, seen: Tensor | None, banned: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return beam_reference.best_continuations(
-        logits=logits, score=score, count=count, repetition_penalty=penalty, seen=seen, banned=banned
-    )
-
-
-def _launch_advance(
-    value: Tensor, token: Tensor, rule: Tensor, ends: Tensor, length: Tensor, step: Tensor, score: Tensor, row: Tensor,
-    common: Tensor, kept_score: Tensor, kept_step: Tensor, kept_parent: Tensor, kept_token: Tensor, is_open: Tensor,
-    is_broken: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    (prompts, beams), width = score.shape, value.shape[1]
-    following, source, first = (torch.empty_like(length) for _ in range(3))
-    chosen, parent = torch.empty_like(row), torch.empty_like(row)
-    block = power_of_2(beams * width)
+def _launch_advance(given: AdvanceBeams, state: BeamState) -> Advanced:
+    (prompts, beams), width = state.score.shape, given.value.shape[1]
+    made, block = _fake_advance(given, state), power_of_2(beams * width)
     if prompts:
         launchable(_advance)[(prompts,)](
-            value, token, rule, ends, length, step, score, row, common, kept_score, kept_step, kept_parent, kept_token,
-            is_open, is_broken, following, source, first, chosen, parent, BEAMS=beams, WIDTH=width, ENDS=len(ends),
-            BLOCK_K=power_of_2(beams), BLOCK_M=power_of_2(width), BLOCK_C=block,
-            num_warps=max(1, min(8, block // 128)),
+            *given, *state, *made, BEAMS=beams, WIDTH=width, ENDS=len(given.ends), BLOCK_K=power_of_2(beams),
+            BLOCK_M=power_of_2(width), BLOCK_C=block, num_warps=max(1, min(8, block // 128)),
         )  # fmt: skip
-    return following, source, first, chosen, parent
+    return made
 
 
-def _fake_advance(
-    value: Tensor, token: Tensor, rule: Tensor, ends: Tensor, length: Tensor, step: Tensor, score: Tensor, row: Tensor,
-    common: Tensor, kept_score: Tensor, kept_step: Tensor, kept_parent: Tensor, kept_token: Tensor, is_open: Tensor,
-    is_broken: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    rows = [torch.empty_like(length) for _ in range(3)]
-    return rows[0], rows[1], rows[2], torch.empty_like(row), torch.empty_like(row)
+def _fake_advance(given: AdvanceBeams, state: BeamState) -> Advanced:
+    following, source, first = (torch.empty_like(given.length) for _ in range(3))
+    return following, source, first, torch.empty_like(state.row), torch.empty_like(state.row)
 
 
-def _reference_advance(
-    value: Tensor, token: Tensor, rule: Tensor, ends: Tensor, length: Tensor, step: Tensor, score: Tensor, row: Tensor,
-    common: Tensor, kept_score: Tensor, kept_step: Tensor, kept_parent: Tensor, kept_token: Tensor, is_open: Tensor,
-    is_broken: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return beam_reference.advance_beams(
-        value=value, token=token, rule=rule, ends=ends, length=length, step=step, score=score, row=row, common=common,
-        kept_score=kept_score, kept_step=kept_step, kept_parent=kept_parent, kept_token=kept_token, is_open=is_open,
-        is_broken=is_broken,
-    )  # fmt: skip
-
-
-CHANGED = ("score", "row", "common", "kept_score", "kept_step", "kept_parent", "kept_token", "is_open", "is_broken")
-_best = gpu_op("best_continuations", _launch_best, fake=_fake_best, reference=_reference_best)
+_best = gpu_op("best_continuations", _launch_best, fake=_fake_best, reference=beam_reference.best_continuations.of)
 _advanced = gpu_op(
-    "advance_beams", _launch_advance, fake=_fake_advance, reference=_reference_advance, mutates_args=CHANGED
+    "advance_beams",
+    _launch_advance,
+    fake=_fake_advance,
+    reference=beam_reference.advance_beams,
+    mutates_args=BeamState._fields,
 )
 
 
-def best_continuations(
-    *,
-    logits: Tensor,
-    score: Tensor,
-    count: int,
-    repetition_penalty: Tensor,
-    seen: Tensor | None = None,
-    banned: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+@called_with(BestContinuations)
+def best_continuations(given: BestContinuations) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference."""
-    return _best(logits, score, count, repetition_penalty, seen, banned)
+    return _best(*given)
 
 
-def advance_beams(
-    *,
-    value: Tensor,
-    token: Tensor,
-    rule: Tensor,
-    ends: Tensor,
-    length: Tensor,
-    step: Tensor,
-    score: Tensor,
-    row: Tensor,
-    common: Tensor,
-    kept_score: Tensor,
-    kept_step: Tensor,
-    kept_parent: Tensor,
-    kept_token: Tensor,
-    is_open: Tensor,
-    is_broken: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def advance_beams(given: AdvanceBeams, state: BeamState) -> Advanced:
     """Arguments and result are those of the reference."""
-    return _advanced(
-        value, token, rule, ends, length, step, score, row, common, kept_score, kept_step, kept_parent, kept_token,
-        is_open, is_broken,
-    )  # fmt: skip
+    return _advanced(*given, *state)

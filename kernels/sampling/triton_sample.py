@@ -20,7 +20,9 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
+from ..record import called_with
 from . import reference
+from .fields import Sample
 from .reference import WIDEST
 
 NEAR = tl.constexpr(-12.0)
@@ -261,12 +263,10 @@ def tuning_key(size: int) -> Key:
     return {"size": power_of_2(size)}
 
 
-def _launch(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, repetition: Tensor,
-    presence: Tensor, frequency: Tensor, seed: Tensor, step: Tensor, seen: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _launch(given: Sample) -> Tensor:
+    logits, temperature, top_k, top_p, min_p, repetition, presence, frequency, seed, step, seen = given
     batch, size = logits.shape
-    tokens = torch.empty(batch, dtype=torch.int64, device=logits.device)
+    tokens = _fake(given)
     if not batch:
         return tokens
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
@@ -288,44 +288,16 @@ def _launch(
     return tokens
 
 
-def _fake(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, repetition: Tensor,
-    presence: Tensor, frequency: Tensor, seed: Tensor, step: Tensor, seen: Tensor | None,
-) -> Tensor:  # fmt: skip
-    return torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+def _fake(given: Sample) -> Tensor:
+    return given.logits.new_empty(given.logits.shape[0], dtype=torch.int64)
 
 
-def _reference(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, repetition: Tensor,
-    presence: Tensor, frequency: Tensor, seed: Tensor, step: Tensor, seen: Tensor | None,
-) -> Tensor:  # fmt: skip
-    return reference.sample(
-        logits=logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition,
-        presence_penalty=presence, frequency_penalty=frequency, seed=seed, step=step, seen=seen,
-    )  # fmt: skip
+_sample = gpu_op("sample", _launch, fake=_fake, reference=reference.sample.of, mutates_args=("seen",))
 
 
-_sample = gpu_op("sample", _launch, fake=_fake, reference=_reference, mutates_args=("seen",))
-
-
-def sample(
-    *,
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    min_p: Tensor,
-    repetition_penalty: Tensor,
-    presence_penalty: Tensor,
-    frequency_penalty: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    seen: Tensor | None = None,
-) -> Tensor:
+@called_with(Sample)
+def sample(given: Sample) -> Tensor:
     """Arguments and result are those of the reference. Raises ValueError for a vocabulary beyond WIDEST."""
-    if logits.shape[-1] > WIDEST:
-        raise ValueError(f"a vocabulary of {logits.shape[-1]} tokens is wider than {WIDEST}")
-    return _sample(
-        logits, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed, step,
-        seen,
-    )  # fmt: skip
+    if given.logits.shape[-1] > WIDEST:
+        raise ValueError(f"a vocabulary of {given.logits.shape[-1]} tokens is wider than {WIDEST}")
+    return _sample(*given)

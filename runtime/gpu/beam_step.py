@@ -35,7 +35,7 @@ class BeamStep:
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
         """Of the step within `rules`, `chosen` and `parents`."""
         self.chosen, self.parents = (
-            torch.zeros(MAX_STEPS, *beams.row.shape, dtype=torch.int64, device=device) for _ in range(2)
+            torch.zeros(MAX_STEPS, *beams.state.row.shape, dtype=torch.int64, device=device) for _ in range(2)
         )
 
     def begin(self, lengths: Tensor, rules: Sequence[Sequence[float]]) -> None:

@@ -32,9 +32,8 @@ class NativeSearch:
             "pairs": torch.empty(count, count, dtype=torch.int64),
             "is_taken": torch.empty(count * beams.width, dtype=torch.uint8),
         }
-        names = ("ends", "score", "row", "common", "kept_score", "kept_step", "kept_parent", "kept_token", "is_open",
-                 "is_broken", "source", "first")  # fmt: skip
-        found = {**{name: cast("Tensor", getattr(beams, name)) for name in names}, **self._memory, "next": beams.tokens}
+        outputs = {"next": beams.tokens, "source": beams.source, "first": beams.first}
+        found = {"ends": beams.ends, **beams.state._asdict(), **outputs, **self._memory}
         self._struct = BeamsStruct(
             prompts=rows // count,
             beams=count,
@@ -48,7 +47,7 @@ class NativeSearch:
 
     def search(self, lengths: Tensor, rules: Sequence[Sequence[float]]) -> tuple[list[Record], Tensor]:
         """As `Searching.search`; it may stop earlier, when all prompts are done."""
-        shape = (len(rules), *self.beams.row.shape)
+        shape = (len(rules), *self.beams.state.row.shape)
         chosen, parent = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
         given, held, struct = torch.tensor(rules, dtype=torch.float32), lengths.clone(), self._struct
         struct.rules, struct.chosen, struct.parent = given.data_ptr(), chosen.data_ptr(), parent.data_ptr()

@@ -19,7 +19,7 @@ ONE = torch.ones(1)
 
 def test_equal_scores_give_the_lower_id() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0, -0.0, 0.0]])
-    _, ids = best_continuations(logits=logits, score=torch.zeros(1), count=7, repetition_penalty=ONE)
+    _, ids = best_continuations(logits=logits, score=torch.zeros(1), width=7, repetition_penalty=ONE)
     assert ids.tolist() == [[1, 2, 4, 3, 0, 5, 6]]
 
 
@@ -28,7 +28,7 @@ def test_continuations_are_scored_after_penalties_and_bans() -> None:
     logits, score = torch.randn(2, 9) * 3, torch.tensor([-1.5, -7.0])
     seen = torch.randint(2, (2, 9)).to(torch.uint8)
     value, ids = best_continuations(
-        logits=logits, score=score, count=8, repetition_penalty=ONE * 1.5, seen=seen, banned=torch.tensor([4, -1])
+        logits=logits, score=score, width=8, repetition_penalty=ONE * 1.5, seen=seen, banned=torch.tensor([4, -1])
     )
     expected = logits.log_softmax(-1) * torch.where(seen > 0, 1.5, 1.0) + score[:, None]
     expected[:, 4] = -torch.inf
@@ -70,7 +70,7 @@ def test_beams_that_go_on_stay_where_they_are() -> None:
                 for chosen, parents in reversed(records):
                     path.append(chosen[prompt][at])
                     at = parents[prompt][at]
-                place = prompt * beams + int(made.row[prompt, beam])
+                place = prompt * beams + int(made.state.row[prompt, beam])
                 assert rows[place, start : length + 1].tolist() == path[::-1], (step, prompt, beam)
     assert 0 < copied < 24 * 12 * prompts * beams / 4, "only what differs is copied"
 
@@ -90,7 +90,7 @@ def test_texts_end_in_the_order_of_their_scores() -> None:
     assert made.parent.tolist() == [[1, 0]]
     assert made.source.tolist() == [0, 1]
     assert [text for text, _ in made.texts([*records, made.record()])[0]] == [[1, 0], [2, 0]]
-    assert made.is_open.tolist() == [False], "no running text can become better"
+    assert made.state.is_open.tolist() == [False], "no running text can become better"
     assert made.tokens.tolist() == [-1, -1]
 
 

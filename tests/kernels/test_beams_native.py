@@ -29,7 +29,7 @@ class Found:
 
     def __init__(self, beams: Beams, records: list[Record], lengths: Tensor) -> None:
         self.records, self.lengths, self.texts = records, lengths.tolist(), beams.texts(records)
-        self.next, self.open = beams.tokens.tolist(), beams.is_open.tolist()
+        self.next, self.open = beams.tokens.tolist(), beams.state.is_open.tolist()
 
 
 def begun(prompts: int, beams: int, vocab: int, penalty: float, length: float) -> Beams:
@@ -51,9 +51,9 @@ def through_torch(beams: Beams, table: Tensor) -> Found:
     records: list[Record] = []
     lengths = torch.full((table.shape[1],), 2)
     for (*rule, may_end), logits in zip(rules(beams, len(table)), table, strict=True):
-        if not bool(beams.is_open.any()):
+        if not bool(beams.state.is_open.any()):
             break
-        lengths += beams.is_open.repeat_interleave(beams.settings.num_beams)
+        lengths += beams.state.is_open.repeat_interleave(beams.settings.num_beams)
         beams.advance(logits.clone(), lengths, torch.tensor(rule), banned=None if may_end else beams.ends)
         if beams.seen is not None:
             beams.seen.copy_(beams.seen[beams.source])

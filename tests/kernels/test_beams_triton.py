@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 pytest.importorskip("triton")
 
 from llmc.kernels.cache.rows import copy_rows
 from llmc.kernels.cache.triton_rows import RowCopies
 from llmc.kernels.sampling import beam_reference, triton_beams
+from llmc.kernels.sampling.fields import AdvanceBeams, BeamState
 from llmc.runtime.beam_settings import BeamSettings
 
 from .gpu import DEVICE
@@ -26,7 +26,7 @@ def test_continuations(size: int, count: int, has_ties: bool, has_seen: bool, ha
     logits = torch.randn(3, size) * 3
     logits = (logits.round() if has_ties else logits).to(DEVICE)
     given = {
-        "logits": logits, "score": (torch.randn(3) * 9).to(DEVICE), "count": count,
+        "logits": logits, "score": (torch.randn(3) * 9).to(DEVICE), "width": count,
         "repetition_penalty": torch.full((1,), 1.3, device=DEVICE),
         "seen": torch.randint(2, (3, size)).to(DEVICE, torch.uint8) if has_seen else None,
         "banned": torch.tensor([1, int(logits[0].argmax()), -1], device=DEVICE) if has_banned else None,
@@ -43,21 +43,23 @@ def test_a_row_of_nan_has_no_best_score() -> None:
     logits = torch.randn(2, 9, device=DEVICE)
     logits[1, 4] = torch.nan
     value, _ = triton_beams.best_continuations(
-        logits=logits, score=torch.zeros(2, device=DEVICE), count=2, repetition_penalty=torch.ones(1, device=DEVICE)
+        logits=logits, score=torch.zeros(2, device=DEVICE), width=2, repetition_penalty=torch.ones(1, device=DEVICE)
     )
     assert value[0].isfinite().all()
     assert not value[1].isfinite().any()
 
 
-def begun(prompts: int, beams: int, length: int) -> dict[str, Tensor]:
+def begun(prompts: int, beams: int, length: int) -> BeamState:
     whole = {"dtype": torch.int64, "device": DEVICE}
-    made = {name: torch.zeros(prompts, beams, **whole) for name in ("kept_step", "kept_parent", "kept_token")}
-    made["kept_score"] = torch.full((prompts, beams), beam_reference.NEVER, device=DEVICE)
-    made["score"] = torch.tensor([0.0, *[beam_reference.NEVER] * (beams - 1)], device=DEVICE).repeat(prompts, 1)
-    made["row"] = torch.arange(beams, device=DEVICE).repeat(prompts, 1)
-    made["common"] = torch.full((prompts, beams, beams), length, **whole)
-    made["is_open"], made["is_broken"] = (torch.full((prompts,), value, device=DEVICE) for value in (True, False))
-    return made
+    return BeamState(
+        score=torch.tensor([0.0, *[beam_reference.NEVER] * (beams - 1)], device=DEVICE).repeat(prompts, 1),
+        row=torch.arange(beams, device=DEVICE).repeat(prompts, 1),
+        common=torch.full((prompts, beams, beams), length, **whole),
+        kept_score=torch.full((prompts, beams), beam_reference.NEVER, device=DEVICE),
+        **{name: torch.zeros(prompts, beams, **whole) for name in ("kept_step", "kept_parent", "kept_token")},
+        is_open=torch.full((prompts,), True, device=DEVICE),
+        is_broken=torch.full((prompts,), False, device=DEVICE),
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,28 +75,30 @@ def test_steps(beams: int, early: bool, penalty: float, has_ties: bool, seed: in
     ends = torch.tensor([2, 4, -1], device=DEVICE)
     for step in range(6):
         found = torch.randn(prompts, beams, width).sort(dim=-1, descending=True).values - 2
-        value = ((found.round() if has_ties else found) + ours["score"].cpu()[..., None]).flatten(0, 1)
+        value = ((found.round() if has_ties else found) + ours.score.cpu()[..., None]).flatten(0, 1)
         if step == 4:
             value[0] = torch.nan
-        given = {
-            "value": value.to(DEVICE), "token": torch.randint(7, value.shape).to(DEVICE),
-            "rule": torch.tensor(settings.rule(step + 1, 6), device=DEVICE), "ends": ends,
-            "length": torch.full((prompts * beams,), start + step, device=DEVICE),
-            "step": torch.tensor([step], device=DEVICE),
-        }  # fmt: skip
-        actual = triton_beams.advance_beams(**given, **ours)
-        expected = beam_reference.advance_beams(**given, **theirs)
-        is_open = theirs["is_open"]
+        given = AdvanceBeams(
+            value=value.to(DEVICE),
+            token=torch.randint(7, value.shape).to(DEVICE),
+            rule=torch.tensor(settings.rule(step + 1, 6), device=DEVICE),
+            ends=ends,
+            length=torch.full((prompts * beams,), start + step, device=DEVICE),
+            step=torch.tensor([step], device=DEVICE),
+        )
+        actual = triton_beams.advance_beams(given, ours)
+        expected = beam_reference.advance_beams(given, theirs)
+        is_open = theirs.is_open
         for name, one, other in zip(("next", "source", "first", "chosen", "parent"), actual, expected, strict=True):
             one, other = (x.view(prompts, beams)[is_open] for x in (one, other))
             assert torch.equal(one, other), (step, name)
-        for name in ours:
-            is_kept = name.startswith("kept")
-            one, other = ((x[name] if name.startswith("is") or is_kept else x[name][is_open]) for x in (ours, theirs))
-            if is_kept and name != "kept_step" and name != "kept_score":
-                one, other = (x[theirs["kept_step"] > 0] for x in (one, other))
+        for name, one, other in zip(BeamState._fields, ours, theirs, strict=True):
+            if name in ("score", "row", "common"):
+                one, other = one[is_open], other[is_open]
+            elif name in ("kept_parent", "kept_token"):
+                one, other = (x[theirs.kept_step > 0] for x in (one, other))
             assert torch.equal(one, other), (step, name)
-    assert not ours["is_open"].any()
+    assert not ours.is_open.any()
 
 
 def test_rows_go_on_from_others() -> None:

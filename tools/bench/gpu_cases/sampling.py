@@ -69,7 +69,7 @@ def _beams(sizes: Sizes) -> Case:
     rule = torch.tensor(settings.rule(1, 9), device=device)
 
     def by_sorting() -> Tensor:
-        scores = logits.log_softmax(-1) + beams.score.flatten()[:, None]
+        scores = logits.log_softmax(-1) + beams.state.score.flatten()[:, None]
         return scores.flatten().sort(descending=True, stable=True).indices[:8]
 
     def step() -> Tensor:
