@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.activations import activate, slope
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_order, token_rows
@@ -20,7 +21,7 @@ from ..gpu.sizes import ceil_div
 from ..kernel import Request
 from ..pointwise.reference import ActivationKind
 from . import reference
-from .reference import ConvState
+from .fields import ShortConv, ShortConvFrom
 
 WIDEST = 8
 """Taps: a loop over them is unrolled."""
@@ -301,15 +302,10 @@ def _gradients(ctx, grad: Tensor, _grad_tail: Tensor):
 _conv.register_autograd(_gradients, setup_context=_keep)
 
 
-def short_conv(
-    *, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor | None = None, activation: ActivationKind = "identity",
-    state: ConvState | None = None,
-) -> Tensor | tuple[Tensor, ConvState]:  # fmt: skip
+@continued(ShortConv, ShortConvFrom)
+def short_conv(given: ShortConv, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference. Gradients are made without a state."""
-    if state is None:
-        return _conv(x, position, weight, bias, None, activation)[0]
-    if x.shape[1] == 1:
-        return _conv_step(x, position, weight, bias, state[0], activation), state
-    out, kept = _conv(x, position, weight, bias, state[0], activation)
-    state[0].copy_(kept)
-    return out, state
+    x, position, weight, bias, activation = given.x, given.position, given.weight, given.bias, given.activation
+    if state is not None and x.shape[1] == 1:
+        return _conv_step(x, position, weight, bias, state, activation), state
+    return _conv(x, position, weight, bias, state, activation)

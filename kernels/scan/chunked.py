@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..continued import continued
 from ..kernel import Request
-from .reference import DecayForm, DecayShape, ScanState, Update
+from .fields import Scan, ScanFrom
 
 MAX_CHUNK = 64
 """Beyond it the scores inside a chunk cost more than the state between chunks."""
@@ -34,73 +35,60 @@ def serves(request: Request) -> str | None:
     return None
 
 
-def scan(
-    *,
-    v: Tensor,
-    k: Tensor,
-    q: Tensor,
-    position: Tensor,
-    key_dim: int,
-    value_dim: int,
-    decay: Tensor | None = None,
-    dt: Tensor | None = None,
-    beta: Tensor | None = None,
-    erase: Tensor | None = None,
-    write: Tensor | None = None,
-    skip: Tensor | None = None,
-    decay_per: DecayShape = "none",
-    decay_form: DecayForm = "log",
-    update: Update = "add",
-    scale: float = 1.0,
-    chunk_size: int = 64,
-    state: ScanState | None = None,
-) -> Tensor | tuple[Tensor, ScanState]:
+@continued(Scan, ScanFrom)
+def scan(given: Scan, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Arguments and result are those of the reference, `update` add and one decay per head; raises ValueError else."""
-    if update != "add" or decay_per not in PER_HEAD or beta is not None or erase is not None or write is not None:
-        raise ValueError(f"no chunks for update {update} with decay_per {decay_per}")
+    check(given)
+    v, key_dim, value_dim, heads = given.v, given.key_dim, given.value_dim, given.heads
     wide = torch.promote_types(v.dtype, torch.float32)
-    batch, tokens = position.shape
-    groups, heads = k.shape[-1] // key_dim, v.shape[-1] // value_dim
+    batch, tokens = given.position.shape
+    groups = given.k.shape[-1] // key_dim
     shared = heads // groups  # R, the heads of a group
-    is_token = position >= 0
+    is_token = given.position >= 0
     drop = ~is_token[..., None]
-    keys = k.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, key_dim).transpose(1, 2)  # [B, G, T, Dk]
-    queries = q.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, key_dim).transpose(1, 2)
+    keys = given.k.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, key_dim).transpose(1, 2)  # [B, G, T, Dk]
+    queries = given.q.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, key_dim).transpose(1, 2)
     values = v.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, shared, value_dim)  # [B, T, G, R, Dv]
     amounts = values
-    if dt is not None:
-        amounts = values * dt.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, shared, 1)
+    if given.dt is not None:
+        amounts = values * given.dt.masked_fill(drop, 0.0).to(wide).view(batch, tokens, groups, shared, 1)
     amounts = amounts.transpose(1, 2)  # [B, G, T, R, Dv]
-    rates = _log_decay(decay, dt, is_token, decay_form, heads)
+    rates = _log_decay(given, is_token)
     rates = rates.view(batch, tokens, groups, shared).permute(0, 2, 3, 1)  # [B, G, R, T] float64
     s = v.new_zeros(batch, groups, key_dim, shared * value_dim, dtype=wide)
     if state is not None:
-        s = state[0].to(wide).view(batch, groups, shared, key_dim, value_dim).transpose(2, 3).flatten(3)
+        s = state.to(wide).view(batch, groups, shared, key_dim, value_dim).transpose(2, 3).flatten(3)
     outputs: list[Tensor] = []
-    size = min(chunk_size, MAX_CHUNK)
+    size = min(given.chunk_size, MAX_CHUNK)
     for start in range(0, tokens, size):
         part = slice(start, start + size)
         out, s = _chunk(queries[:, :, part], keys[:, :, part], amounts[:, :, part], rates[..., part].cumsum(-1), s)
         outputs.append(out)
-    read = torch.cat(outputs, dim=2).transpose(1, 2) * scale if outputs else values  # [B, T, G, R, Dv]
-    if skip is not None:
-        read = read + skip.to(wide).view(groups, shared, 1) * values
+    read = torch.cat(outputs, dim=2).transpose(1, 2) * given.scale if outputs else values  # [B, T, G, R, Dv]
+    if given.skip is not None:
+        read = read + given.skip.to(wide).view(groups, shared, 1) * values
     out = read.reshape(v.shape).to(v.dtype).masked_fill(drop, 0.0)
-    if state is None:
-        return out
-    if outputs:  # without tokens `s` may be the state itself, seen in another order
-        state[0].copy_(s.view(batch, groups, key_dim, shared, value_dim).transpose(2, 3).reshape(state[0].shape))
-    return out, state
+    if not outputs:  # then `s` may be the state itself, seen in another order
+        return out, None
+    s = s.view(batch, groups, key_dim, shared, value_dim).transpose(2, 3)
+    return out, s.reshape(batch, heads, key_dim, value_dim)
 
 
-def _log_decay(decay: Tensor | None, dt: Tensor | None, is_token: Tensor, decay_form: DecayForm, heads: int) -> Tensor:
+def check(given: Scan) -> None:
+    """Raises ValueError where a head does not forget by one factor."""
+    if not given.has_one_factor:
+        raise ValueError(f"no chunks for update {given.update} with decay_per {given.decay_per}")
+
+
+def _log_decay(given: Scan, is_token: Tensor) -> Tensor:
     """The logarithm of each token's factor, `[B, T, H]` float64; 0 where there is no token."""
-    if decay is None:
-        return is_token.new_zeros(*is_token.shape, heads, dtype=torch.float64)
-    rate = decay.to(torch.float64)
-    rate = -rate.exp() if decay_form == "A_log" else rate
-    rate = rate if dt is None else rate * dt.to(torch.float64)
-    rate = rate.expand(*is_token.shape, heads)
+    shape = (*is_token.shape, given.heads)
+    if given.decay is None:
+        return is_token.new_zeros(shape, dtype=torch.float64)
+    rate = given.decay.to(torch.float64)
+    rate = -rate.exp() if given.decay_form == "A_log" else rate
+    rate = rate if given.dt is None else rate * given.dt.to(torch.float64)
+    rate = rate.expand(shape)
     return rate.masked_fill(~is_token[..., None], 0.0).clamp(min=FORGOTTEN)
 
 

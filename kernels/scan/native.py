@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from ..native.node import NativeNode
+from ..native.node import NativeNode, fields_of
+from .fields import Scan
 
 STREAMS = ("v", "k", "q", "decay", "dt", "beta", "erase", "write")
 
 
 def scan(node: NativeNode) -> None:
     """`reference.scan`."""
-    y = node.output("out")
-    key_dim, value_dim = cast("int", node.field("key_dim")), cast("int", node.field("value_dim"))
+    y, given = node.output("out"), fields_of(node, Scan)
+    key_dim, value_dim = given.key_dim, given.value_dim
     values: dict[str, object] = {
         "batch": "pass->batch",
         "tokens": "pass->tokens",
@@ -21,9 +20,9 @@ def scan(node: NativeNode) -> None:
         "key_heads": node.input("k").width // key_dim,
         "key_dim": key_dim,
         "value_dim": value_dim,
-        "decay_per": f"LLMC_DECAY_{cast('str', node.field('decay_per')).upper()}",
-        "is_A_log": int(node.field("decay_form") == "A_log"),
-        "update": f"LLMC_UPDATE_{cast('str', node.field('update')).upper()}",
+        "decay_per": f"LLMC_DECAY_{given.decay_per.upper()}",
+        "is_A_log": int(given.decay_form == "A_log"),
+        "update": f"LLMC_UPDATE_{given.update.upper()}",
         "scale": f"(float)({node.number('scale')})",
         "out": y.pointer,
     }

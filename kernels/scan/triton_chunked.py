@@ -14,37 +14,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
-from . import reference
+from . import chunked
+from .fields import Scan, ScanFrom
+from .operators import ChunkScan, by_reference
 from .rates import rates_per_head
-from .reference import DecayForm, DecayShape, ScanState, Update
 from .triton_segments import pass_states, segment_length
 
 CHUNK = 64
 """Tokens of a chunk: the fewest that fill a matrix instruction of Hopper's."""
 WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
-FORGOTTEN = tl.constexpr(-1e4)
-"""A log decay whose factor is 0; a lower one would cost the sums after it their digits."""
-PER_HEAD = ("none", "head", "token_head")
+FORGOTTEN = tl.constexpr(chunked.FORGOTTEN)
+"""A lower log decay would cost the sums after it their digits."""
 
 
 def serves(request: Request) -> str | None:
     """None, or why there are no chunks of this form."""
-    fields = request.fields
     if request.dtype == "float64":
         return "states are float32"
-    if request.phase == "decode":
-        return "one token at a time has no chunks"
-    if fields.get("update", "add") != "add":
-        return "a state that is also erased does not split into matrix products of this form"
-    if fields.get("decay_per", "none") not in PER_HEAD:
-        return "each element of a state has a decay of its own"
-    key_dim, value_dim = fields["key_dim"], fields["value_dim"]
+    if why := chunked.serves(request):
+        return why
+    key_dim, value_dim = request.fields["key_dim"], request.fields["value_dim"]
     if not isinstance(key_dim, int) or key_dim > WIDEST:
         return f"a key of {key_dim} elements is longer than {WIDEST}"
     if value_dim == 1:
@@ -162,13 +158,11 @@ CHUNKS = Tunable(name="scan_chunks", rule=_rule, space=_space)
 TUNABLES = (CHUNKS,)
 
 
-def _launch(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _launch(given: ChunkScan) -> tuple[Tensor, Tensor]:
+    v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale = given
     batch, tokens = position.shape
     heads, groups = v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    out, final = _fake(v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
+    out, final = _fake(given)
     initial = None if initial is None else initial.contiguous()
     if not out.numel():
         return out, final.zero_() if initial is None else final.copy_(initial)
@@ -201,28 +195,13 @@ def _launch(
     return out, final
 
 
-def _fake(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    return torch.empty_like(v, memory_format=torch.contiguous_format), v.new_empty(shape, dtype=torch.float32)
+def _fake(given: ChunkScan) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(given.v, memory_format=torch.contiguous_format)
+    return out, given.v.new_empty(given.state_shape, dtype=torch.float32)
 
 
-def _reference(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    state = v.new_zeros(shape, dtype=torch.float32) if initial is None else initial.clone()
-    if log is not None and dt is not None:
-        log = log / dt.where(dt != 0, 1.0)
-    out, _ = reference.scan(
-        v=v, k=k, q=q, position=position, decay=None if log is None else log.transpose(1, 2),
-        dt=None if dt is None else dt.transpose(1, 2), skip=skip, state=(state,), key_dim=key_dim, value_dim=value_dim,
-        decay_per="none" if log is None else "token_head", scale=scale,
-    )  # fmt: skip
-    return out.contiguous(), state
+def _reference(given: ChunkScan) -> tuple[Tensor, Tensor]:
+    return by_reference(given.delta())
 
 
 _scan = gpu_op("scan_chunks", _launch, fake=_fake, reference=_reference)
@@ -248,27 +227,12 @@ def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
 _scan.register_autograd(_gradients, setup_context=_keep)
 
 
-def scan(
-    *, v: Tensor, k: Tensor, q: Tensor, position: Tensor, key_dim: int, value_dim: int, decay: Tensor | None = None,
-    dt: Tensor | None = None, beta: Tensor | None = None, erase: Tensor | None = None, write: Tensor | None = None,
-    skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
-    scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
-) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
+@continued(Scan, ScanFrom)
+def scan(given: Scan, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference, `update` add and one decay per head; raises ValueError else."""
-    del chunk_size
-    if update != "add" or decay_per not in PER_HEAD or beta is not None or erase is not None or write is not None:
-        raise ValueError(f"no chunks for update {update} with decay_per {decay_per}")
-    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
-    log, steps = rates_per_head(
-        decay=decay,
-        dt=dt,
-        position=position,
-        decay_per=decay_per,
-        decay_form=decay_form,
-        heads=v.shape[-1] // value_dim,
-    )
-    out, final = _scan(v, k, q, position, log, steps, skip, initial, key_dim, value_dim, scale)
-    if state is None:
-        return out
-    state[0].copy_(final)
-    return out, state
+    chunked.check(given)
+    log, steps = rates_per_head(given)
+    return _scan(
+        given.v, given.k, given.q, given.position, log, steps, given.skip, state, given.key_dim, given.value_dim,
+        given.scale,
+    )  # fmt: skip

@@ -11,6 +11,8 @@ the first are read once and a half and the last once for each block of keys.
 # pyright: basic
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import triton
 import triton.language as tl
@@ -19,9 +21,12 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
-from . import reference
+from .operators import ChunkScan, by_reference
 from .triton_chunked import CHUNK, FORGOTTEN, decay_after, decay_between, state_product, summed
 
+Seven: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+OF = ("v", "k", "q", "log", "dt", "skip", "initial")
+"""The operands that have gradients."""
 KEYS = 32
 """Elements of a key whose gradients a program makes at once."""
 PROGRAMS = 264
@@ -239,11 +244,9 @@ def _keys(
     tl.store(p_grad_q + o_to, b_grad_q.to(p_grad_q.dtype.element_ty), mask=m_to)
 
 
-def _launch(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
+def _launch(grad: Tensor, grad_final: Tensor | None, given: ChunkScan) -> Seven:
+    v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale = given
+    grads = _fake(grad, grad_final, given)
     if not v.numel():
         last = grads[6].zero_() if grad_final is None else grads[6].copy_(grad_final)
         return *(made.zero_() for made in grads[:6]), last  # type: ignore[return-value]
@@ -303,46 +306,27 @@ def _launch(
     return grad_v, grad_k, grad_q, grad_log, grad_dt, grad_skip, grad_initial
 
 
-def _fake(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _fake(grad: Tensor, grad_final: Tensor | None, given: ChunkScan) -> Seven:
     """Of v, k, q, log, dt, skip and initial; empty where the operand is absent, but for the last."""
-    grad_v, grad_k, grad_q = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (v, k, q))
-    grad_log, grad_dt, grad_skip = (v.new_empty(0 if x is None else x.shape) for x in (log, dt, skip))
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    wide = v.new_empty(shape, dtype=torch.float32)
+    v = given.v
+    grad_v, grad_k, grad_q = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in given[:3])
+    grad_log, grad_dt, grad_skip = (v.new_empty(0 if x is None else x.shape) for x in (given.log, given.dt, given.skip))
+    wide = v.new_empty(given.state_shape, dtype=torch.float32)
     return grad_v, grad_k, grad_q, grad_log.float(), grad_dt.float(), grad_skip.float(), wide
 
 
-def _reference(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = _fake(grad, grad_final, v, k, q, position, log, dt, skip, initial, key_dim, value_dim, scale)
-    begin = torch.zeros_like(grads[6]) if initial is None else initial
-    given = {"v": v, "k": k, "q": q, "log": log, "dt": dt, "skip": skip, "state": begin}
-    leaves = {name: x.float() for name, x in given.items() if x is not None}
-    heads = v.shape[-1] // value_dim
+def _reference(grad: Tensor, grad_final: Tensor | None, given: ChunkScan) -> Seven:
+    grads = _fake(grad, grad_final, given)
+    begin = torch.zeros_like(grads[6]) if given.initial is None else given.initial
+    operands = given._replace(initial=begin)._asdict()
+    leaves = {name: operands[name].float() for name in OF if operands[name] is not None}
 
     def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        held, amounts, decay = (leaves["state"].double(),), leaves["v"], None
-        if dt is not None:  # its part in the decay is in `log` already
-            amounts = (amounts.view(*position.shape, heads, -1) * leaves["dt"].transpose(1, 2)[..., None]).flatten(2)
-        if log is not None:
-            decay = leaves["log"].transpose(1, 2)
-        out, _ = reference.scan(
-            v=amounts, k=leaves["k"], q=leaves["q"], position=position, decay=decay, key_dim=key_dim,
-            value_dim=value_dim, decay_per="none" if log is None else "token_head", scale=scale, state=held,
-        )  # fmt: skip
-        if skip is not None:
-            more = (leaves["v"].view(*position.shape, heads, -1) * leaves["skip"][:, None]).flatten(2)
-            out = out + more.masked_fill((position < 0)[..., None], 0.0)
-        return out, held[0]
+        return by_reference(given._replace(**leaves).delta())
 
     last = torch.zeros_like(begin) if grad_final is None else grad_final
-    (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.double()))
-    for name, made in zip(given, grads, strict=True):
+    (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.float()))
+    for name, made in zip(OF, grads, strict=True):
         if name in found:
             made.copy_(found[name])
     return grads

@@ -16,13 +16,14 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
-from . import reference
+from .fields import Scan, ScanFrom
+from .operators import DeltaScan, by_reference
 from .rates import rates_per_channel, rates_per_head
-from .reference import DecayForm, DecayShape, ScanState, Update
 from .triton_between import between
 from .triton_crossing import crossing, pass_on
 from .triton_cut import Cut, columns, cut
@@ -31,7 +32,6 @@ from .triton_prepared import Prepared, prepare
 
 WIDEST = 256
 """Elements of a key: its part of the state is held in registers."""
-PER_CHANNEL = ("state", "token_channel")
 
 
 def serves(request: Request) -> str | None:
@@ -41,7 +41,7 @@ def serves(request: Request) -> str | None:
         return "states are float32"
     if request.phase == "decode":
         return "one token at a time has no chunks"
-    if fields.get("update", "add") == "add" and fields.get("decay_per", "none") not in PER_CHANNEL:
+    if fields.get("update", "add") == "add" and fields.get("decay_per", "none") not in ("state", "token_channel"):
         return "a state that forgets as a whole and is not erased needs no system of equations"
     key_dim, value_dim = fields["key_dim"], fields["value_dim"]
     if not isinstance(key_dim, int) or key_dim > WIDEST:
@@ -118,30 +118,31 @@ def cross(
     )  # fmt: skip
 
 
-def cut_of(v: Tensor, position: Tensor, key_dim: int, value_dim: int, update: str) -> Cut:
+def cut_of(given: DeltaScan) -> Cut:
     """How the rows of a call are cut, in its forward and its backward pass."""
-    heads = position.shape[0] * (v.shape[-1] // value_dim)
-    return cut(tokens=position.shape[1], heads=heads, key_dim=key_dim, value_dim=value_dim, is_solved=update != "add")
-
-
-def _launch(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
-    value_dim: int, update: str, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    out, final, starts = _fake(
-        v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
+    batch, heads, key_dim, value_dim = given.state_shape
+    return cut(
+        tokens=given.position.shape[1],
+        heads=batch * heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        is_solved=given.update != "add",
     )
-    final.zero_() if initial is None else final.copy_(initial)
+
+
+def _begun(given: DeltaScan) -> tuple[Tensor, Tensor, Tensor]:
+    """What the operator gives, of which the state is as before the row."""
+    out, final, starts = _fake(given)
+    return out, final.zero_() if given.initial is None else final.copy_(given.initial), starts
+
+
+def _launch(given: DeltaScan) -> tuple[Tensor, Tensor, Tensor]:
+    out, final, starts = _begun(given)
     if not out.numel():
         return out, final, starts
-    given = operands(
-        v, k, q, position, log, dt, beta, erase, write, skip, key_dim=key_dim, value_dim=value_dim, update=update,
-        per_channel=per_channel, scale=scale,
-    )  # fmt: skip
-    parts = cut_of(v, position, key_dim, value_dim, update)
+    whole, parts = operands(given), cut_of(given)
     for begin, count in parts.spans():
-        span = given.part(begin, count)
+        span = whole.part(begin, count)
         made = prepare(span, parts.chunk)
         before = parts.of_span(starts.view(-1, *final.shape), begin, count)
         before[0].copy_(final)
@@ -154,65 +155,25 @@ def _launch(
     return out, final, starts
 
 
-def _fake(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
-    value_dim: int, update: str, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _fake(given: DeltaScan) -> tuple[Tensor, Tensor, Tensor]:
     """The output, the state after the row `[B, H, Dk, Dv]`, and those before each segment, `[S * B * H * Dk * Dv]`: in
     one dimension, so that no S is asked whether it is 1 where lengths are symbolic."""
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    segments = cut_of(v, position, key_dim, value_dim, update).segments if v.numel() else 0
+    v, shape = given.v, given.state_shape
+    segments = cut_of(given).segments if v.numel() else 0
     final, starts = (v.new_empty(size, dtype=torch.float32) for size in (shape, segments * prod(shape)))
     return torch.empty_like(v, memory_format=torch.contiguous_format), final, starts
 
 
-def by_reference(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
-    value_dim: int, update: Update, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the operator computes, by the definition, differentiable."""
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    # another tensor than the one that is read, since it is written
-    state = v.new_zeros(shape, dtype=torch.float64) if initial is None else initial.double()
-    amounts, read = v, v
-    if dt is not None:  # its part in the decay is in `log` already
-        amounts = (v.unflatten(-1, (shape[1], value_dim)) * dt.transpose(1, 2)[..., None]).flatten(-2).to(v.dtype)
-    if log is not None and not per_channel:
-        log = log.transpose(1, 2)
-    read, _ = reference.scan(
-        v=amounts, k=k, q=q, position=position, decay=log, beta=beta, erase=erase, write=write, state=(state,),
-        key_dim=key_dim, value_dim=value_dim, update=update, scale=scale,
-        decay_per="none" if log is None else "token_channel" if per_channel else "token_head",
-    )  # fmt: skip
-    if skip is not None:
-        more = (v.unflatten(-1, (shape[1], value_dim)) * skip[:, None]).flatten(-2)
-        read = read + more.masked_fill((position < 0)[..., None], 0.0)
-    return read.contiguous(), state.float()
-
-
-def _reference(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, initial: Tensor | None, key_dim: int,
-    value_dim: int, update: Update, per_channel: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    out, final, starts = _fake(
-        v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
-    )
-    final.zero_() if initial is None else final.copy_(initial)
-    size = cut_of(v, position, key_dim, value_dim, update).segment if v.numel() else 1
-    for i, before in enumerate(starts.view(-1, *final.shape) if v.numel() else ()):
+def _reference(given: DeltaScan) -> tuple[Tensor, Tensor, Tensor]:
+    out, final, starts = _begun(given)
+    if not out.numel():
+        return out, final, starts
+    size = cut_of(given).segment
+    for i, before in enumerate(starts.view(-1, *final.shape)):
         before.copy_(final)
-        own = slice(i * size, (i + 1) * size)
-        streams = [None if x is None else x[:, own] for x in (beta, erase, write)]
-        rates = log if log is None else log[:, own] if per_channel else log[..., own]
-        found = by_reference(
-            v[:, own], k[:, own], q[:, own], position[:, own], rates, None if dt is None else dt[..., own],
-            streams[0], streams[1], streams[2], skip, final, key_dim, value_dim, update, per_channel, scale,
-        )  # fmt: skip
-        out[:, own].copy_(found[0])
-        final.copy_(found[1])
+        read, after = by_reference(given.part(i * size, size)._replace(initial=final))
+        out[:, i * size : (i + 1) * size].copy_(read)
+        final.copy_(after)
     return out, final, starts
 
 
@@ -242,28 +203,13 @@ def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None, _: Tensor | 
 _scan.register_autograd(_gradients, setup_context=_keep)
 
 
-def scan(
-    *, v: Tensor, k: Tensor, q: Tensor, position: Tensor, key_dim: int, value_dim: int, decay: Tensor | None = None,
-    dt: Tensor | None = None, beta: Tensor | None = None, erase: Tensor | None = None, write: Tensor | None = None,
-    skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
-    scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
-) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
+@continued(Scan, ScanFrom)
+def scan(given: Scan, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference."""
-    del chunk_size
-    heads, per_channel = v.shape[-1] // value_dim, decay_per in PER_CHANNEL
-    log, steps = rates_per_head(
-        decay=None if per_channel else decay, dt=dt, position=position, decay_per=decay_per, decay_form=decay_form,
-        heads=heads,
-    )  # fmt: skip
-    if per_channel and decay is not None:
-        log = rates_per_channel(
-            decay=decay, dt=dt, position=position, decay_per=decay_per, decay_form=decay_form, heads=heads
-        )
-    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
+    log, steps = rates_per_head(given)
     out, final, _ = _scan(
-        v, k, q, position, log, steps, beta, erase, write, skip, initial, key_dim, value_dim, update, per_channel, scale
-    )
-    if state is None:
-        return out
-    state[0].copy_(final)
-    return out, state
+        given.v, given.k, given.q, given.position, rates_per_channel(given) if given.is_per_channel else log, steps,
+        given.beta, given.erase, given.write, given.skip, state, given.key_dim, given.value_dim, given.update,
+        given.is_per_channel, given.scale,
+    )  # fmt: skip
+    return out, final

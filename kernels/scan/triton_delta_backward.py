@@ -20,7 +20,7 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from . import triton_delta
-from .reference import Update
+from .operators import DeltaScan, by_reference
 from .triton_between_backward import between_backward, keys_backward, squares_backward, values_backward
 from .triton_cut import SUB, Cut
 from .triton_inside_backward import inside_backward
@@ -28,6 +28,8 @@ from .triton_operands import Operands, operands
 from .triton_prepared import Prepared, prepare
 
 Ten: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+OF = ("v", "k", "q", "log", "dt", "beta", "erase", "write", "skip", "initial")
+"""The operands that have gradients."""
 BLOCK = 64
 """Elements of a key or a value that a program of the products takes at once."""
 
@@ -49,33 +51,25 @@ class Gradients:
     """Of the state after the span, then of that before it, `[B, H, Dk, Dv]` float32."""
 
 
-def _launch(
-    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
-    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
-    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    given = (v, k, q, position, log, dt, beta, erase, write, skip, initial)
-    grads = _fake(grad, grad_final, starts, *given, key_dim, value_dim, update, per_channel, scale)
+def _launch(grad: Tensor, grad_final: Tensor | None, starts: Tensor, given: DeltaScan) -> Ten:
+    v, log = given.v, given.log
+    grads = _fake(grad, grad_final, starts, given)
     grads[9].zero_() if grad_final is None else grads[9].copy_(grad_final)
     if not v.numel():
         return *(made.zero_() for made in grads[:9]), grads[9]  # type: ignore[return-value]
-    whole = operands(
-        *given[:10], key_dim=key_dim, value_dim=value_dim, update=update, per_channel=per_channel, scale=scale
-    )
+    whole, parts = operands(given), triton_delta.cut_of(given)
     grad, grad_row = token_rows(grad)
-    parts = triton_delta.cut_of(v, position, key_dim, value_dim, update)
-    sum_skip = v.new_zeros((position.shape[0], v.shape[-1] // value_dim), dtype=torch.float32)
+    sum_skip = v.new_zeros(given.state_shape[:2], dtype=torch.float32)
     for begin, count in reversed(parts.spans()):
         own = slice(begin, begin + count)
         by_token = [made[:, own] if made.numel() else made for made in grads[:8]]
         by_token[3:5] = [made[..., own] if made.numel() else made for made in grads[3:5]]
-        if per_channel and log is not None:
+        if given.per_channel and log is not None:
             by_token[3] = grads[3][:, own]
         before = parts.of_span(starts.view(-1, *grads[9].shape), begin, count)
         made = Gradients(*by_token, sum_skip, grads[9])  # pyright: ignore[reportCallIssue]
         _span(whole.part(begin, count), parts, before, grad[:, own], grad_row, made)
-    if skip is not None:
+    if given.skip is not None:
         grads[8].copy_(sum_skip.sum(0))
     return grads
 
@@ -173,45 +167,26 @@ def _walk_back(
     walk(after, state if segments == 1 else None, slopes, right)
 
 
-def _fake(
-    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
-    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
-    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: str, per_channel: bool,
-    scale: float,
-) -> Ten:  # fmt: skip
+def _fake(grad: Tensor, grad_final: Tensor | None, starts: Tensor, given: DeltaScan) -> Ten:
     """Of v, k, q, log, dt, beta, erase, write, skip, initial; empty where the operand is absent, but for the last."""
-    made = tuple(
-        v.new_empty(0) if x is None else x.new_empty(x.shape) for x in (v, k, q, log, dt, beta, erase, write, skip)
-    )
-    shape = (position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim)
-    return *made, v.new_empty(shape, dtype=torch.float32)  # type: ignore[return-value]
+    operands = given._asdict()
+    taken = (operands[name] for name in OF[:-1])
+    made = tuple(given.v.new_empty(0) if x is None else x.new_empty(x.shape) for x in taken)
+    return *made, given.v.new_empty(given.state_shape, dtype=torch.float32)  # type: ignore[return-value]
 
 
-def _reference(
-    grad: Tensor, grad_final: Tensor | None, starts: Tensor, v: Tensor, k: Tensor, q: Tensor, position: Tensor,
-    log: Tensor | None, dt: Tensor | None, beta: Tensor | None, erase: Tensor | None, write: Tensor | None,
-    skip: Tensor | None, initial: Tensor | None, key_dim: int, value_dim: int, update: Update, per_channel: bool,
-    scale: float,
-) -> Ten:  # fmt: skip
-    grads = _fake(
-        grad, grad_final, starts, v, k, q, position, log, dt, beta, erase, write, skip, initial, key_dim, value_dim,
-        update, per_channel, scale,
-    )  # fmt: skip
-    begin = torch.zeros_like(grads[9]) if initial is None else initial
-    given = {
-        "v": v, "k": k, "q": q, "log": log, "dt": dt, "beta": beta, "erase": erase, "write": write, "skip": skip,
-        "initial": begin,
-    }  # fmt: skip
-    leaves = {name: x.float() for name, x in given.items() if x is not None}
+def _reference(grad: Tensor, grad_final: Tensor | None, starts: Tensor, given: DeltaScan) -> Ten:
+    grads = _fake(grad, grad_final, starts, given)
+    begin = torch.zeros_like(grads[9]) if given.initial is None else given.initial
+    operands = given._replace(initial=begin)._asdict()
+    leaves = {name: operands[name].float() for name in OF if operands[name] is not None}
 
     def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        every = [leaves.get(name) for name in given]
-        found = (*every[:3], position, *every[3:], key_dim, value_dim, update, per_channel, scale)
-        return triton_delta.by_reference(*found)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        return by_reference(given._replace(**leaves))
 
     last = torch.zeros_like(begin) if grad_final is None else grad_final
     (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.float()))
-    for name, made in zip(given, grads, strict=True):
+    for name, made in zip(OF, grads, strict=True):
         if name in found:
             made.copy_(found[name])
     return grads

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..gpu.rows import optional_rows, token_rows
+from .operators import DeltaScan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +75,22 @@ class Operands:
         )
 
 
-def operands(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, log: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, *, key_dim: int, value_dim: int, update: str,
-    per_channel: bool, scale: float,
-) -> Operands:  # fmt: skip
+def operands(given: DeltaScan) -> Operands:
     """Of the whole row, as the operator takes them; copies where rows have no common stride."""
-    (batch, tokens), heads, groups = position.shape, v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    (v, v_row), (k, k_row), (q, q_row) = token_rows(v), token_rows(k), token_rows(q)
-    (beta, beta_row), (erase, erase_row), (write, write_row) = (optional_rows(x) for x in (beta, erase, write))
-    log, log_row = optional_rows(log) if per_channel else (None if log is None else log.contiguous(), 0)
+    (batch, tokens), heads = given.position.shape, given.state_shape[1]
+    (v, v_row), (k, k_row), (q, q_row) = token_rows(given.v), token_rows(given.k), token_rows(given.q)
+    (beta, beta_row), (erase, erase_row) = optional_rows(given.beta), optional_rows(given.erase)
+    write, write_row = optional_rows(given.write)
+    log, log_row = optional_rows(given.log) if given.per_channel else (_dense(given.log), 0)
     return Operands(
-        v=v, k=k, q=q, position=position.contiguous(), log=log, dt=None if dt is None else dt.contiguous(), beta=beta,
-        erase=erase, write=write, skip=skip, v_row=v_row, k_row=k_row, q_row=q_row, log_row=log_row,
-        beta_row=beta_row, erase_row=erase_row, write_row=write_row, tokens=tokens, count=tokens, batch=batch,
-        heads=heads, groups=groups, key_dim=key_dim, value_dim=value_dim, update=update, per_channel=per_channel,
-        scale=scale,
+        v=v, k=k, q=q, position=given.position.contiguous(), log=log,
+        dt=_dense(given.dt), beta=beta, erase=erase, write=write, skip=given.skip,
+        v_row=v_row, k_row=k_row, q_row=q_row, log_row=log_row, beta_row=beta_row, erase_row=erase_row,
+        write_row=write_row, tokens=tokens, count=tokens, batch=batch, heads=heads,
+        groups=k.shape[-1] // given.key_dim, key_dim=given.key_dim, value_dim=given.value_dim, update=given.update,
+        per_channel=given.per_channel, scale=given.scale,
     )  # fmt: skip
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()

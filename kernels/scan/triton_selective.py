@@ -8,18 +8,21 @@ bfloat16; one exponential for each state of each token is what binds it, 16 a cl
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from . import reference
-from .reference import DecayForm, DecayShape, ScanState, Update
+from .fields import Scan, ScanFrom
 from .triton_segments import pass_states, segment_length
 
 WIDEST = 64
@@ -113,12 +116,32 @@ SELECTIVE = Tunable(name="scan_selective", rule=_rule, space=_space)
 TUNABLES = (SELECTIVE,)
 
 
-def _launch(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, decay_per: str, decay_form: str, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+class SelectiveScan(NamedTuple):
+    """A scan of channels that share a key, as an operator of torch takes it."""
+
+    v: Tensor
+    k: Tensor
+    q: Tensor
+    position: Tensor
+    decay: Tensor
+    dt: Tensor | None
+    skip: Tensor | None
+    initial: Tensor | None
+    """`[B, H, N, 1]`."""
+    decay_per: str
+    decay_form: str
+    scale: float
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """Of the state before the row and after it."""
+        return self.position.shape[0], self.v.shape[-1], self.k.shape[-1], 1
+
+
+def _launch(given: SelectiveScan) -> tuple[Tensor, Tensor]:
+    v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale = given
     (batch, tokens), channels, key_dim = position.shape, v.shape[-1], k.shape[-1]
-    out, final = _fake(v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale)
+    out, final = _fake(given)
     initial = None if initial is None else initial.contiguous()
     if not out.numel():
         return out, final.zero_() if initial is None else final.copy_(initial)
@@ -147,24 +170,16 @@ def _launch(
     return out, final
 
 
-def _fake(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, decay_per: str, decay_form: str, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    final = v.new_empty((position.shape[0], v.shape[-1], k.shape[-1], 1), dtype=torch.float32)
-    return torch.empty_like(v, memory_format=torch.contiguous_format), final
+def _fake(given: SelectiveScan) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(given.v, memory_format=torch.contiguous_format)
+    return out, given.v.new_empty(given.state_shape, dtype=torch.float32)
 
 
-def _reference(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor, dt: Tensor | None, skip: Tensor | None,
-    initial: Tensor | None, decay_per: DecayShape, decay_form: DecayForm, scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    shape = (position.shape[0], v.shape[-1], k.shape[-1], 1)
-    state = v.new_zeros(shape, dtype=torch.float32) if initial is None else initial.clone()
-    out, _ = reference.scan(
-        v=v, k=k, q=q, position=position, decay=decay, dt=dt, skip=skip, state=(state,), key_dim=k.shape[-1],
-        value_dim=1, decay_per=decay_per, decay_form=decay_form, scale=scale,
-    )  # fmt: skip
+def _reference(given: SelectiveScan) -> tuple[Tensor, Tensor]:
+    fields = given._asdict()
+    initial = fields.pop("initial")
+    state = given.v.new_zeros(given.state_shape, dtype=torch.float32) if initial is None else initial.clone()
+    out, _ = reference.scan(**fields, state=(state,), key_dim=given.k.shape[-1], value_dim=1)
     return out.contiguous(), state
 
 
@@ -191,21 +206,15 @@ def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
 _scan.register_autograd(_gradients, setup_context=_keep)
 
 
-def scan(
-    *, v: Tensor, k: Tensor, q: Tensor, position: Tensor, key_dim: int, value_dim: int, decay: Tensor | None = None,
-    dt: Tensor | None = None, beta: Tensor | None = None, erase: Tensor | None = None, write: Tensor | None = None,
-    skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
-    scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
-) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
+@continued(Scan, ScanFrom)
+def scan(given: Scan, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference, of what `serves` accepts; raises ValueError else."""
-    del chunk_size
-    if value_dim != 1 or k.shape[-1] != key_dim or decay is None or decay_per not in ("head", "state"):
-        raise ValueError(f"no channels of one value and one shared key: value_dim {value_dim}, decay_per {decay_per}")
-    if update != "add" or beta is not None or erase is not None or write is not None:
-        raise ValueError(f"no channels of update {update}")
-    initial = None if state is None else state[0].clone() if state[0].requires_grad else state[0]
-    out, final = _scan(v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale)
-    if state is None:
-        return out
-    state[0].copy_(final)
-    return out, state
+    decay, others = given.decay, (given.beta, given.erase, given.write)
+    if given.value_dim != 1 or given.k.shape[-1] != given.key_dim or given.decay_per not in ("head", "state"):
+        raise ValueError(f"no channels of value_dim {given.value_dim} with decay_per {given.decay_per}")
+    if decay is None or given.update != "add" or any(x is not None for x in others):
+        raise ValueError(f"no channels of update {given.update}")
+    return _scan(
+        given.v, given.k, given.q, given.position, decay, given.dt, given.skip, state, given.decay_per,
+        given.decay_form, given.scale,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from . import reference
-from .reference import DecayForm, DecayShape
+from .fields import DecayForm, DecayShape
 from .triton_segments import pass_states
 
 SEGMENT = 64

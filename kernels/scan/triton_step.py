@@ -8,18 +8,21 @@ all of the memory's bandwidth. Of many tokens it takes the time of so many steps
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from . import reference
-from .reference import DecayForm, DecayShape, ScanState, Update
+from .fields import Scan, ScanFrom
 
 WIDEST = 512
 """Elements of a key that one program holds."""
@@ -126,76 +129,79 @@ STEP = Tunable(name="scan_step", rule=_rule, space=_space)
 TUNABLES = (STEP,)
 
 
-def _launch(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, state: Tensor, key_dim: int, value_dim: int,
-    decay_per: str, decay_form: str, scale: float,
-) -> Tensor:  # fmt: skip
-    batch, tokens = position.shape
-    heads, groups = v.shape[-1] // value_dim, k.shape[-1] // key_dim
-    out = torch.empty_like(v, memory_format=torch.contiguous_format)
+class StepScan(NamedTuple):
+    """A scan whose state is written in place, as an operator of torch takes it."""
+
+    v: Tensor
+    k: Tensor
+    q: Tensor
+    position: Tensor
+    decay: Tensor | None
+    dt: Tensor | None
+    beta: Tensor | None
+    erase: Tensor | None
+    write: Tensor | None
+    skip: Tensor | None
+    state: Tensor
+    key_dim: int
+    value_dim: int
+    decay_per: str
+    decay_form: str
+    scale: float
+
+
+def _launch(given: StepScan) -> Tensor:
+    (batch, tokens), key_dim, value_dim = given.position.shape, given.key_dim, given.value_dim
+    heads, groups = given.v.shape[-1] // value_dim, given.k.shape[-1] // key_dim
+    out = _fake(given)
     if not out.numel():
         return out
-    (v, v_row), (k, k_row), (q, q_row) = token_rows(v), token_rows(k), token_rows(q)
-    (dt, dt_row), (beta, beta_row) = optional_rows(dt), optional_rows(beta)
-    (erase, erase_row), (write, write_row) = optional_rows(erase), optional_rows(write)
-    decay_row = 0
+    (v, v_row), (k, k_row), (q, q_row) = token_rows(given.v), token_rows(given.k), token_rows(given.q)
+    (dt, dt_row), (beta, beta_row) = optional_rows(given.dt), optional_rows(given.beta)
+    (erase, erase_row), (write, write_row) = optional_rows(given.erase), optional_rows(given.write)
+    decay, decay_row = given.decay, 0
     if decay is not None:
-        decay, decay_row = token_rows(decay) if decay_per.startswith("token") else (decay.contiguous(), 0)
-    held = state.contiguous()
+        decay, decay_row = token_rows(decay) if given.decay_per.startswith("token") else (decay.contiguous(), 0)
+    held = given.state.contiguous()
     config = STEP.config(
         {"rows": power_of_2(batch * heads), "key_dim": power_of_2(key_dim), "value_dim": power_of_2(value_dim)}
     )
     grid = (batch * ceil_div(heads, config["BLOCK_H"]), ceil_div(value_dim, config["BLOCK_V"]))
     launchable(_step)[grid](
-        v, k, q, position.contiguous(), decay, dt, beta, erase, write, skip, held, out,
+        v, k, q, given.position.contiguous(), decay, dt, beta, erase, write, given.skip, held, out,
         tokens, heads, heads // groups, key_dim, value_dim, v_row, k_row, q_row, decay_row, dt_row, beta_row,
-        erase_row, write_row, scale, DECAY=decay_per, IS_A_LOG=decay_form == "A_log", BLOCK_K=power_of_2(key_dim),
-        **config,
+        erase_row, write_row, given.scale, DECAY=given.decay_per, IS_A_LOG=given.decay_form == "A_log",
+        BLOCK_K=power_of_2(key_dim), **config,
     )  # fmt: skip
-    if held is not state:
-        state.copy_(held)
+    if held is not given.state:
+        given.state.copy_(held)
     return out
 
 
-def _fake(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, state: Tensor, key_dim: int, value_dim: int,
-    decay_per: str, decay_form: str, scale: float,
-) -> Tensor:  # fmt: skip
-    return torch.empty_like(v, memory_format=torch.contiguous_format)
+def _fake(given: StepScan) -> Tensor:
+    return torch.empty_like(given.v, memory_format=torch.contiguous_format)
 
 
-def _reference(
-    v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor | None, dt: Tensor | None, beta: Tensor | None,
-    erase: Tensor | None, write: Tensor | None, skip: Tensor | None, state: Tensor, key_dim: int, value_dim: int,
-    decay_per: DecayShape, decay_form: DecayForm, scale: float,
-) -> Tensor:  # fmt: skip
-    out, _ = reference.scan(
-        v=v, k=k, q=q, position=position, decay=decay, dt=dt, beta=beta, erase=erase, write=write, skip=skip,
-        state=(state,), key_dim=key_dim, value_dim=value_dim, decay_per=decay_per, decay_form=decay_form, scale=scale,
-    )  # fmt: skip
+def _reference(given: StepScan) -> Tensor:
+    fields = given._asdict()
+    state = fields.pop("state")
+    out, _ = reference.scan(**fields, state=(state,))
     return out.contiguous()
 
 
 _scan = gpu_op("scan_step", _launch, fake=_fake, reference=_reference, mutates_args=("state",))
 
 
-def scan(
-    *, v: Tensor, k: Tensor, q: Tensor, position: Tensor, key_dim: int, value_dim: int, decay: Tensor | None = None,
-    dt: Tensor | None = None, beta: Tensor | None = None, erase: Tensor | None = None, write: Tensor | None = None,
-    skip: Tensor | None = None, decay_per: DecayShape = "none", decay_form: DecayForm = "log", update: Update = "add",
-    scale: float = 1.0, chunk_size: int = 64, state: ScanState | None = None,
-) -> Tensor | tuple[Tensor, ScanState]:  # fmt: skip
+@continued(Scan, ScanFrom)
+def scan(given: Scan, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference; the law follows from which of beta, erase and write are given.
 
     Gradients are not made.
     """
-    del chunk_size, update
-    held = v.new_zeros(
-        position.shape[0], v.shape[-1] // value_dim, key_dim, value_dim, dtype=torch.float32
-    ) if state is None else state[0]  # fmt: skip
+    shape = (given.position.shape[0], given.heads, given.key_dim, given.value_dim)
+    held = given.v.new_zeros(shape, dtype=torch.float32) if state is None else state
     out = _scan(
-        v, k, q, position, decay, dt, beta, erase, write, skip, held, key_dim, value_dim, decay_per, decay_form, scale
-    )
-    return out if state is None else (out, state)
+        given.v, given.k, given.q, given.position, given.decay, given.dt, given.beta, given.erase, given.write,
+        given.skip, held, given.key_dim, given.value_dim, given.decay_per, given.decay_form, given.scale,
+    )  # fmt: skip
+    return out, held

@@ -11,12 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..continued import continued
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_order, token_rows
 from ..gpu.sizes import ceil_div
 from ..kernel import Request
 from . import reference
-from .reference import ShiftState
+from .fields import TokenShift, TokenShiftFrom
 
 BLOCK_T = 16
 BLOCK_M = 256
@@ -155,12 +156,9 @@ def _gradients(ctx, grad: Tensor, _grad_kept: Tensor):
 _shifted.register_autograd(_gradients, setup_context=_keep)
 
 
-def token_shift(*, x: Tensor, position: Tensor, state: ShiftState | None = None) -> Tensor | tuple[Tensor, ShiftState]:
+@continued(TokenShift, TokenShiftFrom)
+def token_shift(given: TokenShift, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Arguments and result are those of the reference. Gradients are made without a state."""
-    if state is None:
-        return _shifted(x, position, None)[0]
-    if x.shape[1] == 1:
-        return _shifted_step(x, position, state[0]), state
-    out, kept = _shifted(x, position, state[0])
-    state[0].copy_(kept)
-    return out, state
+    if state is not None and given.x.shape[1] == 1:
+        return _shifted_step(given.x, given.position, state), state
+    return _shifted(given.x, given.position, state)

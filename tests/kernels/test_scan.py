@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from llmc.kernels.conv.reference import short_conv
-from llmc.kernels.scan.reference import DecayShape, Update, scan
+from llmc.kernels.scan.fields import DecayShape, Update
+from llmc.kernels.scan.reference import scan
 from llmc.kernels.shift.reference import token_shift
 from llmc.kernels.tolerance import assert_close
 

@@ -27,6 +27,8 @@ from llmc.kernels.scan import (
     triton_selective,
     triton_selective_backward,
 )
+from llmc.kernels.scan.operators import ChunkScan, DeltaScan
+from llmc.kernels.scan.triton_selective import SelectiveScan
 
 from .compiled_scan import CASES
 from .narrow_numbers import may_overflow
@@ -93,9 +95,9 @@ def chunks(batch: int, tokens: int) -> None:
     v, k, heads = rows(batch, tokens, 80 * 64), rows(batch, tokens, 128), 80
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
     rate = torch.empty(batch, heads, tokens, device="meta")
-    given = (v, k, k.clone(), position, rate, rate.clone(), v.new_empty(heads), None)
-    triton_chunked._launch(*given, 128, 64, 1.0)
-    triton_chunked_backward._launch(v.clone(), None, *given, 128, 64, 1.0)
+    given = ChunkScan(v, k, k.clone(), position, rate, rate.clone(), v.new_empty(heads), None, 128, 64, 1.0)
+    triton_chunked._launch(given)
+    triton_chunked_backward._launch(v.clone(), None, given)
 
 
 def delta(batch: int, tokens: int) -> None:
@@ -103,18 +105,18 @@ def delta(batch: int, tokens: int) -> None:
     v, k, beta = rows(batch, tokens, 32 * 128), rows(batch, tokens, 16 * 128), rows(batch, tokens, 32)
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
     log = torch.empty(batch, 32, tokens, device="meta")
-    given = (v, k, k.clone(), position, log, None, beta, None, None, None, None, 128, 128, "delta", False, 1.0)
-    starts = triton_delta._launch(*given)[2]
-    triton_delta_backward._launch(v.clone(), None, starts, *given)
+    given = DeltaScan(v, k, k.clone(), position, log, None, beta, None, None, None, None, 128, 128, "delta", False, 1.0)
+    starts = triton_delta._launch(given)[2]
+    triton_delta_backward._launch(v.clone(), None, starts, given)
 
 
 def erase_write(batch: int, tokens: int) -> None:
     """RWKV-7 2.9B: 40 heads of 64, each channel with its decay."""
     v, k, q, log, erase, write = (rows(batch, tokens, 40 * 64) for _ in range(6))
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
-    given = (v, k, q, position, log, None, None, erase, write, None, None, 64, 64, "erase_write", True, 1.0)
-    starts = triton_delta._launch(*given)[2]
-    triton_delta_backward._launch(v.clone(), None, starts, *given)
+    given = DeltaScan(v, k, q, position, log, None, None, erase, write, None, None, 64, 64, "erase_write", True, 1.0)
+    starts = triton_delta._launch(given)[2]
+    triton_delta_backward._launch(v.clone(), None, starts, given)
 
 
 def selective(batch: int, tokens: int) -> None:
@@ -122,8 +124,9 @@ def selective(batch: int, tokens: int) -> None:
     v, k = rows(batch, tokens, 5120), rows(batch, tokens, 16)
     position = torch.empty(batch, tokens, dtype=torch.int64, device="meta")
     decay = torch.empty(5120, 16, device="meta")
-    given = (v, k, k.clone(), position, decay, v.clone(), v.new_empty(5120), None, "state", "A_log", 1.0)
-    triton_selective._launch(*given)
+    skip = v.new_empty(5120)
+    given = SelectiveScan(v, k, k.clone(), position, decay, v.clone(), skip, None, "state", "A_log", 1.0)
+    triton_selective._launch(given)
     triton_selective_backward._launch(v.clone(), None, *given)
 
 
