@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ ROOM = 8
 """A kernel rounds at every step, not its operands alone: the largest move times this is allowed."""
 
 
-def widened(given: Mapping[str, object]) -> dict[str, object]:
+def widened(given: Mapping[str, object]) -> dict[str, Any]:
     """The same operands, floating tensors in float64."""
     return {
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value

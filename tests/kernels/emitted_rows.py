@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmc.kernels.native.node import Rows
 from llmc.kernels.rope.reference import rope_table
 
 from .emitted_case import Case, Found, Given, Parameter, Scalar, Value, reference_of
+from .emitted_draws import KINDS, Builder, any_of, dtype_of, gap, ids_below, positive, rows, shape, value, width
 
-Builder = Callable[[st.DrawFn], Case]
-WIDTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 48, 64, 100)
-KINDS = ("gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "silu", "sigmoid", "tanh", "softplus", "exp", "identity")
 SCALINGS: Mapping[str, Mapping[str, object]] = {
     "none": {},
     "linear": {"factor": 4.0},
@@ -24,41 +21,6 @@ SCALINGS: Mapping[str, Mapping[str, object]] = {
     "yarn": {"factor": 4.0, "original_max_seq_len": 32, "max_seq_len": 128},
     "proportional": {"rotary_fraction": 0.5},
 }
-
-
-def any_of(draw: st.DrawFn, *options: object) -> object:
-    return draw(st.sampled_from(options))
-
-
-def width(draw: st.DrawFn) -> int:
-    return draw(st.sampled_from(WIDTHS))
-
-
-def gap(draw: st.DrawFn) -> int:
-    """Numbers between rows."""
-    return draw(st.sampled_from([0, 0, 1, 7]))
-
-
-def rows(draw: st.DrawFn) -> Rows:
-    return draw(st.sampled_from(["tokens", "tokens", "tokens", "batch", "one"]))
-
-
-def shape(draw: st.DrawFn) -> tuple[int, ...]:
-    """The axes of a row: one, or two."""
-    outer = draw(st.sampled_from([0, 0, 1, 3]))
-    return (outer, width(draw)) if outer else (width(draw),)
-
-
-def value(draw: st.DrawFn, axes: tuple[int, ...], kind: Rows = "tokens") -> Value:
-    return Value(shape=axes, rows=kind, gap=gap(draw))
-
-
-def positive(axes: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.rand(axes, generator=generator) + 0.1
-
-
-def ids_below(count: int) -> Callable[[tuple[int, ...], torch.Generator], Tensor]:
-    return lambda axes, generator: torch.randint(-1, count, axes, generator=generator)
 
 
 # --- one number after the other ---------------------------------------------------------------------------------------
@@ -205,7 +167,7 @@ def group_norm(draw: st.DrawFn) -> Case:
 
 
 def _sizes(draw: st.DrawFn) -> dict[str, int]:
-    return {f"part{i}": draw(st.sampled_from(WIDTHS)) for i in range(draw(st.integers(1, 3)))}
+    return {f"part{i}": width(draw) for i in range(draw(st.integers(1, 3)))}
 
 
 def split(draw: st.DrawFn) -> Case:
@@ -264,7 +226,7 @@ def _embedded(_before: Given, given: Given) -> Found:
 
 
 def embedding(draw: st.DrawFn) -> Case:
-    table, dtype = draw(st.integers(1, 40)), draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+    table, dtype = draw(st.integers(1, 40)), dtype_of(draw)
     offset = draw(st.sampled_from([0, 2]))
     ids = Value(shape=(), ctype="int64_t", draw=ids_below(table))
     weight = Parameter(shape=(table + offset, width(draw)))

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .native import KERNELS, library
 
+ISAS = ("native", "avx2", "portable")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""In the order of `LLMC_MODEL_TYPE`."""
 GUARD = 64
 """Elements around every output that must stay NaN."""
 
@@ -25,6 +28,19 @@ def address(x: Tensor | None) -> int | None:
         return None
     assert x.is_contiguous()
     return x.data_ptr()
+
+
+def positions(batch: int, tokens: int) -> Tensor:
+    """Positions with padding anywhere. -> `[B, T]` int64"""
+    is_token = torch.rand(batch, tokens) > 0.2
+    return torch.where(is_token, is_token.cumsum(1) - 1, -1)
+
+
+def strided(x: Tensor) -> tuple[Tensor, int]:
+    """The same rows with something between them, and the floats from row to row."""
+    wide = torch.full((*x.shape[:-1], x.shape[-1] + 3), torch.nan)
+    wide[..., : x.shape[-1]] = x
+    return wide, x.shape[-1] + 3
 
 
 class Output:

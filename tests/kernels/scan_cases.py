@@ -116,7 +116,8 @@ def operands(case: Case) -> tuple[dict[str, object], Tensor]:
         given["write"] = stream(heads * case.key_dim, of_unit=case.key_dim) * 0.5
     if case.has_skip:
         given["skip"] = torch.randn(heads, generator=make).to(DEVICE, case.dtype)
-    return given, torch.randn(case.batch, heads, case.key_dim, case.value_dim, generator=make).to(DEVICE)
+    state = torch.randn(case.batch, heads, case.key_dim, case.value_dim, generator=make)
+    return given, state.to(DEVICE, torch.promote_types(case.dtype, torch.float32))
 
 
 def compare(scan: Callable[..., object], case: Case, *, slack: float = 1.0) -> None:

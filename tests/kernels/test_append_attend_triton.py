@@ -24,6 +24,7 @@ from llmc.kernels.rope.reference import rope_apply
 from llmc.kernels.states.kv_window import ROLLBACK_SLACK
 from llmc.kernels.tolerance import assert_close
 
+from .conditioned import widened
 from .gpu import DEVICE, DTYPES
 
 BLOCKS = {"BLOCK_N": 16, "num_warps": 4, "num_stages": 2, "PROGRAMS": 1}
@@ -33,8 +34,7 @@ ROPES = (None, ("half", None), ("half", 4), ("interleaved", 6))
 
 def wide(given: dict[str, Any]) -> dict[str, Any]:
     """The same arguments in float64, the state a copy."""
-    found = {n: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in given.items()}
-    return {**found, "state": tuple(x.double() for x in given["state"])}
+    return {**widened(given), "state": tuple(x.double() for x in given["state"])}
 
 
 def case(

@@ -21,15 +21,11 @@ from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.kernel import Phase, Request
 from llmc.kernels.tolerance import assert_close
 
+from .conditioned import widened
 from .gpu import DEVICE, DTYPES, dtypes
 
 BLOCKS = {"BLOCK_N": 16, "num_warps": 4, "num_stages": 2, "PROGRAMS": 1}
 EXTRA = ("none", "none", "softcap", "alibi", "bias", "row bias", "distance", "sink")
-
-
-def wide(given: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments in float64."""
-    return {n: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in given.items()}
 
 
 def cached(
@@ -93,7 +89,7 @@ def test_values(
     with forced("attend_shares", BLOCKS):
         out = attend_cached(**call)
     assert out.dtype == dtype
-    assert_close("out", out, reference.attend_cached(**wide(call)))
+    assert_close("out", out, reference.attend_cached(**widened(call)))
     assert not out[position < 0].any()
 
 
@@ -112,7 +108,7 @@ def test_more_rows_than_a_tile(dtype: torch.dtype) -> None:
         "position": position,
         "head_dim": 16,
     }
-    assert_close("out", attend_cached(**call), reference.attend_cached(**wide(call)))
+    assert_close("out", attend_cached(**call), reference.attend_cached(**widened(call)))
 
 
 @pytest.mark.parametrize("heads", [1, 2], ids=["one scale", "a scale a head"])
@@ -126,7 +122,7 @@ def test_a_float8_cache(heads: int) -> None:
     call: dict[str, Any] = {"q": q, "key_position": at, "position": position, "head_dim": 32}
     out = attend_scaled(**call, keys=keys, values=values, key_scale=scales[0], value_scale=scales[1])
     exact = [x.double() * s.double().view(-1, 1, 1) for x, s in zip((keys, values), scales, strict=True)]
-    assert_close("out", out, reference.attend_cached(**wide(call), keys=exact[0], values=exact[1]))
+    assert_close("out", out, reference.attend_cached(**widened(call), keys=exact[0], values=exact[1]))
     with pytest.raises(ValueError, match="a scale each"):
         attend_scaled(**call, keys=keys, values=values, key_scale=scales[0])
 
@@ -227,7 +223,7 @@ def test_pages(
     with forced("attend_shares", BLOCKS):
         out = attend_paged(**call, keys=caches[0], values=caches[1])
     exact = [cache.double() for cache in caches]
-    assert_close("out", out, paged_reference.attend_paged(**wide(call), keys=exact[0], values=exact[1]))
+    assert_close("out", out, paged_reference.attend_paged(**widened(call), keys=exact[0], values=exact[1]))
 
 
 def test_pages_of_an_odd_size_are_refused() -> None:

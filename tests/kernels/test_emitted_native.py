@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from llmc.kernels.native.registry import NATIVE_KERNELS
 
-from . import emitted_mixers, emitted_rows, test_beams_native, test_sample_native
+from . import emitted_matrices, emitted_mixers, emitted_rows, test_beams_native, test_sample_native
 from .emitted import Emitted, emit
 from .emitted_case import Case
-from .emitted_rows import Builder
+from .emitted_draws import Builder
 from .emitted_run import check
 from .native import KERNELS
 
@@ -26,7 +26,7 @@ of bfloat16) are tested on all of INSTRUCTION_SETS in `test_linear_native` and `
 GROUPS: Mapping[str, Mapping[str, Builder]] = {
     "numbers": emitted_rows.NUMBERS,
     "layouts": emitted_rows.LAYOUTS,
-    "mixers": emitted_mixers.MIXERS,
+    "mixers": {**emitted_matrices.MATRICES, **emitted_mixers.MIXERS},
 }
 """What is compiled together."""
 GROUP_OF = {op: name for name, group in GROUPS.items() for op in group}

@@ -15,6 +15,7 @@ from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.moe import reference, triton_experts_packed, triton_stack
 from llmc.kernels.tolerance import assert_close
 
+from .conditioned import widened
 from .experts_cases import cases, typed
 from .gpu import DTYPES
 
@@ -33,11 +34,7 @@ def check(case: dict[str, object], format: str, dtype: torch.dtype, suffix: str 
         for name, value in given_stacks.items()
     }
     ours = typed(case, dtype) | packed
-    exact = {
-        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-        for name, value in typed(case, dtype).items()
-    }
-    expected = reference.experts(**exact | kept | {"layout": "out_in"})  # type: ignore[arg-type]
+    expected = reference.experts(**widened(typed(case, dtype)) | kept | {"layout": "out_in"})  # type: ignore[arg-type]
     found = getattr(triton_experts_packed, format + suffix)(**ours)
     assert_close("out", found, expected, tolerance=tolerance(format, dtype, is_widened=bool(suffix)))
 

@@ -19,6 +19,7 @@ from llmc.kernels.latent_attention import reference, triton_expanded
 from llmc.kernels.latent_attention.triton_decode import latent_attend_cached, serves
 from llmc.kernels.tolerance import TOLERANCE, assert_close
 
+from .conditioned import widened
 from .gpu import DEVICE, DTYPES
 
 BLOCKS = {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2, "PROGRAMS": 1}
@@ -57,11 +58,8 @@ def test_values(
     }  # fmt: skip
     with forced("latent_shares", BLOCKS):
         out = latent_attend_cached(**call)
-    exact: dict[str, Any] = {
-        n: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in call.items()
-    }
     bound = TOLERANCE[dtype] * (1 if dtype == torch.float32 else 3)
-    assert_close("out", out, reference.latent_attend_cached(**exact), tolerance=bound)
+    assert_close("out", out, reference.latent_attend_cached(**widened(call)), tolerance=bound)
     assert out.dtype == dtype
     assert not out[position < 0].any()
 
