@@ -16,9 +16,11 @@ from pathlib import Path
 
 from ..compiler.program import Program
 from .basis import Basis, Unsettled
+from .cache_limit import make_room, used
 from .locate import Request
 from .model import LanguageModel
 from .native.toolchain import NoCompiler
+from .pack_cache import note_use
 from .recall import recalled_model
 from .records import from_json, to_json
 from .remembered import KINDS, Remembered
@@ -33,9 +35,14 @@ def recall(request: Request, compile: Callable[[Basis, str], Program]) -> Langua
     compile: gives its Program, of a dtype, if it still rests on the same.
     """
     try:
+        used(_path(request))
         said, kept = _read(_path(request))
         rests_on = from_json(said, _BASIS)
-        if not isinstance(rests_on, Basis) or not rests_on.is_same():
+        if not isinstance(rests_on, Basis):
+            return None
+        for file in rests_on.files:
+            note_use(Path(file))
+        if not rests_on.is_same():
             return None
         found = from_json(kept, KINDS)
         if not isinstance(found, Remembered):
@@ -59,6 +66,7 @@ def keep(request: Request, rests_on: Basis, found: Remembered) -> None:
             os.replace(name, path)
         except OSError:
             os.unlink(name)
+    make_room()
 
 
 def _path(request: Request) -> Path:

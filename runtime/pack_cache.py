@@ -23,6 +23,7 @@ from torch import Tensor
 from ..compiler.native.formats import Quantize, choose_formats, rules_of
 from ..specs.diagnostics import LlmcError
 from .atomic import write_atomically
+from .cache_limit import make_room, used
 from .checkpoint import SINGLE_FILE, Checkpoint, open_checkpoint
 from .checkpoint_writer import write_checkpoint
 from .native.objects import kernel_sources_hash
@@ -32,7 +33,15 @@ from .weights import recipes
 if TYPE_CHECKING:
     from .model import LanguageModel
 
+HASH = "sha256"
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def note_use(file: Path) -> None:
+    """Say that a file is used, if it belongs to an entry of this cache: before it is mapped by its path alone."""
+    entry = file.parent
+    if entry.parent == (cache_folder() / "packed").resolve():
+        used(entry / HASH, entry.with_name(f"{entry.name}.lock"))
 
 
 def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint) -> Path | None:
@@ -49,11 +58,12 @@ def pack_cached(model: LanguageModel, quantize: Quantize, checkpoint: Checkpoint
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(folder / f"{key}.lock"):
+            used(folder / key / HASH)
             held = _read(folder / key)
             model.pack(quantize, held)
-            if held or _write(folder / key, model.packed_executor().binding.packed):
-                return folder / key
-            return None
+            is_kept = bool(held) or _write(folder / key, model.packed_executor().binding.packed)
+        make_room()
+        return folder / key if is_kept else None
     except OSError as error:
         warnings.warn(f"the packed weights are not kept: {folder}: {error.strerror}", stacklevel=2)
         if model.quantize is None:
@@ -102,7 +112,7 @@ def _require_whole(entry: Path) -> None:
     key = identity([path])
     if key is not None and is_noted("whole", key):
         return
-    expected = (entry / "sha256").read_text(encoding="ascii").strip()
+    expected = (entry / HASH).read_text(encoding="ascii").strip()
     if _hash(path) != expected:
         raise ValueError("its hash is another one")
     if key is not None:
@@ -119,7 +129,7 @@ def _write(entry: Path, packed: Mapping[str, Tensor]) -> bool:
     working = Path(tempfile.mkdtemp(dir=entry.parent))
     try:
         write_checkpoint(working, packed)
-        write_atomically(working / "sha256", _hash(working / SINGLE_FILE))
+        write_atomically(working / HASH, _hash(working / SINGLE_FILE))
         os.chmod(working / SINGLE_FILE, 0o600)
         working.replace(entry)
     except LlmcError as error:

@@ -21,13 +21,31 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Generator[None, None, None]:
-    """Hold the lock of one entry; it is free again when the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def locked(path: Path, *, waits: bool = True) -> Generator[None, None, None]:
+    """Hold the lock of one entry; it is free again when the process ends, however it ends.
+
+    Raises OSError where the file cannot be made, and, unless this waits, where another holds the lock.
+    """
+    descriptor = _lock(path, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, how: int) -> int:
+    """The descriptor of the locked file that is at `path`: another one is, where an entry was removed with its lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

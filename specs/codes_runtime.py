@@ -328,6 +328,13 @@ ENVIRONMENT: Mapping[str, Code] = {
         right="pip install 'llmc[test]'",
         exit_status=3,
     ),
+    "E0904": _code(
+        "the limit of the cache is no size",
+        "LLMC_CACHE_GIB says how many GiB llmc's cache may hold before what was not used for longest is removed.",
+        wrong="LLMC_CACHE_GIB=64G llmc generate llama2_7b",
+        right="LLMC_CACHE_GIB=64 llmc generate llama2_7b",
+        exit_status=3,
+    ),
     "E0950": _code(
         "not enough memory",
         "The model and its states would not fit the memory that is free now.",

@@ -19,6 +19,7 @@ from pathlib import Path
 from ...kernels.native.kernel import KERNELS
 from ..atomic import write_atomically
 from ..basis import Unsettled, sources_state
+from ..cache_limit import make_room, used
 from ..user_cache import cache_folder, known, locked
 from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
 
@@ -93,10 +94,11 @@ def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise NoCompiler(f"the cache folder {folder} cannot be made: {error.strerror}") from error
-    path = folder / name
+    path, lock = folder / name, folder / f"{name}.lock"
+    used(_hash_path(path), lock)
     if _is_whole(path):
         return path
-    with locked(folder / f"{name}.lock"):
+    with locked(lock):
         if _is_whole(path):
             return path
         if path.exists():
@@ -109,6 +111,7 @@ def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
             write_atomically(_hash_path(path), hashlib.sha256(data).hexdigest())
             os.chmod(made, 0o600)
             made.replace(path)
+    make_room()
     return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ...runtime.cache_limit import limit
 from ...runtime.user_cache import cache_folder
 from ..options import json_option
 from ..terminal import bytes_text, table, write_json
@@ -31,17 +32,18 @@ def command() -> None:
 @command.command("ls")
 @json_option
 def ls(as_json: bool) -> None:
-    """The files in the cache, with their sizes."""
-    folder = cache_folder()
+    """The files in the cache, with their sizes, and what it may hold: `LLMC_CACHE_GIB`, else 64."""
+    folder, most = cache_folder(), limit()
     found = sorted(_files(folder))
     total = sum(size for _, size in found)
     if as_json:
         files = [{"path": path.relative_to(folder).as_posix(), "bytes": size} for path, size in found]
-        write_json({"folder": str(folder), "bytes": total, "files": files})
+        write_json({"folder": str(folder), "bytes": total, "limit": most, "files": files})
         return
     if found:
         table(["file", ">size"], [(path.relative_to(folder).as_posix(), bytes_text(size)) for path, size in found])
-    print(f"{folder}: {len(found)} files, {bytes_text(total)}")
+    held = bytes_text(total) if most is None else f"{bytes_text(total)} of at most {bytes_text(most)}"
+    print(f"{folder}: {len(found)} files, {held}")
 
 
 @command.command("clear")
