@@ -4,15 +4,15 @@ They belong to the buffer that a launch writes, a layer's cache, and go with it.
 run at once, as graphs on two streams do; those into one cache follow one another anyway.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-_counters = WeakTensorKeyDictionary()
+HELD = "llmc_arrivals"
+"""The attribute by which a buffer holds its counters."""
 
 
 def arrivals(written: Tensor, count: int) -> Tensor:
@@ -23,11 +23,11 @@ def arrivals(written: Tensor, count: int) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return torch.zeros(count, dtype=torch.int32, device=written.device)
-    found = None if isinstance(written, FakeTensor) else _counters.get(written)
-    if isinstance(found, Tensor) and len(found) >= count:
+    found: Tensor | None = None if isinstance(written, FakeTensor) else getattr(written, HELD, None)
+    if found is not None and len(found) >= count:
         return found
     with torch.inference_mode(False):
         made = torch.zeros(count, dtype=torch.int32, device=written.device)
     if not isinstance(written, FakeTensor):
-        _counters[written] = made
+        setattr(written, HELD, made)
     return made
