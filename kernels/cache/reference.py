@@ -123,7 +123,8 @@ def kv_window_append(
     ring, tokens = keys.shape[2], k.shape[1]
     if ring < window and not is_static:
         _check_capacity(int(_length_after(position, lengths).max()), ring)
-    new_keys, new_values = k.view(*k.shape[:-1], heads, key_dim), v.view(*v.shape[:-1], heads, value_dim)
+    new_keys = k.view(*k.shape[:-1], heads, key_dim).to(keys.dtype)
+    new_values = v.view(*v.shape[:-1], heads, value_dim).to(values.dtype)
     if tokens == 1:
         _write_ring(state, new_keys, new_values, position, is_static)
         length = _length_after(position, lengths)

@@ -153,7 +153,8 @@ def experts(given: Experts) -> Tensor:
         hidden = inner_units(x=inner, expert=index, **shared(given, Inside))
         bias = None if given.down_proj_bias is None else given.down_proj_bias[index]
         out = functional.linear(hidden, _matrix(given.down_proj[index], given.layout), bias)
-        total = total.index_add(0, tokens, out * weight if given.weighs == "output" else out.to(total.dtype))
+        out = out * weight if given.weighs == "output" else out
+        total = total.index_add(0, tokens, out.to(total.dtype))  # autocast may have left it narrower
     return total.to(x.dtype).view(x.shape)
 
 
