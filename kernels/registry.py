@@ -39,7 +39,7 @@ def _packed_experts(format: str) -> Kernel:
         op="experts",
         format=format,
         implementation=f"moe.triton_experts_packed:{format}",
-        serves="moe.triton_experts:serves",
+        serves="moe.triton_experts_packed:serves",
         is_triton=True,
         prepares={name: f"moe.triton_stack:{format}" for name in names},
         packed_as=format,

@@ -1,8 +1,4 @@
-"""Experts on packed weights in Triton: few tokens read the packed bytes, many the stacks widened for them.
-
-What many tokens are multiplied by is made anew for each call, in x's dtype, and is gone after it: as many bytes as the
-stacks of one layer had before they were packed.
-"""
+"""Experts on packed weights: in Triton, for few tokens or many, which both read the packed bytes, and in torch."""
 
 # pyright: basic
 from __future__ import annotations
@@ -10,17 +6,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
+from ..kernel import Request
 from ..record import called_with
+from . import triton_experts
 from .fields import Experts
 from .operands import Operands
-from .reference import experts as experts_in_torch
 from .triton_experts import FEW
-from .triton_experts import experts as experts_in_triton
 from .triton_experts_packed_decode import packed_experts_of_few
-from .triton_stack import widened
+from .triton_experts_packed_grouped import packed_experts_of_many
+from .triton_experts_ternary import WIDEST
+from .triton_stack import packed_by_reference
+
+
+def serves(request: Request) -> str | None:
+    """None, or why packed experts cannot run: as plain ones, or rows wider than a program rounds."""
+    if (reason := triton_experts.serves(request)) is not None:
+        return reason
+    widest = max(size for size in request.shapes["down_proj"][1:] if isinstance(size, int))
+    if request.format == "ternary" and widest > WIDEST:
+        return f"a row of {widest} features is wider than {WIDEST}"
+    return None
 
 
 def _kernel(run: Callable[[str, Experts], Tensor], format: str) -> Callable[..., Tensor]:
@@ -35,21 +42,14 @@ def _kernel(run: Callable[[str, Experts], Tensor], format: str) -> Callable[...,
 
 
 def _in_triton(format: str, given: Experts) -> Tensor:
-    """Up to one pick for each expert, or `FEW`, weights are read for each pick; else the whole stacks are widened."""
-    picks, operands = given.experts, Operands.of(given)
-    if picks.numel() > max(FEW, len(given.down_proj)):
-        return experts_in_triton.of(widened(given, format))
-    if format != "ternary":
-        return packed_experts_of_few(*operands, format)
-    each = torch.arange(picks.numel(), device=picks.device).view_as(picks)  # the stacks of what was picked
-    stacks = {name: getattr(operands, name) for name in ("gate", "up", "down", "gate_bias", "up_bias", "down_bias")}
-    picked = {name: one[picks.flatten()] for name, one in stacks.items() if one is not None}
-    return experts_in_triton.of(widened(operands._replace(experts=each, **picked).record(), format))
+    """Up to one pick for each expert, or `FEW`, weights are read for each pick."""
+    is_few = given.experts.numel() <= max(FEW, len(given.down_proj))
+    return (packed_experts_of_few if is_few else packed_experts_of_many)(*Operands.of(given), format)
 
 
 def _in_torch(format: str, given: Experts) -> Tensor:
     """By the reference, on whole stacks."""
-    return experts_in_torch.of(widened(given, format))
+    return packed_by_reference(Operands.of(given), format)
 
 
 int8, int4, int4_128, ternary = (_kernel(_in_triton, one) for one in ("int8", "int4", "int4_128", "ternary"))

@@ -1,8 +1,9 @@
-"""Experts of int8 or int4 weights for few tokens in Triton: each (token, expert) pair a vector times a matrix.
+"""Experts of packed weights for few tokens in Triton: each (token, expert) pair a vector times a matrix.
 
 Floor: the packed bytes of the experts that were picked. Two launches: the inner units with their activation, then the
-outputs, summed over a token's picks in order of experts inside a program. Activations stay as they are, sums are
-float32; the bytes in flight come from many small programs, as in the linear layers of these formats.
+outputs, summed over a token's picks in order of experts inside a program. Activations stay as they are beside int8 and
+int4, and are rounded beside ternary weights; the bytes in flight come from many small programs, as in the linear layers
+of these formats.
 """
 
 # pyright: basic
@@ -20,7 +21,9 @@ from ..gpu.bytes import fields_of_4
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
+from . import triton_experts_ternary
 from .operands import Operands, empty
+from .triton_experts_ternary import inner_rule, inner_space, outputs_of_2, units_of_2
 from .triton_stack import GROUP, packed_by_reference, row_of, rows_of, scales_of
 
 
@@ -101,12 +104,20 @@ def _inner_units(
     o_row = i_tile * LANES + tl.arange(0, LANES)
     m_row = o_row < (2 * F if IS_INTERLEAVED else F)
     p_row = p_x + i_token * M
-    b_up = _products(p_row, p_up, p_up_scales, expert, rows, up_row + o_row, m_row, M, size, scales, G, LANES, BLOCK_IN)
-    b_gate = b_up
-    if TWO:
-        b_gate = _products(
-            p_row, p_gate, p_gate_scales, expert, rows, o_row, m_row, M, size, scales, G, LANES, BLOCK_IN
+    if G == 0:
+        b_gate, b_up = units_of_2(  # pyright: ignore[reportGeneralTypeIssues]
+            p_row, p_gate, p_gate_scales, p_up, p_up_scales, expert, rows, o_row, up_row + o_row, m_row, M, size // 4,
+            TWO, BLOCK_IN,
+        )  # fmt: skip
+    else:
+        b_up = _products(
+            p_row, p_up, p_up_scales, expert, rows, up_row + o_row, m_row, M, size, scales, G, LANES, BLOCK_IN
         )
+        b_gate = b_up
+        if TWO:
+            b_gate = _products(
+                p_row, p_gate, p_gate_scales, expert, rows, o_row, m_row, M, size, scales, G, LANES, BLOCK_IN
+            )
     if WEIGHS_INPUT:
         share = tl.load(p_weights + i_pair).to(tl.float32)
         b_up, b_gate = b_up * share, b_gate * share
@@ -151,12 +162,16 @@ def _outputs(
 def _rule(key: Key) -> Config:
     """4 rows of 512 bytes or 1 KiB, as the linear layers of the format."""
     size, group = int(key["size"]), int(key["group"])
+    if group == 0:
+        return inner_rule(key)
     block_in = min(1024, power_of_2(size)) if group == 1 else min(power_of_2(ceil_div(size, group)), 512 // group)
     return {"BLOCK_OUT": 4, "BLOCK_IN": block_in, "num_warps": 4}
 
 
 def _space(key: Key) -> tuple[Config, ...]:
     group = int(key["group"])
+    if group == 0:
+        return inner_space(key)
     return tuple(
         {"BLOCK_OUT": rows, "BLOCK_IN": size // group, "num_warps": warps}
         for rows in (2, 4, 8)
@@ -167,7 +182,7 @@ def _space(key: Key) -> tuple[Config, ...]:
 
 INNER_UNITS = Tunable(name="experts_packed_inner", rule=_rule, space=_space)
 OUTPUTS = Tunable(name="experts_packed_outputs", rule=_rule, space=_space)
-TUNABLES = (INNER_UNITS, OUTPUTS)
+TUNABLES = (INNER_UNITS, OUTPUTS, *triton_experts_ternary.TUNABLES)
 
 
 def _launch(given: Operands, format: str) -> Tensor:
@@ -190,21 +205,35 @@ def _launch(given: Operands, format: str) -> Tensor:
     if given.packing == "interleaved":
         config["BLOCK_OUT"] = max(1, config["BLOCK_OUT"] // 2)
     launchable(_inner_units)[(tokens * picks, ceil_div(inner, config["BLOCK_OUT"]))](
-        given.x, given.weights, given.experts, gate_stack, scales_of(gate_stack, format), given.up,
-        scales_of(given.up, format), gate_bias, up_bias, hidden, order, width, inner, rows, inner if is_halves else 0,
-        size, scales, 0 if up_bias is None else up_bias.stride(0), given.limit if has_limit else 0.0, given.up_offset,
-        K=picks, KIND=given.activation, IS_GATED=given.gate is not None or given.packing != "separate",
-        IS_INTERLEAVED=given.packing == "interleaved", HAS_BIAS=up_bias is not None, HAS_LIMIT=has_limit,
-        WEIGHS_INPUT=given.weighs == "input", G=group, BLOCK_K=power_of_2(picks), **config,
+        given.x, given.weights, given.experts, _numbers(gate_stack, format), scales_of(gate_stack, format),
+        _numbers(given.up, format), scales_of(given.up, format), gate_bias, up_bias, hidden, order, width, inner, rows,
+        inner if is_halves else 0, size, scales, 0 if up_bias is None else up_bias.stride(0),
+        given.limit if has_limit else 0.0, given.up_offset, K=picks, KIND=given.activation,
+        IS_GATED=given.gate is not None or given.packing != "separate", IS_INTERLEAVED=given.packing == "interleaved",
+        HAS_BIAS=up_bias is not None, HAS_LIMIT=has_limit, WEIGHS_INPUT=given.weighs == "input", G=group,
+        BLOCK_K=power_of_2(picks), **config,
     )  # fmt: skip
     size, scales = row_of(inner, format)
-    config = OUTPUTS.config(key | {"out": width, "size": size, "picks": picks})
-    launchable(_outputs)[(tokens, ceil_div(width, config["BLOCK_OUT"]))](
-        hidden, given.weights, given.experts, order, given.down, scales_of(given.down, format), given.down_bias, out,
-        width, inner, size, scales, K=picks, HAS_BIAS=given.down_bias is not None,
-        WEIGHS_OUTPUT=given.weighs == "output", G=group, **config,
-    )  # fmt: skip
+    key |= {"out": width, "size": size, "picks": picks}
+    of_hidden = (hidden, given.weights, given.experts, order, _numbers(given.down, format))
+    of_hidden = (*of_hidden, scales_of(given.down, format), given.down_bias, out, width, inner)
+    flags = {"K": picks, "HAS_BIAS": given.down_bias is not None, "WEIGHS_OUTPUT": given.weighs == "output"}
+    if group == 0:
+        config = triton_experts_ternary.OUTPUTS.config(key)
+        launchable(outputs_of_2)[(tokens, ceil_div(width, config["BLOCK_OUT"]))](
+            *of_hidden, size // 4, **flags, WORDS=power_of_2(size // 4), **config
+        )
+    else:
+        config = OUTPUTS.config(key)
+        launchable(_outputs)[(tokens, ceil_div(width, config["BLOCK_OUT"]))](
+            *of_hidden, size, scales, **flags, G=group, **config
+        )
     return out
+
+
+def _numbers(stack: Tensor, format: str) -> Tensor:
+    """The same memory, counted as kernels load it."""
+    return stack.view(torch.int32) if format == "ternary" else stack
 
 
 def _fake(given: Operands, format: str) -> Tensor:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest import mock
+
+from llmc.kernels.gpu import target
+from llmc.kernels.moe.triton_experts_packed_grouped import PACKED
+from llmc.kernels.moe.triton_experts_ternary import OUTPUTS, inner_rule
+
 from .compile_for_gpu import Case
 
 POINTERS = {
@@ -42,12 +49,18 @@ def _outputs(name: str, strides: dict[str, str], *, result: str, out: int, into:
     )  # fmt: skip
 
 
+STACKS = {
+    0: ("*i32:16", "*fp32:16"), 1: ("*u8:16", "*fp32:16"), 32: ("*u8:16", "*fp16:16"), 128: ("*u8:16", "*fp16:16"),
+}  # fmt: skip
+"""Numbers and scales by what `experts_packed` calls a group: 0 is ternary, 1 int8."""
+
+
 def _packed(group: int, *, interleaved: bool) -> tuple[Case, Case]:
     """Inner units and outputs of int8 weights, group 1, or int4."""
-    stack, scale = "*u8:16", "*fp32:16" if group == 1 else "*fp16:16"
+    stack, scale = STACKS[group]
     sizes = {"M": "i32:16", "F": "i32:16", "size": "i32:16", "scales": "i32"}
     pointers = {"p_weights": "*fp32:16", "p_experts": "*i64:16", "p_hidden": "*fp32:16", "p_order": "*i32:16"}
-    blocks = {"K": 8, "G": group, "BLOCK_OUT": 4, "BLOCK_IN": 1024 if group == 1 else 512 // group}
+    blocks = {"K": 8, "G": group, "BLOCK_OUT": 4, "BLOCK_IN": 1024 if group <= 1 else 512 // group}
     inner = Case(
         name=f"experts_packed_inner {group}{' interleaved' if interleaved else ''}",
         kernel="moe.triton_experts_packed_decode:_inner_units",
@@ -68,6 +81,64 @@ def _packed(group: int, *, interleaved: bool) -> tuple[Case, Case]:
         constexprs={**blocks, "HAS_BIAS": False, "WEIGHS_OUTPUT": True},
     )
     return inner, outputs
+
+
+def _ternary(words: int) -> tuple[Case, Case]:
+    """Inner units and outputs, as the rules shape them."""
+    key = {"size": 4 * words, "picks": 8}
+    inner, outputs = dict(inner_rule(key)), dict(OUTPUTS.rule(key))
+    whole, _ = _packed(0, interleaved=False)
+    return replace(
+        whole,
+        name=f"experts_ternary_inner {words}",
+        num_warps=inner.pop("num_warps"),
+        constexprs={**whole.constexprs, **inner},
+    ), Case(
+        name=f"experts_ternary_outputs {words}",
+        kernel="moe.triton_experts_ternary:outputs_of_2",
+        arguments={
+            "p_hidden": "*fp32:16", "p_weights": "*fp32:16", "p_experts": "*i64:16", "p_order": "*i32:16",
+            "p_down": "*i32:16", "p_scales": "*fp32:16", "p_bias": "*bf16:16", "p_out": "*bf16:16", "M": "i32:16",
+            "F": "i32:16", "words": "i32:16",
+        },
+        num_warps=outputs.pop("num_warps"),
+        constexprs={"K": 8, "HAS_BIAS": True, "WEIGHS_OUTPUT": True, "WORDS": words, **outputs},
+    )  # fmt: skip
+
+
+def _packed_grouped(
+    group: int, *, rows: int, is_first: bool, interleaved: bool = False, architecture: str = "sm_90"
+) -> Case:
+    """As the rule shapes it, of gate and up with their activation, or of outputs."""
+    stack, scale = "*u8:16", STACKS[group][1]
+    key = {"rows": rows, "group": group, "is_gated": int(is_first), "dtype": "bfloat16"}
+    with mock.patch.object(target, "_present", return_value=architecture):
+        config = dict(PACKED.rule(key))
+    warps, stages = config.pop("num_warps"), config.pop("num_stages")
+    config["BLOCK_N"] //= 1 + interleaved
+    kind = "first" if is_first else "second"
+    return Case(
+        name=f"experts_packed_grouped {group} {rows} {kind}{' interleaved' * interleaved} {architecture}",
+        kernel="moe.triton_experts_packed_grouped:_grouped",
+        arguments={
+            **{name: type for name, type in TABLE.items() if name.startswith("p_")},
+            "p_x": "*bf16:16" if group else "*i8:16",
+            "p_factors": "None" if group else "*fp32:16", "p_counts": "None" if group else "*i32:16",
+            "p_weights": "*fp32:16", "p_slots": "*i32:16", "p_gate": stack, "p_gate_scales": scale, "p_up": stack,
+            "p_up_scales": scale, "p_gate_bias": "None", "p_up_bias": "*bf16:16" if interleaved else "None",
+            "p_out": "*bf16:16", "width": "i32:16", "stride": "i32:16", "units": "i32:16", "rows": "i32:16",
+            "up_row": "i32:16", "size": "i32:16", "scales": "i32:16" if group > 1 else "i32:1", "s_bias": "i32:16",
+            "limit": "fp32", "up_offset": "fp32",
+        },
+        constexprs={
+            "K": 8, "GATHERS": is_first, "KIND": "silu" if is_first else "", "IS_GATED": is_first,
+            "IS_INTERLEAVED": interleaved, "HAS_BIAS": interleaved, "HAS_LIMIT": False, "WEIGHS": False, "G": group,
+            "BLOCK_M": rows, **config,
+        },
+        num_warps=warps,
+        num_stages=stages,
+        architecture=architecture,
+    )  # fmt: skip
 
 
 TABLE = {"p_starts": "*i32:16", "p_tiles": "*i32:16", "p_count": "*i32:16", "M": "i32:16", "F": "i32:16"}
@@ -196,6 +267,15 @@ CASES = (
         constexprs={"BLOCK": 1024},
     ),
     *(one for group in (1, 32, 128) for one in _packed(group, interleaved=group == 32)),
+    *(one for words in (64, 128, 1024) for one in _ternary(words)),
+    *(
+        _packed_grouped(group, rows=rows, is_first=is_first)
+        for group in (32, 1, 128, 0)
+        for rows in (128, 64, 16)
+        for is_first in (True, False)
+    ),
+    *(_packed_grouped(group, rows=128, is_first=True, interleaved=True) for group in (32, 1, 0)),
+    *(_packed_grouped(group, rows=128, is_first=True, architecture="sm_86") for group in (32, 1, 0)),
     _first("128x128", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3),
     _first("interleaved in_out", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3),
     _first("16x64", OUT_IN, packed=False, rows=16, lanes=64, warps=4, stages=4),

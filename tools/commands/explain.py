@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...compiler.ir import Call
+    from ...compiler.native.formats import Quantize
     from ...compiler.ops.declaration import Value
     from ...compiler.program import Program
     from ...kernels.gpu.target import GpuTarget
@@ -36,6 +37,7 @@ PHASES = ("prefill", "decode", TRAIN)
     multiple=True,
     help="A phase to explain; repeatable. The default is all of them, on a CPU all but train.",
 )
+@click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="Ask for packed weights, on a GPU.")
 @set_option
 @json_option
 def command(
@@ -44,13 +46,14 @@ def command(
     device: str,
     dtype: str | None,
     phases: tuple[str, ...],
+    quantize: Quantize | None,
     settings: tuple[tuple[str, Value], ...],
     as_json: bool,
 ) -> None:
     """Explain a code (E0203), or for a spec the kernel of every node with each refusal and its reason.
 
     NODE narrows it to nodes whose path contains it (`layers.3.mlp`). --device cuda:sm_90 asks about a machine that is
-    elsewhere. Prefill and decode are the fused program, train the modules: two graphs.
+    elsewhere. Prefill and decode are the fused program, train the modules: two graphs; packed weights are not trained.
     """
     if re.fullmatch(r"[EeWw]\d+", subject):
         _explain_code(subject.upper(), as_json)
@@ -61,6 +64,8 @@ def command(
 
     program = build(found.spec, found.params, origin=found.origin, device=device, dtype=dtype or "float32")
     wanted = phases or PHASES[: None if device.startswith("cuda") else -1]
+    if quantize is not None:
+        program, wanted = _packed(program, quantize), [phase for phase in wanted if phase != TRAIN]
     chosen = _choices(program, node, wanted)
     if as_json:
         write_json(chosen)
@@ -78,6 +83,16 @@ def command(
         print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phase}  {one['place']}")
         for name, reason in one["refused"]:  # type: ignore[attr-defined]
             print(f"      {name}: {reason}")
+
+
+def _packed(program: Program, quantize: Quantize) -> Program:
+    """The program on weights packed by this format and the spec's rules."""
+    from ...compiler.native.formats import choose_formats, rules_of
+
+    if not program.target.device.startswith("cuda"):
+        raise click.UsageError("--quantize picks kernels on a GPU; machine code for a CPU reads every format")
+    program = program.packable()
+    return program.packed(choose_formats(program.module, quantize, rules_of(program.spec)))
 
 
 def limits(target: GpuTarget) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ....kernels.moe import reference
+from ....kernels.moe import reference, triton_stack
 from .beside_reference import beside_reference
 from .case import Builder, Case, Run, Sizes, picked
 
@@ -24,6 +24,8 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     yield partial(_inputs_first, sizes)
     for format in ("int8", "int4", "int4_128", "ternary"):
         yield partial(_packed, sizes, format)
+        for tokens in (128, 2048):
+            yield partial(_packed_prompt, sizes, format, sizes.pick(tokens, tokens // 64))
     for experts, tokens in ((128, 1), (8, 1), (128, sizes.pick(8192, 70))):
         yield partial(_router, sizes, sizes.pick(experts, 4), tokens)
     yield partial(_router_backward, sizes, sizes.pick(128, 4), sizes.pick(8192, 9))
@@ -151,15 +153,34 @@ def _inputs_first(sizes: Sizes) -> Case:
     )  # fmt: skip
 
 
+BITS = {"int8": 8.0, "int4": 4.5, "int4_128": 4.125, "ternary": 2.0}
+
+
 def _packed(sizes: Sizes, format: str) -> Case:
     """One token; the rival reads 16 bits a weight."""
     operands = _operands(sizes, 1)
     experts, chosen = len(cast("Tensor", operands["down_proj"])), cast("Tensor", operands["experts"]).shape[-1]
     matrices = sum(cast("Tensor", operands[name]).numel() for name in ("gate_up_proj", "down_proj"))
-    bits = {"int8": 8.0, "int4": 4.5, "int4_128": 4.125, "ternary": 2.0}[format]
     return beside_reference(
         sizes, "moe:experts", "decode", operands, target="G5", others={"num_experts": experts}, format=format,
-        note=f", {format}", moved=matrices / experts * chosen * bits / 8, compares=False,
+        note=f", {format}", moved=matrices / experts * chosen * BITS[format] / 8, compares=False,
+    )  # fmt: skip
+
+
+def _packed_prompt(sizes: Sizes, format: str, tokens: int) -> Case:
+    """Many tokens, which read every expert; the rival reads 16 bits a weight."""
+    operands = _operands(sizes, tokens)
+    x, weights, picks, up, down = _tensors(operands)
+    name, function = picked("experts", "prefill", sizes, operands, format=format, num_experts=len(up))
+    stacks = zip(("gate_up_proj", "down_proj"), (up, down), strict=True)
+    given = operands | {key: triton_stack.pack(stack, format, is_in_out=False) for key, stack in stacks}
+    is_long = tokens > 1024
+    return Case(
+        target="G5", name=f"experts, {format}, {len(up)} of {up.shape[1] // 2}, {tokens} tokens", kernel=name,
+        ours=lambda: function(**given), bytes=(up.numel() + down.numel()) * BITS[format] / 8,
+        flops=2.0 * picks.numel() * (up[0].numel() + down[0].numel()), bound="matmul" if is_long else "bandwidth",
+        rivals={"torch grouped_mm": _grouped(sizes, x[0], weights[0], picks[0], up, down)}, compares=False,
+        goal=">= 1x grouped_mm" if is_long else ">= 65 %",
     )  # fmt: skip
 
 
