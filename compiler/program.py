@@ -17,7 +17,7 @@ from .forced import force_kernels, named, wishes_of
 from .ir import Model
 from .lower import lower
 from .lowered import Module, identifier
-from .native.formats import Formats
+from .native.formats import Formats, Quantize, choose_formats, rules_of
 from .native.source import NativeProgram, write_program
 from .native.split import split_refused
 from .ops.declaration import StateSpec
@@ -91,13 +91,29 @@ class Program:
                     raise fail("E0861", f"{self.spec.name} cannot be packed: {reason}", help="load it without quantize")
         return replace(self, selections=selections)
 
+    def quantized(self, quantize: Quantize) -> Program:
+        """The same on packed weights, as `load` packs them. That of a GPU has a changed module.
+
+        Raises E0860 for rules of the spec that disagree, E0861 where a GPU has no kernel for a format.
+        """
+        program = self.packable()
+        formats = choose_formats(program.module, quantize, rules_of(program.spec))
+        if program.native is None:
+            return program.packed(formats) if program.target.device.startswith("cuda") else program
+        code = write_program(program.module, program.target.dtype, program.spec.document.path, formats)
+        return replace(program, native=code)
+
     def _choices(self, definition: str, selection: Selection) -> tuple[Choice, ...]:
         """Machine code runs the whole of a definition, or nothing of it: then the nodes that it could not run say why,
         and the others say for whose sake they are there."""
         if self.native is None:
             return selection.choices
         if definition in self.native.definitions:
-            return tuple(replace(choice, kernel="native", refused=()) for choice in selection.choices)
+            plain = self.native.unpacked.get(definition, {}).values()
+            refused = {path: (("native, packed", reason),) for path, reason in plain}
+            return tuple(
+                replace(choice, kernel="native", refused=refused.get(choice.path, ())) for choice in selection.choices
+            )
         found = self.native.refused[definition]
         own = self.native.refused_nodes[definition]
         return tuple(

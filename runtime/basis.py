@@ -9,26 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from . import user_cache
+from .own_sources import Unsettled, sources_state
 
-_IMPORTED = time.time()
-_SUFFIXES = (".py", ".c", ".h", ".yaml", ".json")
-_APART = ("tests", "tools", "__pycache__")
-"""Folders of which no model is made: the command line is above, and imports the rest."""
-PACKAGE = Path(__file__).parent.parent
 SWITCHES = ("LLMC_PASSES", "LLMC_KERNELS", "LLMC_NATIVE")
-
-
-class Unsettled(Exception):
-    """Something changed too recently to be known by its times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +64,6 @@ def package_state() -> str:
     return repr((sources_state(), str(torch.__version__), *(os.environ.get(name, "1") for name in SWITCHES)))
 
 
-def sources_state() -> str:
-    """Of llmc's sources. Raises Unsettled where this process may run others than those on the disk."""
-    state, changed = _sources()
-    if changed > min(_IMPORTED, _process_started()) - user_cache.SETTLED_SECONDS:
-        raise Unsettled
-    return state
-
-
 def _file(path: str | Path) -> tuple[str, float]:
     """The state, and when it last changed."""
     try:
@@ -107,34 +89,3 @@ def _folder(path: str | Path) -> tuple[str, float]:
                 parts[-1] += f"\0{_state(found)}"
                 changed = max(changed, found.st_mtime, found.st_ctime)
     return hashlib.sha256("\0".join(sorted(parts)).encode("utf-8", "surrogateescape")).hexdigest(), changed
-
-
-@cache
-def _sources() -> tuple[str, float]:
-    """The state of all that models are made by, and when the last of it changed; once a process."""
-    found: list[tuple[str, int, int, int, int]] = []
-    folders = [os.fspath(PACKAGE)]
-    for folder in folders:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.endswith(_SUFFIXES):
-                    now = entry.stat()
-                    found.append((entry.path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
-                elif "." not in name and name not in _APART and entry.is_dir():
-                    folders.append(entry.path)
-    found.sort()
-    changed = max(max(mtime, ctime) for _, _, _, mtime, ctime in found)
-    return hashlib.sha256(repr(found).encode("utf-8", "surrogateescape")).hexdigest(), changed / 1e9
-
-
-@cache
-def _process_started() -> float:
-    """When this process began, on the clock; now where the system does not say."""
-    try:
-        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
-        return time.time()
-    return time.time() - age

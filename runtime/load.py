@@ -17,7 +17,7 @@ from ..compiler.ops.declaration import Value
 from ..compiler.pipeline import read
 from ..compiler.program import Program, compile_model
 from ..specs.diagnostics import LlmcError, fail
-from .basis import Basis, Unsettled, basis
+from .basis import Basis, basis
 from .checkpoint import Checkpoint, open_checkpoint
 from .containment import find_inside, read_json_object
 from .device import require_device
@@ -26,6 +26,7 @@ from .locate import Request, locate
 from .memory import require_memory
 from .model import LanguageModel
 from .model_cache import keep, recall
+from .own_sources import Unsettled
 from .pack_cache import pack_cached
 from .packed_folder import fill_packed, packed_contents, packed_format, read_packed
 from .remember import basis_of, remembered

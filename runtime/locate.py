@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..compiler.ops.declaration import Value
 from ..specs.document import names_file
-from .basis import PACKAGE
 from .containment import find_inside, inside, read_json_object, require_folder
 from .import_folder import import_folder
+from .own_sources import PACKAGE
 
 MANIFEST = "manifest.json"
 

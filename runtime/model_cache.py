@@ -15,11 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..compiler.program import Program
-from .basis import Basis, Unsettled
+from .basis import Basis
 from .cache_limit import make_room, used
 from .locate import Request
 from .model import LanguageModel
 from .native.toolchain import NoCompiler
+from .own_sources import Unsettled
 from .pack_cache import note_use
 from .recall import recalled_model
 from .records import from_json, to_json

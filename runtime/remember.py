@@ -12,10 +12,11 @@ from ..compiler.native.formats import UNPACKED, Formats
 from ..compiler.native.outline import outline
 from ..compiler.native.source import NativeProgram
 from ..specs.document import Document
-from .basis import PACKAGE, Basis, basis
+from .basis import Basis, basis
 from .checkpoint import Checkpoint, Entry, open_checkpoint
 from .mapped_file import Stored
 from .model import LanguageModel
+from .own_sources import PACKAGE
 from .packed_folder import packed_format, unpacked_paths
 from .remembered import Made, Remembered
 from .storage import ParameterBinder

@@ -85,14 +85,49 @@ def write_definition(
     )
 
 
+def write_packed(
+    lowered: Lowered,
+    dtype: str,
+    places: Places,
+    *,
+    formats: Mapping[str, str],
+    lent: Mapping[str, Part],
+    borrowed: Sequence[Borrowed],
+) -> tuple[NativeDefinition, Mapping[str, tuple[str, str]]]:
+    """As `write_definition`, but a node that has no code for its packed matrices reads them as they are.
+
+    Gives the placeholders of these too, each with the path of its node and the reason.
+    """
+    try:
+        return write_definition(lowered, dtype, places, formats=formats, lent=lent, borrowed=borrowed), {}
+    except NotNative:
+        refused = refused_nodes(lowered, dtype, places, formats=formats, lent=lent, borrowed=borrowed)
+        plain = {
+            str(value.target): (site_of(node).path, reason.reason)
+            for node, reason in refused.items()
+            for value in node.all_input_nodes
+            if str(value.target) in formats
+        }
+        if not plain:
+            raise
+    kept = {name: format for name, format in formats.items() if name not in plain}
+    return write_definition(lowered, dtype, places, formats=kept, lent=lent, borrowed=borrowed), plain
+
+
 def refused_nodes(
-    lowered: Lowered, dtype: str, places: Places, *, lent: Mapping[str, Part], borrowed: Sequence[Borrowed]
+    lowered: Lowered,
+    dtype: str,
+    places: Places,
+    *,
+    lent: Mapping[str, Part],
+    borrowed: Sequence[Borrowed],
+    formats: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[fx.Node, NotNative]:
     """The nodes of a definition that have no code, each with the reason, were the others' results handed in.
 
     The arguments are those of `write_definition`. Raises NotNative where the definition as a whole has none.
     """
-    body, _ = _open(lowered, dtype, {}, lent, borrowed)
+    body, _ = _open(lowered, dtype, formats, lent, borrowed)
     found: dict[fx.Node, NotNative] = {}
     for node, _site in lowered.sites():
         try:

@@ -11,7 +11,7 @@ from ..lowered import Lowered, Module, site_of
 from ..places import Places
 from .body import AS_THEY_ARE
 from .buffers import rounded
-from .definition import MODEL_TYPES, NativeDefinition, refused_nodes, write_definition
+from .definition import MODEL_TYPES, NativeDefinition, refused_nodes, write_packed
 from .formats import UNPACKED, Formats
 from .function import function_name
 from .sharing import Sharing, sharing
@@ -28,6 +28,8 @@ class NativeProgram:
     """The definitions that torch runs, with the reason."""
     refused_nodes: Mapping[str, Mapping[str, str]]
     """By definition that torch runs and path of a node, why that one has no code; the others are there for its sake."""
+    unpacked: Mapping[str, Mapping[str, tuple[str, str]]]
+    """By definition and placeholder of a matrix that was to be packed, the node that reads it as it is, and why."""
     slots: Mapping[str, Slot]
     """Where the values lie that calls of one axis hand to each other."""
     outside: tuple[str, ...]
@@ -52,19 +54,21 @@ class NativeProgram:
 
 
 def write_program(module: Module, dtype: str, document: Path = Path(), formats: Formats = UNPACKED) -> NativeProgram:
-    """Compile every definition that can be; the others stay with torch.
+    """Compile every definition that can be; the others stay with torch. Matrices stay as they are where their node has
+    no code for them packed.
 
     document: the spec, whose folder the comments are relative to; formats: of packed parameters, by definition and
     placeholder.
     """
     places, caches = Places(document), sharing(module)
     definitions: dict[str, NativeDefinition] = {}
+    plain: dict[str, Mapping[str, tuple[str, str]]] = {}
     refused: dict[str, NotNative] = {}
     for name, lowered in module.definitions.items():
         try:
             if name in caches.uneven:
                 raise NotNative("its calls read caches of different kinds")
-            definitions[name] = write_definition(
+            definitions[name], plain[name] = write_packed(
                 lowered,
                 dtype,
                 places,
@@ -83,6 +87,7 @@ def write_program(module: Module, dtype: str, document: Path = Path(), formats: 
         definitions=definitions,
         refused=refused,
         refused_nodes=reasons,
+        unpacked={name: plain[name] for name in definitions if plain[name]},
         slots=slots,
         outside=(*inputs, *crossing, *module.outputs.values()),
         sharing=caches,

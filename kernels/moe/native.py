@@ -84,21 +84,27 @@ def experts(node: NativeNode) -> None:
         "hidden": node.workspace(picks.width * inner),
         "order": f"(int32_t *){node.workspace(picks.width)}",
         "starts": f"(int32_t *){node.workspace(2 * num_experts + 1)}",
+        "panels": node.workspace(
+            2 * picks.width * max(_panel_floats(in_format, y.width), _panel_floats(down.format, inner))
+        ),
+        "first_panel": f"(int32_t *){node.workspace(num_experts)}",
     }
     values |= {name.removesuffix("_proj"): stack.pointer for name, stack in stacks.items()}
     for name in (*stacks, "down_proj"):
         if node.has(f"{name}_bias"):
             values[f"{name.removesuffix('_proj')}_bias"] = node.input(f"{name}_bias").pointer
+    node.matrix_workspace(max(y.width, inner))  # for the scratch that comes with it
     if not {in_format, down.format} <= set(PLAIN):
-        node.matrix_workspace(max(y.width, inner))  # for the scratch that comes with it
-        panel_rows = (picks.width * 3 + 1) // 2
         values |= {
             "x_rounded": node.workspace(_rounded_floats(y.width)),
             "hidden_rounded": node.workspace(picks.width * _rounded_floats(inner)),
-            "panels": node.workspace(panel_rows * _rounded_floats(max(y.width, inner))),
-            "first_panel": f"(int32_t *){node.workspace(num_experts)}",
         }
     node.region(f"llmc_run_experts(t, &(llmc_experts){{{_fields(values)}}});")
+
+
+def _panel_floats(format: str, width: int) -> int:
+    """Of one row in a panel."""
+    return width if format in PLAIN else _rounded_floats(width)
 
 
 def _rounded_floats(width: int) -> int:

@@ -58,7 +58,7 @@ def compiled_executor(
         parameters,
         dtype=dtype,
         weight_bytes=sum(parameter.nbytes for bound in parameters for parameter in tensors_of(bound)),
-        formats=formats,
+        formats=_in_use(formats, native),
         packed=packed,
         slow=slow,
     )
@@ -69,3 +69,11 @@ def _source(program: Program, dtype: str, formats: Formats) -> NativeProgram:
     if program.native is not None and dtype == program.target.dtype and not formats:
         return program.native
     return write_program(program.module, dtype, program.spec.document.path, formats)
+
+
+def _in_use(formats: Formats, native: NativeProgram) -> Formats:
+    """Without those of matrices that the code reads as they are."""
+    return {
+        name: {one: format for one, format in packed.items() if one not in native.unpacked.get(name, {})}
+        for name, packed in formats.items()
+    }

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ...kernels.native.kernel import KERNELS
 from ..atomic import write_atomically
-from ..basis import Unsettled, sources_state
 from ..cache_limit import make_room, used
+from ..own_sources import Unsettled, sources_state
 from ..user_cache import cache_folder, known, locked
 from .toolchain import FLAGS, Compiler, NoCompiler, compiler, processor
 

@@ -30,6 +30,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PACKINGS: tuple[Packing, ...] = ("separate", "halves", "interleaved")
 EXPERTS_CALL = (*(f"linear/native/{path.name}" for path in SOURCES[1:]), "pointwise/native.c", "norm/native.c")
 PACKED = ("int8", "int4_32", "int4_128", "ternary")
+ROUNDED = 1e-2
 WIDTHS = st.sampled_from([1, 3, 7, 16, 17, 31, 32, 33, 40, 64, 70, 130])
 
 
@@ -79,7 +80,7 @@ def expert_weights(
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("layout", ["out_in", "in_out"])
 @given(
-    rows=st.sampled_from([1, 2, 3, 5, 9, 30]),
+    rows=st.sampled_from([1, 2, 3, 9, 13, 40, 200]),
     count=st.integers(1, 9),
     width=WIDTHS,
     inner=WIDTHS,
@@ -118,8 +119,14 @@ def test_experts(
     fields = {"packing": packing, "layout": layout, "limit": limit, "up_offset": 0.3, "weighs": weighs}
     formats = (str(DTYPES.index(dtype)),) * 2
     out, _ = run_experts(isa, operands | fields, (count, width, inner), formats, threads)
+    computed = torch.bfloat16 if rounds_plain(isa, formats[0], picks) else torch.float32
     read = operands | {"x": x[:, :width]}
-    assert_conditioned({"out": out}, lambda wide: {"out": experts(**wide, **fields)}, read, dtype=torch.float32)  # type: ignore[arg-type]
+    assert_conditioned({"out": out}, lambda wide: {"out": experts(**wide, **fields)}, read, dtype=computed)  # type: ignore[arg-type]
+
+
+def rounds_plain(isa: str, format: str, picks: Tensor) -> bool:
+    """Whether some rows of a plain matrix are rounded to bfloat16, as processors with that product do in tiles."""
+    return isa == "native" and format == str(DTYPES.index(torch.bfloat16)) and int(picks.flatten().bincount().max()) > 8
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -171,7 +178,8 @@ def test_packed_experts(
     wide = ExpertsRecord(**cast("dict[str, Any]", exact))
     names = ["" if format.isdigit() else format.removesuffix("_32") for format in formats]
     assert_close("hidden", by_token, inner_units(wide, names[0]), tolerance=5e-6)
-    assert_close("out", out, outputs(wide, by_token.double(), names[1]), tolerance=5e-6)
+    tolerance = ROUNDED if rounds_plain(isa, formats[1], picks) else 5e-6
+    assert_close("out", out, outputs(wide, by_token.double(), names[1]), tolerance=tolerance)
 
 
 def packed_stack(isa: str, format: str, weight: Tensor, *, is_pair: bool) -> tuple[Tensor, Tensor]:
@@ -214,13 +222,14 @@ def run_experts(
     order = torch.full((rows * top_k,), -9, dtype=torch.int32)
     starts = torch.full((2 * count + 1,), -9, dtype=torch.int32)
     argument.hidden, argument.order, argument.starts = hidden.address, order.data_ptr(), starts.data_ptr()
-    floats = {
-        name: -(-size // 128) * 40 for name, size in {"x": width, "hidden": inner, "most": max(width, inner)}.items()
-    }
+    rounded = {size: -(-size // 128) * 40 for size in (width, inner)}
+    most = max(
+        size if format.isdigit() else rounded[size] for format, size in zip(formats, (width, inner), strict=True)
+    )
     room = {
-        "x_rounded": Output(rows, floats["x"]),
-        "hidden_rounded": Output(rows * top_k, floats["hidden"]),
-        "panels": Output(rows * ((3 * top_k + 1) // 2), floats["most"]),
+        "x_rounded": Output(rows, rounded[width]),
+        "hidden_rounded": Output(rows * top_k, rounded[inner]),
+        "panels": Output(rows * 2 * top_k, most),
     }
     first_panel = torch.full((count,), -9, dtype=torch.int32)
     argument.first_panel = first_panel.data_ptr()

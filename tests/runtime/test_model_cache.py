@@ -17,7 +17,7 @@ import torch
 import llmc
 from llmc.compiler.native.outline import outline
 from llmc.compiler.program import native_is_on
-from llmc.runtime import basis, user_cache
+from llmc.runtime import basis, own_sources, user_cache
 from llmc.runtime.locate import Request
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.executor import NativeExecutor
@@ -207,7 +207,7 @@ def test_other_sources_of_llmc_are_noticed(folder: Path, monkeypatch: pytest.Mon
 
 def test_sources_that_changed_after_the_start_are_not_rested_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llmc.load(folder)
-    monkeypatch.setattr(basis, "_IMPORTED", 0.0)
+    monkeypatch.setattr(own_sources, "_IMPORTED", 0.0)
     assert not llmc.load(folder).is_put_off
 
 

@@ -105,7 +105,6 @@ def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple
     from dataclasses import replace
     from typing import cast
 
-    from ...compiler.native.formats import choose_formats, rules_of
     from ...compiler.program import compile_model
     from ...runtime.checkpoint import open_checkpoint
     from ...runtime.load import load_program
@@ -115,8 +114,7 @@ def _pack(program: Program, quantize: str, weights: Path, target: Path) -> tuple
     width, is_for_gpu = cast("Quantize", quantize), program.target.device != "cpu"
     here = compile_model(program.spec, program.model, dtype=program.target.dtype) if is_for_gpu else program
     if is_for_gpu:  # raises where its kernels do not serve, before anything is written
-        program = program.packable()
-        program = program.packed(choose_formats(program.module, width, rules_of(program.spec)))
+        program = program.quantized(width)
     with open_checkpoint(weights) as checkpoint:
         reference, model = (load_program(here, weights, checkpoint) for _ in range(2))
         write_packed(model, width, target)
@@ -253,6 +251,8 @@ def _native(program: Program) -> list[tuple[str, str]]:
     ]
     for name, why in program.native.refused.items():
         lines.append((f"torch runs {name}", str(why)))
+    for name, plain in program.native.unpacked.items():
+        lines += [(f"not packed in {name}", f"{path}: {reason}") for path, reason in dict.fromkeys(plain.values())]
     return lines
 
 

@@ -37,7 +37,7 @@ PHASES = ("prefill", "decode", TRAIN)
     multiple=True,
     help="A phase to explain; repeatable. The default is all of them, on a CPU all but train.",
 )
-@click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="Ask for packed weights, on a GPU.")
+@click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="As it runs on packed weights.")
 @set_option
 @json_option
 def command(
@@ -65,7 +65,7 @@ def command(
     program = build(found.spec, found.params, origin=found.origin, device=device, dtype=dtype or "float32")
     wanted = phases or PHASES[: None if device.startswith("cuda") else -1]
     if quantize is not None:
-        program, wanted = _packed(program, quantize), [phase for phase in wanted if phase != TRAIN]
+        program, wanted = program.quantized(quantize), [phase for phase in wanted if phase != TRAIN]
     chosen = _choices(program, node, wanted)
     if as_json:
         write_json(chosen)
@@ -83,16 +83,6 @@ def command(
         print(f"  {one['path']}  {one['op']} -> {one['kernel']}{phase}  {one['place']}")
         for name, reason in one["refused"]:  # type: ignore[attr-defined]
             print(f"      {name}: {reason}")
-
-
-def _packed(program: Program, quantize: Quantize) -> Program:
-    """The program on weights packed by this format and the spec's rules."""
-    from ...compiler.native.formats import choose_formats, rules_of
-
-    if not program.target.device.startswith("cuda"):
-        raise click.UsageError("--quantize picks kernels on a GPU; machine code for a CPU reads every format")
-    program = program.packable()
-    return program.packed(choose_formats(program.module, quantize, rules_of(program.spec)))
 
 
 def limits(target: GpuTarget) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from dataclasses import asdict
 
 import click
 
@@ -14,41 +14,20 @@ from ..terminal import count, table, write_json
 @json_option
 def command(as_json: bool) -> None:
     """The packaged specs: exact parameters (tied tensors once), layers and context."""
-    from ...specs.packaged import packaged_names
+    from ...runtime.listed import listed
 
-    found = [_describe(name) for name in packaged_names()]
+    found = listed()
     if as_json:
-        write_json(found)
+        write_json([{key: value for key, value in asdict(one).items() if key != "error" or value} for one in found])
         return
     rows = [
         (
-            str(one["name"]),
-            count(one["parameters"]) if isinstance(one["parameters"], int) else str(one["error"]),
-            "-" if one["layers"] is None else str(one["layers"]),
-            "-" if one["context"] is None else str(one["context"]),
-            str(one["summary"]),
+            one.name,
+            str(one.error) if one.parameters is None else count(one.parameters),
+            "-" if one.layers is None else str(one.layers),
+            "-" if one.context is None else str(one.context),
+            one.summary,
         )
         for one in found
     ]
     table(["name", ">parameters", ">layers", ">context", "summary"], rows)
-
-
-def _describe(name: str) -> dict[str, object]:
-    from ...compiler.pipeline import read
-    from ...compiler.weight_map import weight_map
-    from ...specs.diagnostics import LlmcError
-
-    try:
-        spec, model = read(name)
-        weights = weight_map(spec, model)
-    except LlmcError as error:
-        nothing = {"parameters": None, "layers": None, "context": None}
-        return {"name": name, "summary": "", **nothing, "error": error.diagnostics[0].code}
-    layers, context = spec.environment.get("num_layers"), spec.environment.get("max_seq_len")
-    return {
-        "name": name,
-        "summary": spec.summary,
-        "parameters": sum(prod(p.shape) for path, p in weights.parameters.items() if path not in weights.ties),
-        "layers": layers if isinstance(layers, int) else None,
-        "context": context if isinstance(context, int) else None,
-    }

@@ -5,12 +5,13 @@
  */
 #include "gemm.h"
 
+#include "columns.h"
 #include "epilogue.h"
 #include "groups.h"
 #include "transpose.h"
 
 #if !defined(LLMC_HAS_BF16_DOT)
-#define uses_bf16_dot(format) 0
+#define uses_bf16_dot(format) ((void)(format), 0)
 #elif defined(LLMC_BF16_DOT)
 #define uses_bf16_dot(format) ((format) == LLMC_BF16 && LLMC_BF16_DOT)
 #else
@@ -45,8 +46,14 @@ LLMC_INLINE vf dwords_of_row(int format, const char *p, int64_t columns, int is_
     return format == LLMC_BF16 ? vf_from_bf16(half) : vf_from_fp16(half);
 }
 
-/* Panel `p` of x: [depth][LLMC_MR]. */
-static void pack_x(const float *x, int64_t rows, int64_t K, int64_t depth, int is_pairs, int64_t p, float *out) {
+LLMC_INLINE int64_t depth_of(int format, int64_t K) { return uses_bf16_dot(format) ? (K + 1) / 2 : K; }
+
+int64_t llmc_plain_panel_bytes(int format, int64_t K) { return depth_of(format, K) * LLMC_MR * 4; }
+
+void llmc_plain_panel(int format, const float *const *rows, int count, int64_t K, void *panel) {
+    const int is_pairs = uses_bf16_dot(format);
+    const int64_t depth = depth_of(format, K);
+    float *out = panel;
     for (int r = 0; r < LLMC_MR; r += LLMC_LANES) {
         int width = LLMC_MR - r < LLMC_LANES ? LLMC_MR - r : LLMC_LANES;
         for (int64_t k = 0; k < depth; k += LLMC_LANES) {
@@ -54,8 +61,8 @@ static void pack_x(const float *x, int64_t rows, int64_t K, int64_t depth, int i
             int64_t column = is_pairs ? 2 * k : k;
 #pragma GCC unroll 16
             for (int i = 0; i < LLMC_LANES; i++) {
-                int64_t row = p * LLMC_MR + r + i;
-                v[i] = i < width && row < rows ? dwords_of_x(x + row * K + column, K - column, is_pairs) : vf_zero();
+                int is_there = i < width && r + i < count;
+                v[i] = is_there ? dwords_of_x(rows[r + i] + column, K - column, is_pairs) : vf_zero();
             }
             vf_transpose(v);
 #pragma GCC unroll 16
@@ -89,8 +96,27 @@ LLMC_INLINE void fill_panel(int format, int is_pairs, const llmc_matrix *m, int6
     }
 }
 
+/* The same of a weight that lies input by input. */
+static void copy_panel(const llmc_matrix *m, int is_pairs, int64_t first, int64_t left, int64_t k, int64_t depth, float *out) {
+    const int64_t size = m->format == LLMC_FP32 ? 4 : 2, inputs = is_pairs ? 2 : 1;
+    for (int half = 0; half < 2; half++, left -= LLMC_LANES) {
+        const char *at = (const char *)m->weight + (k * inputs * m->step + first + half * LLMC_LANES) * size;
+        int count = left < 0 ? 0 : left < LLMC_LANES ? (int)left : LLMC_LANES;
+        for (int64_t d = 0; d < depth; d++, at += inputs * m->step * size) {
+            vf v = llmc_load_typed(m->format, at, count);
+            if (is_pairs) {
+                int is_there = 2 * (k + d) + 1 < m->K;
+                vf odd = is_there ? llmc_load_typed(m->format, at + m->step * size, count) : vf_zero();
+                v = vf_bits((vi)((vu)vi_bits(v) >> 16) | vi_bits(odd));
+            }
+            vf_store(out + d * LLMC_NR + half * LLMC_LANES, v);
+        }
+    }
+}
+
 static void panel(const llmc_matrix *m, int is_pairs, int64_t first, int64_t left, int64_t k, int64_t depth, float *out) {
-    if (is_pairs) fill_panel(LLMC_BF16, 1, m, first, left, k, depth, out);
+    if (m->step) copy_panel(m, is_pairs, first, left, k, depth, out);
+    else if (is_pairs) fill_panel(LLMC_BF16, 1, m, first, left, k, depth, out);
     else if (m->format == LLMC_FP32) fill_panel(LLMC_FP32, 0, m, first, left, k, depth, out);
     else if (m->format == LLMC_BF16) fill_panel(LLMC_BF16, 0, m, first, left, k, depth, out);
     else fill_panel(LLMC_FP16, 0, m, first, left, k, depth, out);
@@ -127,39 +153,51 @@ void llmc_store_tiles(const llmc_matrix *m, const float *gate, const float *up, 
     }
 }
 
+void llmc_plain_tiles(llmc_thread *t, const llmc_matrix *m, const void *packed, int64_t first, int64_t panels, int64_t n, int half,
+                      llmc_ahead next, float *sums) {
+    const int is_pairs = uses_bf16_dot(m->format);
+    const int64_t whole = depth_of(m->format, m->K);
+    const float *x = (const float *)packed + first * whole * LLMC_MR;
+    float *w = (float *)t->scratch + 2 * LLMC_BLOCK_PANELS * LLMC_MR * LLMC_NR;
+    for (int64_t k = 0; k < whole || k == 0; k += LLMC_BLOCK_DEPTH) {
+        int64_t depth = whole - k < LLMC_BLOCK_DEPTH ? whole - k : LLMC_BLOCK_DEPTH;
+        panel(m, is_pairs, half * m->N + n, m->N - n, k, depth, w);
+        if (k + depth < whole) tiles(is_pairs, panels, depth, whole, w, x + k * LLMC_MR, sums, k > 0, (llmc_ahead){next.at, 0});
+        else tiles(is_pairs, panels, depth, whole, w, x + k * LLMC_MR, sums, k > 0, next);
+    }
+}
+
 /* One chunk: LLMC_NR columns of y, and the rows of a block of panels. */
-static void block(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, int64_t n, int64_t first_panel,
+static void block(llmc_thread *t, const llmc_matrix *m, const void *packed, float *y, int64_t rows, int64_t n, int64_t first_panel,
                   int64_t panels) {
-    int is_pairs = uses_bf16_dot(m->format);
-    int64_t whole = is_pairs ? (m->K + 1) / 2 : m->K, width = m->format == LLMC_FP32 || is_pairs ? 4 : 2;
-    float *sums = t->scratch, *w = sums + 2 * LLMC_BLOCK_PANELS * LLMC_MR * LLMC_NR;
-    float *up = sums + LLMC_BLOCK_PANELS * LLMC_MR * LLMC_NR;
+    int64_t stride = m->K * (m->format == LLMC_FP32 ? 4 : 2), end = m->N * (1 + m->is_gated) - 1;
+    float *sums = t->scratch, *up = sums + LLMC_BLOCK_PANELS * LLMC_MR * LLMC_NR;
     for (int half = 0; half <= m->is_gated; half++) {
-        for (int64_t k = 0; k < whole || k == 0; k += LLMC_BLOCK_DEPTH) {
-            int64_t depth = whole - k < LLMC_BLOCK_DEPTH ? whole - k : LLMC_BLOCK_DEPTH;
-            panel(m, is_pairs, half * m->N + n, m->N - n, k, depth, w);
-            int is_last = k + depth >= whole; /* then come rows that follow each other in memory */
-            int64_t row = half < m->is_gated ? m->N + n : n + LLMC_NR, last = m->N * (1 + m->is_gated) - 1;
-            llmc_ahead next = {llmc_row(m, row < last ? row : last, whole * width), is_last ? LLMC_NR * whole * width : 0};
-            tiles(is_pairs, panels, depth, whole, w, x + (first_panel * whole + k) * LLMC_MR, half ? up : sums, k > 0, next);
-        }
+        int64_t row = half < m->is_gated ? m->N + n : n + LLMC_NR; /* what comes next: its rows follow each other */
+        llmc_ahead next = {llmc_row(m, row < end ? row : end, stride), LLMC_NR * stride};
+        llmc_plain_tiles(t, m, packed, first_panel, panels, n, half, next, half ? up : sums);
     }
     int64_t last = (first_panel + panels) * LLMC_MR;
     llmc_store_tiles(m, sums, up, y, first_panel * LLMC_MR, last < rows ? last : rows, n);
 }
 
+static void pack_x(const llmc_matrix *m, const float *x, int64_t rows, int64_t p, void *panel) {
+    const float *at[LLMC_MR];
+    int count = 0;
+    for (int64_t row = p * LLMC_MR; count < LLMC_MR && row < rows; row++) at[count++] = x + row * m->K;
+    llmc_plain_panel(m->format, at, count, m->K, panel);
+}
+
 void llmc_gemm_plain(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                      int is_prepared) {
-    int is_pairs = uses_bf16_dot(m->format);
-    int64_t depth = is_pairs ? (m->K + 1) / 2 : m->K, panels = (rows + LLMC_MR - 1) / LLMC_MR;
-    float *packed = workspace;
+    int64_t panels = (rows + LLMC_MR - 1) / LLMC_MR, size = llmc_plain_panel_bytes(m->format, m->K);
     if (!is_prepared) {
-        LLMC_FOR(t, p, panels) { pack_x(x, rows, m->K, depth, is_pairs, p, packed + p * depth * LLMC_MR); }
+        LLMC_FOR(t, p, panels) { pack_x(m, x, rows, p, (char *)workspace + p * size); }
     }
     int64_t blocks = (panels + LLMC_BLOCK_PANELS - 1) / LLMC_BLOCK_PANELS;
     int64_t even = (panels + blocks - 1) / blocks;
     LLMC_FOR(t, chunk, (m->N + LLMC_NR - 1) / LLMC_NR * blocks) {
         int64_t first = chunk % blocks * even, count = panels - first < even ? panels - first : even;
-        if (count > 0) block(t, m, packed, y, rows, chunk / blocks * LLMC_NR, first, count);
+        if (count > 0) block(t, m, workspace, y, rows, chunk / blocks * LLMC_NR, first, count);
     }
 }

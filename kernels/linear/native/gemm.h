@@ -13,6 +13,18 @@
 void llmc_gemm_plain(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                      int is_prepared);
 
+/* Rows of x in panels of LLMC_MR, as plain weights of a format are multiplied with them: [depth][LLMC_MR] dwords of a
+ * float, or of two bf16 along K. */
+int64_t llmc_plain_panel_bytes(int format, int64_t K);
+/* `count` rows, at most LLMC_MR, with zeros behind them. */
+void llmc_plain_panel(int format, const float *const *rows, int count, int64_t K, void *panel);
+
+/* sums [row][LLMC_NR] of panels `first` ... (at most LLMC_BLOCK_PANELS) of `packed` by columns n ... of y; half 1: of
+ * the up half of a pair. `next` is what will be read after it. The thread's scratch behind the sums of both halves is
+ * used. */
+void llmc_plain_tiles(llmc_thread *t, const llmc_matrix *m, const void *packed, int64_t first, int64_t panels, int64_t n, int half,
+                      llmc_ahead next, float *sums);
+
 void llmc_gemm_packed(llmc_thread *t, const llmc_matrix *m, const float *x, float *y, int64_t rows, void *workspace,
                       int is_prepared);
 int64_t llmc_gemm_packed_scratch(int64_t K);

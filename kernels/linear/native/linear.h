@@ -39,6 +39,7 @@ typedef struct {
     int is_gated;      /* y = activation(gate) * up */
     const void *const *parts; /* a plain weight whose rows lie in several places, `weight` the first; or NULL */
     const int64_t *ends;      /* of each part: the number of the row after its last */
+    int64_t step; /* 0; for tiles of a plain weight that lies input by input: elements from one input to the next */
 } llmc_matrix;
 
 /* y [rows, N] from x [rows, K]. `workspace` is shared by the team: llmc_linear_workspace bytes, 64-byte aligned.

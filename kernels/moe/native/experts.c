@@ -1,7 +1,8 @@
 /* The experts: tokens are listed expert by expert; then each expert's inner units in blocks, then blocks of outputs.
  *
  * Packed weights take rows rounded to int8: a token's once, whoever reads it; the inner units' once they are all there.
- * Few rows of an expert are multiplied as vectors; more lie in panels and are multiplied in tiles.
+ * Few rows of an expert are multiplied as vectors; more lie in panels and are multiplied in tiles, of packed weights and
+ * of plain ones.
  */
 #include "experts.h"
 
@@ -16,7 +17,8 @@
 
 #define BLOCK 32 /* inner units, or outputs, of a chunk: two blocks of weights stay in the cache for all tokens */
 #define FEW LLMC_SMALL_BATCH
-#define MOST (LLMC_TILE_PANELS * LLMC_QR) /* rows taken at once */
+#define MOST (LLMC_BLOCK_PANELS * LLMC_MR) /* rows taken at once */
+_Static_assert(MOST == LLMC_TILE_PANELS * LLMC_QR && LLMC_MR % LLMC_QR == 0, "panels of both kinds fill the same room");
 
 /* Some outputs of a matrix of one expert: `rows` of them from `inputs`. In_out: `step` elements from input to input;
  * packed: `half` 1 of a pair is up. */
@@ -53,21 +55,41 @@ LLMC_INLINE llmc_quantised rounded_row(void *rows, int64_t row, int64_t width) {
     return llmc_quantised_at((char *)rows + row * llmc_quantised_bytes(width), width);
 }
 
-static int has_panels(const llmc_experts *a, int format, int64_t e) {
-    return llmc_is_packed(format) && a->starts[e + 1] - a->starts[e] > FEW;
-}
+LLMC_INLINE int has_panels(const llmc_experts *a, int64_t e) { return a->starts[e + 1] - a->starts[e] > FEW; }
+LLMC_INLINE int panel_rows(int format) { return llmc_is_packed(format) ? LLMC_QR : LLMC_MR; }
 
-static void *panel_of(const llmc_experts *a, int64_t e, int64_t at, int64_t width) {
-    return (char *)a->panels + (a->first_panel[e] + (at - a->starts[e]) / LLMC_QR) * llmc_panel_bytes(width);
+static void *panel_of(const llmc_experts *a, int format, int64_t e, int64_t at, int64_t width) {
+    int64_t size = llmc_is_packed(format) ? llmc_panel_bytes(width) : llmc_plain_panel_bytes(format, width);
+    int64_t first = (int64_t)a->first_panel[e] * (LLMC_MR / panel_rows(format));
+    return (char *)a->panels + (first + (at - a->starts[e]) / panel_rows(format)) * size;
 }
 
 /* Lays a rounded row into its expert's panel; the last one fills what is left of it with zeros. */
-static void lay(const llmc_experts *a, int format, int64_t at, int64_t width, llmc_quantised row) {
-    int64_t e = a->picks[a->order[at]];
+static void lay_rounded(const llmc_experts *a, int format, int64_t e, int64_t at, int64_t width, llmc_quantised row) {
     int r = (int)((at - a->starts[e]) % LLMC_QR);
-    void *panel = panel_of(a, e, at, width);
+    void *panel = panel_of(a, format, e, at, width);
     llmc_panel_row(format, panel, r, width, &row);
     for (r++; at + 1 == a->starts[e + 1] && r < LLMC_QR; r++) llmc_panel_row(format, panel, r, width, 0);
+}
+
+LLMC_INLINE const float *plain_row(const llmc_experts *a, int64_t slot, int is_hidden) {
+    return is_hidden ? a->hidden + slot * a->inner : a->x + a->order[slot] / a->top_k * a->x_stride;
+}
+
+/* Lays slot `at`, of which a packed weight has the rounded row, into its expert's panel. Of a plain weight the first slot
+ * of a panel lays all of it. */
+static void lay(const llmc_experts *a, int format, int64_t at, int64_t width, int is_hidden, llmc_quantised rounded) {
+    int64_t e = a->picks[a->order[at]];
+    const float *rows[LLMC_MR];
+    int count = 0;
+    if (!has_panels(a, e)) return;
+    if (llmc_is_packed(format)) {
+        lay_rounded(a, format, e, at, width, rounded);
+        return;
+    }
+    if ((at - a->starts[e]) % LLMC_MR) return;
+    for (int64_t slot = at; count < LLMC_MR && slot < a->starts[e + 1]; slot++) rows[count++] = plain_row(a, slot, is_hidden);
+    llmc_plain_panel(format, rows, count, width, panel_of(a, format, e, at, width));
 }
 
 /* `rows` slots of an expert from number `at` on: tokens, or with is_hidden their inner units. */
@@ -75,26 +97,35 @@ static inputs take(const llmc_experts *a, int64_t e, int64_t at, int rows, int i
     int format = is_hidden ? a->down_format : a->in_format;
     int64_t width = is_hidden ? a->inner : a->width;
     inputs found = {.count = rows};
-    if (has_panels(a, format, e)) {
-        found.panels = panel_of(a, e, at, width);
+    if (has_panels(a, e)) {
+        found.panels = panel_of(a, format, e, at, width);
         return found;
     }
     int R = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
     for (int r = 0; r < R; r++) {
-        int64_t slot = at + (r < rows ? r : rows - 1), token = a->order[slot] / a->top_k;
-        if (!llmc_is_packed(format)) found.few.plain[r] = is_hidden ? a->hidden + slot * a->inner : a->x + token * a->x_stride;
+        int64_t slot = at + (r < rows ? r : rows - 1);
+        if (!llmc_is_packed(format)) found.few.plain[r] = plain_row(a, slot, is_hidden);
         else if (is_hidden) found.few.rounded[r] = rounded_row(a->hidden_rounded, slot, width);
-        else found.few.rounded[r] = rounded_row(a->x_rounded, token, width);
+        else found.few.rounded[r] = rounded_row(a->x_rounded, a->order[slot] / a->top_k, width);
     }
     return found;
 }
 
 /* --- sums --------------------------------------------------------------------------------------------------------- */
 
+/* The rows of a plain matrix that are read after those from n on. */
+static llmc_ahead rows_after(const llmc_matrix *m, int64_t n) {
+    int64_t stride = m->K * llmc_size(m->format), left = m->N - n - LLMC_NR;
+    const char *at = (const char *)m->weight + (n + LLMC_NR) * stride;
+    return (llmc_ahead){at, m->step || left <= 0 ? 0 : smaller(left, LLMC_NR) * stride};
+}
+
 static void tile_sums(llmc_thread *t, const llmc_matrix *m, int half, int64_t first, int count, const inputs *x, float *out) {
     float *sums = t->scratch;
+    int64_t panels = (x->count + panel_rows(m->format) - 1) / panel_rows(m->format);
     for (int i = 0; i < count; i += LLMC_NR) {
-        llmc_packed_tiles(t, m, x->panels, 0, (x->count + LLMC_QR - 1) / LLMC_QR, first + i, half, sums);
+        if (llmc_is_packed(m->format)) llmc_packed_tiles(t, m, x->panels, 0, panels, first + i, half, sums);
+        else llmc_plain_tiles(t, m, x->panels, 0, panels, first + i, half, rows_after(m, first + i), sums);
         size_t size = smaller(LLMC_NR, BLOCK - i) * sizeof(float);
         for (int r = 0; r < x->count; r++) memcpy(out + r * BLOCK + i, sums + r * LLMC_NR, size);
     }
@@ -102,14 +133,15 @@ static void tile_sums(llmc_thread *t, const llmc_matrix *m, int half, int64_t fi
 
 /* out[r * BLOCK + i] = output first + i of row r of x, for i < count <= BLOCK; first is a multiple of 32. */
 static void block_sums(llmc_thread *t, const matrix *m, int64_t first, int count, const inputs *x, float *out) {
+    llmc_matrix rows = {.weight = m->weight, .N = m->rows, .K = m->inputs, .format = m->format, .is_gated = m->is_pair};
+    if (x->panels) {
+        rows.step = m->is_in_out ? m->step : 0;
+        tile_sums(t, &rows, m->half, first, count, x, out);
+        return;
+    }
     if (m->is_in_out) {
         const char *at = llmc_element(m->weight, first, m->format);
         llmc_column_sums(m->format, at, m->step, m->inputs, count, x->few.plain, x->count, out, BLOCK);
-        return;
-    }
-    llmc_matrix rows = {.weight = m->weight, .N = m->rows, .K = m->inputs, .format = m->format, .is_gated = m->is_pair};
-    if (x->panels) {
-        tile_sums(t, &rows, m->half, first, count, x, out);
         return;
     }
     int R = x->count <= 2 ? x->count : x->count <= 4 ? 4 : 8;
@@ -210,7 +242,7 @@ static void activate(const llmc_experts *a, float *hidden, float *gate, float *u
 
 static void inner_units(llmc_thread *t, const llmc_experts *a, int64_t e, int64_t first, int count) {
     float gate[MOST * BLOCK], up[MOST * BLOCK], by[MOST];
-    int most = has_panels(a, a->in_format, e) ? MOST : FEW;
+    int most = has_panels(a, e) ? MOST : FEW;
     for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
         int rows = (int)smaller(most, a->starts[e + 1] - at);
         task one = {e, first, count, take(a, e, at, rows, 0), a->weighs_input ? by : 0};
@@ -229,7 +261,7 @@ static void outputs(llmc_thread *t, const llmc_experts *a, int64_t first, int co
     for (int64_t row = 0; row < a->rows; row++) memset(a->out + row * a->width + first, 0, count * sizeof(float));
     for (const int32_t *used = a->starts + a->num_experts + 1; used < a->starts + 2 * a->num_experts + 1 && *used >= 0; used++) {
         int64_t e = *used;
-        int most = has_panels(a, a->down_format, e) ? MOST : FEW;
+        int most = has_panels(a, e) ? MOST : FEW;
         matrix m = expert_matrix(a, a->down, a->down_format, e, a->width, a->inner, 0, a->width);
         for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
             inputs x = take(a, e, at, (int)smaller(most, a->starts[e + 1] - at), 1);
@@ -257,8 +289,8 @@ static void list_slots(const llmc_experts *a) {
     for (int64_t e = 0; e < n; e++) {
         if (!starts[e + 1]) continue;
         *used++ = (int32_t)e;
-        if (a->first_panel) a->first_panel[e] = panels;
-        if (starts[e + 1] > FEW) panels += (starts[e + 1] + LLMC_QR - 1) / LLMC_QR;
+        a->first_panel[e] = panels;
+        if (starts[e + 1] > FEW) panels += (starts[e + 1] + LLMC_MR - 1) / LLMC_MR;
     }
     if (used < starts + 2 * n + 1) *used = -1;
     for (int64_t e = 0; e < n; e++) starts[e + 1] += starts[e];
@@ -275,21 +307,25 @@ static void begin(llmc_thread *t, const llmc_experts *a) {
         if (row < 0) list_slots(a);
         else llmc_quantise_row(a->in_format, a->x + row * a->x_stride, a->width, rounded_row(a->x_rounded, row, a->width));
     }
-    if (!is_packed || a->rows * a->top_k <= FEW) return;
+    if (a->rows * a->top_k <= FEW) return;
     LLMC_ROWS(t, at, a->rows * a->top_k) {
-        int64_t slot = a->order[at];
-        if (has_panels(a, a->in_format, a->picks[slot]))
-            lay(a, a->in_format, at, a->width, rounded_row(a->x_rounded, slot / a->top_k, a->width));
+        llmc_quantised row = {0};
+        if (is_packed) row = rounded_row(a->x_rounded, a->order[at] / a->top_k, a->width);
+        lay(a, a->in_format, at, a->width, 0, row);
     }
 }
 
-/* Rounds the inner units of each slot, now that they are all there. */
-static void round_hidden(llmc_thread *t, const llmc_experts *a) {
-    if (!llmc_is_packed(a->down_format)) return;
+/* What the inner units of each slot are multiplied as, now that they are all there: rounded, and in panels. */
+static void lay_hidden(llmc_thread *t, const llmc_experts *a) {
+    int is_packed = llmc_is_packed(a->down_format);
+    if (!is_packed && a->rows * a->top_k <= FEW) return;
     LLMC_ROWS(t, at, a->rows * a->top_k) {
-        llmc_quantised row = rounded_row(a->hidden_rounded, at, a->inner);
-        llmc_quantise_row(a->down_format, a->hidden + at * a->inner, a->inner, row);
-        if (has_panels(a, a->down_format, a->picks[a->order[at]])) lay(a, a->down_format, at, a->inner, row);
+        llmc_quantised row = {0};
+        if (is_packed) {
+            row = rounded_row(a->hidden_rounded, at, a->inner);
+            llmc_quantise_row(a->down_format, a->hidden + at * a->inner, a->inner, row);
+        }
+        lay(a, a->down_format, at, a->inner, 1, row);
     }
 }
 
@@ -302,7 +338,7 @@ void llmc_run_experts(llmc_thread *t, const llmc_experts *a) {
         while (n < chunk / blocks && used[n] >= 0) n++;
         if (used[n] >= 0) inner_units(t, a, used[n], first, (int)smaller(BLOCK, a->inner - first));
     }
-    round_hidden(t, a);
+    lay_hidden(t, a);
     LLMC_FOR(t, chunk, (a->width + BLOCK - 1) / BLOCK)
         outputs(t, a, chunk * BLOCK, (int)smaller(BLOCK, a->width - chunk * BLOCK));
 }

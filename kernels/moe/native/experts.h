@@ -24,10 +24,12 @@ typedef struct {
     float *hidden;          /* [rows * top_k, inner] */
     int32_t *order;         /* [rows * top_k]: slots row * top_k + pick, expert by expert */
     int32_t *starts;        /* [2 * num_experts + 1]: where each expert's slots start; then the experts in use, -1 ends */
-    /* Where weights are packed, rows of llmc_quantised_bytes: x [rows] and hidden [rows * top_k] rounded, and room for
-     * panels of either of them, 3 / 2 top_k rows a row: an expert with more than LLMC_SMALL_BATCH slots has panels, 13
-     * slots take 18 rows, and no number takes more by far. first_panel [num_experts]: of the experts that have any. */
-    void *x_rounded, *hidden_rounded, *panels;
+    /* Where weights are packed, rows of llmc_quantised_bytes: x [rows] and hidden [rows * top_k] rounded. */
+    void *x_rounded, *hidden_rounded;
+    /* Room for panels of either of them, as `width` or `inner` floats a row where weights are plain, 2 top_k rows a row:
+     * an expert with more than LLMC_SMALL_BATCH slots has panels, 13 slots take 24 rows, and no number takes more by far.
+     * first_panel [num_experts]: of the experts that have any, in panels of plain weights. */
+    void *panels;
     int32_t *first_panel;
 } llmc_experts;
 
