@@ -96,6 +96,7 @@ class Matrix(ctypes.Structure):
         ("is_gated", ctypes.c_int),
         ("parts", ctypes.c_void_p),
         ("ends", ctypes.c_void_p),
+        ("step", ctypes.c_int64),
     )
 
 

@@ -17,6 +17,7 @@
 
 #define BLOCK 32 /* inner units, or outputs, of a chunk: two blocks of weights stay in the cache for all tokens */
 #define FEW LLMC_SMALL_BATCH
+#define FEW_FLOATS 12 /* rows of floats, which need no widening, that are sooner multiplied as vectors than turned over */
 #define MOST (LLMC_BLOCK_PANELS * LLMC_MR) /* rows taken at once */
 _Static_assert(MOST == LLMC_TILE_PANELS * LLMC_QR && LLMC_MR % LLMC_QR == 0, "panels of both kinds fill the same room");
 
@@ -55,7 +56,9 @@ LLMC_INLINE llmc_quantised rounded_row(void *rows, int64_t row, int64_t width) {
     return llmc_quantised_at((char *)rows + row * llmc_quantised_bytes(width), width);
 }
 
-LLMC_INLINE int has_panels(const llmc_experts *a, int64_t e) { return a->starts[e + 1] - a->starts[e] > FEW; }
+LLMC_INLINE int has_panels(const llmc_experts *a, int format, int64_t e) {
+    return a->starts[e + 1] - a->starts[e] > (format == LLMC_FP32 ? FEW_FLOATS : FEW);
+}
 LLMC_INLINE int panel_rows(int format) { return llmc_is_packed(format) ? LLMC_QR : LLMC_MR; }
 
 static void *panel_of(const llmc_experts *a, int format, int64_t e, int64_t at, int64_t width) {
@@ -82,7 +85,7 @@ static void lay(const llmc_experts *a, int format, int64_t at, int64_t width, in
     int64_t e = a->picks[a->order[at]];
     const float *rows[LLMC_MR];
     int count = 0;
-    if (!has_panels(a, e)) return;
+    if (!has_panels(a, format, e)) return;
     if (llmc_is_packed(format)) {
         lay_rounded(a, format, e, at, width, rounded);
         return;
@@ -97,7 +100,7 @@ static inputs take(const llmc_experts *a, int64_t e, int64_t at, int rows, int i
     int format = is_hidden ? a->down_format : a->in_format;
     int64_t width = is_hidden ? a->inner : a->width;
     inputs found = {.count = rows};
-    if (has_panels(a, e)) {
+    if (has_panels(a, format, e)) {
         found.panels = panel_of(a, format, e, at, width);
         return found;
     }
@@ -242,7 +245,7 @@ static void activate(const llmc_experts *a, float *hidden, float *gate, float *u
 
 static void inner_units(llmc_thread *t, const llmc_experts *a, int64_t e, int64_t first, int count) {
     float gate[MOST * BLOCK], up[MOST * BLOCK], by[MOST];
-    int most = has_panels(a, e) ? MOST : FEW;
+    int most = has_panels(a, a->in_format, e) ? MOST : FEW;
     for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
         int rows = (int)smaller(most, a->starts[e + 1] - at);
         task one = {e, first, count, take(a, e, at, rows, 0), a->weighs_input ? by : 0};
@@ -261,7 +264,7 @@ static void outputs(llmc_thread *t, const llmc_experts *a, int64_t first, int co
     for (int64_t row = 0; row < a->rows; row++) memset(a->out + row * a->width + first, 0, count * sizeof(float));
     for (const int32_t *used = a->starts + a->num_experts + 1; used < a->starts + 2 * a->num_experts + 1 && *used >= 0; used++) {
         int64_t e = *used;
-        int most = has_panels(a, e) ? MOST : FEW;
+        int most = has_panels(a, a->down_format, e) ? MOST : FEW;
         matrix m = expert_matrix(a, a->down, a->down_format, e, a->width, a->inner, 0, a->width);
         for (int64_t at = a->starts[e]; at < a->starts[e + 1]; at += most) {
             inputs x = take(a, e, at, (int)smaller(most, a->starts[e + 1] - at), 1);
