@@ -9,7 +9,7 @@ from typing import cast
 
 from ..specs.diagnostics import Diagnostic, LlmcError, did_you_mean
 from ..specs.source import YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar, plain
-from .fields import evaluate_node
+from .fields import evaluate_condition
 from .ops.declaration import Value
 
 Json = Mapping[str, object]
@@ -241,7 +241,7 @@ def config_from_params(mapping: ConfigMap, params: Mapping[str, Value], extra: J
     config: dict[str, object] = {"architectures": [mapping.architectures[0]], "model_type": mapping.model_type}
     for entry in mapping.params:
         value: object = params[entry.param]
-        if entry.when is not None and evaluate_node(entry.when, params, is_text=False) is not True:
+        if entry.when is not None and not evaluate_condition(entry.when, params):
             continue
         if entry.is_count:
             value = {str(i): f"LABEL_{i}" for i in range(cast("int", value))}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ..specs.diagnostics import Diagnostic, LlmcError, fail, gathered
 from ..specs.source import Span
 from .bind import Body, Expansion, Repetition, bind
-from .fields import Environment, evaluate_field, evaluate_node, names_in, show_value
+from .fields import Environment, evaluate_condition, evaluate_field, evaluate_node, names_in, show_value
 from .ir import INPUT, Node, Ref
 from .layer_keys import LayerKeys
 from .ops.declaration import Fields, Op, Value
@@ -125,13 +125,7 @@ class Expander:
 
     def _is_kept(self, node: NodeSpec, environment: Environment) -> bool:
         when = node.get("when")
-        if when is None:
-            return True
-        value = evaluate_node(when, environment, is_text=False)
-        if not isinstance(value, bool):
-            remedy = "write a comparison, e.g. num_experts > 0"
-            raise fail("E0207", f"when must be true or false, not {show_value(value)}", when.span, help=remedy)
-        return value
+        return when is None or evaluate_condition(when, environment)
 
     def _check_removed(self, node: NodeSpec, environment: Environment) -> None:
         """A removed node is not evaluated, but what it writes must be legal and its names known."""

@@ -53,6 +53,15 @@ def evaluate_node(node: YamlNode, environment: Environment, *, is_text: bool) ->
             return {key: evaluate_node(e.value, environment, is_text=is_text) for key, e in node.entries.items()}
 
 
+def evaluate_condition(node: YamlNode, environment: Environment) -> bool:
+    """What `when:` says. Raises LlmcError E0207 where it is neither true nor false: text such as `yes`, or a number."""
+    value = evaluate_node(node, environment, is_text=False)
+    if not isinstance(value, bool):
+        remedy = "write true, false, or a comparison, e.g. num_experts > 0"
+        raise fail("E0207", f"when must be true or false, not {show_value(value)}", node.span, help=remedy)
+    return value
+
+
 def names_in(node: YamlNode | None, *, is_text: bool) -> set[str]:
     """The free names of every expression in the node. Raises LlmcError where one is malformed."""
     match node:

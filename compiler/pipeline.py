@@ -16,6 +16,7 @@ from .fields import show_value
 from .infer import infer
 from .ir import Model
 from .ops.declaration import Value
+from .param_notes import with_param_notes
 from .phases import PhaseObserver, phase
 from .reads import unused_parts
 from .resolve import resolve
@@ -57,7 +58,8 @@ def read(
             check_unmasking(spec, model)
             weight_map(spec, model)
     except LlmcError as error:
-        raise _with_provenance(error, params or {}, origin) from None
+        told = LlmcError([with_param_notes(found, document.root, params or {}) for found in error.diagnostics])
+        raise _with_provenance(told, params or {}, origin) from None
     return spec, model
 
 

@@ -12,16 +12,14 @@ from ..specs.source import YamlList, YamlMap, YamlNode, YamlScalar
 from .fields import names_in
 from .names import LAYER_NAMES
 from .ops import OP_INDEX
+from .resolve import COUNTS
 from .spec import Spec
-
-RUNTIME_PARAMS = frozenset(("max_seq_len", "vocab_size"))
-"""Params that the runtime reads by name, so that a graph need not."""
 
 
 def unused_params(spec: Spec) -> list[Diagnostic]:
     """Params that no expression of the spec reads: most often a misspelt name."""
     root = spec.document.root
-    used: set[str] = set(RUNTIME_PARAMS) | LAYER_NAMES
+    used: set[str] = set(COUNTS) | LAYER_NAMES
     for key in ("params", "tokenizer", "generation"):
         used |= names_in(root.get(key), is_text=True)
     used |= _names_in_nodes(root)

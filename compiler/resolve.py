@@ -19,6 +19,8 @@ from .ops import OP_INDEX
 from .ops.declaration import Dim, DType, TensorType, Value
 from .spec import BlockSpec, NodeSpec, Param, Spec, Text
 
+COUNTS = {"max_seq_len": "tokens", "vocab_size": "ids"}
+"""Params that the runtime reads by name, and what they count."""
 _COMMON_KEYS = frozenset(("op", "block", "in", "when", "else"))
 
 
@@ -30,6 +32,7 @@ def resolve(document: Document, overrides: Mapping[str, Value], origin: str = "p
     """
     root = document.root
     params = _resolve_params(_map(root, "params"), overrides, origin)
+    _check_counts(params)
     graph_map = _map(root, "graph")
     blocks = _map(root, "blocks")
     return Spec(
@@ -101,6 +104,22 @@ def _resolve_params(section: YamlMap, overrides: Mapping[str, Value], origin: st
     if found:
         raise gathered(found)
     return {name: values[name] for name in section.entries}
+
+
+def _check_counts(params: Mapping[str, Param]) -> None:
+    """What the runtime reads of the params by name counts something; text would mean no limit, without a word."""
+    for name, unit in COUNTS.items():
+        param = params.get(name)
+        if param is None or param.value is None or _is_count(param.value):
+            continue
+        code = "E0205" if isinstance(param.value, int) and not isinstance(param.value, bool) else "E0207"
+        remedy = f"{name} counts {unit}: write a whole number of at least 1, or null for no limit"
+        raise fail(code, f"{name} cannot be {show_value(param.value)}", param.span, help=remedy)
+
+
+def _is_count(value: Value) -> bool:
+    """Whether the value is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _needs(node: YamlNode, found: list[Diagnostic]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import cast
 
 from ..specs.diagnostics import did_you_mean, fail
 from ..specs.source import Span, YamlList, YamlMap, YamlNode, YamlScalar
-from .fields import evaluate_node
+from .fields import evaluate_condition, evaluate_node
 from .ir import Model
 from .ops.declaration import ParameterSpec, Value
 from .plan import parameters
@@ -132,7 +132,7 @@ def _items(node: YamlNode | None) -> Sequence[YamlNode]:
 
 def _applies(rule: YamlMap, environment: Mapping[str, Value]) -> bool:
     when = rule.get("when")
-    return when is None or evaluate_node(when, environment, is_text=False) is True
+    return when is None or evaluate_condition(when, environment)
 
 
 def _ties(

@@ -63,7 +63,7 @@ def require_folder(folder: Path) -> Path:
     try:
         root = folder.resolve(strict=True)
     except FileNotFoundError:
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
         raise fail("E0751", f"there is no folder {folder}", help=did_you_mean(folder.name, siblings)) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise fail("E0751", f"cannot open the folder {shown(str(folder))}: {error}") from error

@@ -374,7 +374,10 @@ class LanguageModel(GivesLoss, LateTree):
         return generate(self, prompt, **options)  # type: ignore[arg-type]
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and the weights as a Hugging Face style folder, in the layout they were loaded from."""
+        """Write config.json and the weights as a Hugging Face style folder, in the layout they were loaded from.
+
+        Raises LlmcError E0714, with the weights written, where the spec has no `config:` to make a config.json of.
+        """
         from .save import save
 
         save(self, Path(folder))

@@ -42,11 +42,19 @@ CARRIED_KEYS = (
 
 
 def save(model: LanguageModel, folder: Path) -> None:
-    """Write `folder`. Raises E0714 where the spec has no config section, so that no config.json can be made."""
+    """Write `folder`. Raises E0714, with the weights written, where the spec has no config section for config.json."""
     spec = model.program.spec
-    if spec.config is None:
-        raise fail("E0714", f"{spec.name} has no config: section, so it cannot be written as a Hugging Face folder")
     folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=False)}
+    with torch.inference_mode(False), torch.no_grad():
+        exported = export_parameters(model.program.weights, tensors, model.layout)
+    write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
+    if spec.config is None:
+        message = (
+            f"the weights are in {folder}, but no config.json: {spec.name} has no config: section to make it of"
+        )
+        remedy = "load them by the spec and the folder (weights=, --weights), or add config: to the spec"
+        raise fail("E0714", message, help=remedy)
     original: Mapping[str, object] = _special_ids(spec)
     source = None if model.source is None else find_inside(model.source, "config.json")
     if source is not None:
@@ -54,10 +62,6 @@ def save(model: LanguageModel, folder: Path) -> None:
     extra = {key: original[key] for key in CARRIED_KEYS if key in original}
     dtype = str(model.dtype).removeprefix("torch.")
     config = config_from_params(config_map(spec.config), spec.environment, {**extra, "dtype": dtype})
-    tensors = {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=False)}
-    with torch.inference_mode(False), torch.no_grad():
-        exported = export_parameters(model.program.weights, tensors, model.layout)
-    write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
     write_atomically(folder / "config.json", json_text(config))
     for name in COPIED:
         file = None if model.source is None else find_inside(model.source, name)

@@ -86,7 +86,7 @@ CHECKPOINTS: Mapping[str, Code] = {
     ),
     "E0714": _code(
         "spec without config",
-        "Writing a Hugging Face folder needs `config:`, which maps params to the keys of config.json.",
+        "The weights are written. config.json needs `config:`, which maps params to its keys.",
         wrong="a spec without config:",
         right="config: {model_type: mine, architectures: [MineForCausalLM], params: {hidden_size: hidden_size}}",
     ),

@@ -56,6 +56,14 @@ def bounded(value: Value) -> Value:
     return value
 
 
+def is_true(value: Value) -> bool:
+    """Whether a condition holds: true, a number but 0, a list with items. Raises OperationError for text."""
+    if isinstance(value, str):
+        message = f"text, '{value[:40]}', is neither true nor false"
+        raise OperationError("E0413", message, "write true or false (yes and no are text), or compare with ==")
+    return bool(value)
+
+
 def negate(value: Value) -> Value:
     """`-value`; an infinity stays legal, since masks need it."""
     if not _is_number(value):

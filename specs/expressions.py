@@ -35,6 +35,7 @@ from .expression_values import (
     call,
     compare,
     index,
+    is_true,
     negate,
 )
 from .source import Span
@@ -200,8 +201,7 @@ def _evaluate(tree: Tree, environment: Mapping[str, Value]) -> Value:
         case Chain():
             return _evaluate_chain(tree, environment)
         case Conditional():
-            taken = tree.then if _evaluate(tree.condition, environment) else tree.otherwise
-            return _evaluate(taken, environment)
+            return _evaluate(tree.then if _holds(tree.condition, environment) else tree.otherwise, environment)
         case _:
             pass
     try:
@@ -209,8 +209,9 @@ def _evaluate(tree: Tree, environment: Mapping[str, Value]) -> Value:
             case ListOf():
                 return bounded([_evaluate(item, environment) for item in tree.items])
             case Unary():
-                operand = _evaluate(tree.operand, environment)
-                return (not operand) if tree.operator == "not" else negate(operand)
+                if tree.operator == "not":
+                    return not _holds(tree.operand, environment)
+                return negate(_evaluate(tree.operand, environment))
             case Index():
                 value = _evaluate(tree.base, environment)
                 for position in tree.indices:
@@ -218,6 +219,14 @@ def _evaluate(tree: Tree, environment: Mapping[str, Value]) -> Value:
                 return value
             case Call():
                 return call(tree.function, [_evaluate(argument, environment) for argument in tree.arguments])
+    except OperationError as fault:
+        _refuse(fault, tree)
+
+
+def _holds(tree: Tree, environment: Mapping[str, Value]) -> bool:
+    value = _evaluate(tree, environment)
+    try:
+        return is_true(value)
     except OperationError as fault:
         _refuse(fault, tree)
 

@@ -10,6 +10,7 @@ from .diagnostics import fail, quoted
 from .source import Span
 
 MAX_BYTES = 1 << 20
+TOO_LARGE = "a spec is text of some hundred lines: name the YAML file, not a file of weights"
 
 
 def read_text_file(path: Path, display: str) -> str:
@@ -27,7 +28,7 @@ def read_text_file(path: Path, display: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise fail("E0103", f"{name} cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
-        raise fail("E0104", f"{name} is larger than 1 MiB")
+        raise fail("E0104", f"{name} is larger than 1 MiB", help=TOO_LARGE)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -42,4 +43,4 @@ def _require_regular(status: os.stat_result, name: str) -> None:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a FIFO, socket or device"
         raise fail("E0102", f"{name} is {kind}, not a file", help="name a YAML file")
     if status.st_size > MAX_BYTES:
-        raise fail("E0104", f"{name} is larger than 1 MiB")
+        raise fail("E0104", f"{name} is larger than 1 MiB", help=TOO_LARGE)

@@ -21,7 +21,7 @@ _LOADER = cast("type[yaml.SafeLoader]", getattr(yaml, "CSafeLoader", yaml.SafeLo
 _SYNTAX_HELP = {
     "mapping values are not allowed": 'put text that holds ": " between quotes',
     "could not find expected ':'": "every line of a map is `key: value`",
-    "did not find expected ',' or '}'": "close the map with } and separate its entries with commas",
+    "did not find expected ',' or '}'": "close the map with }, separate its entries with commas, and close each quote",
     "did not find expected ',' or ']'": "close the list with ] and separate its items with commas",
     "did not find expected node content": "a value, or a closing bracket, is missing here",
     "found unexpected end of stream": "close the quoted text",
@@ -67,8 +67,25 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> LlmcErro
     notes: list[Note] = []
     if error.context and error.context_mark:
         notes.append(Note(text=error.context, span=at(file, error.context_mark)))
-    remedy = next((remedy for part, remedy in _SYNTAX_HELP.items() if part in problem), _OTHERWISE)
+    remedy = _remedy(problem, lines, mark.line)
     return fail("E0107", f"this is not valid YAML: {problem}", at(file, mark), notes=notes, help=remedy)
+
+
+def _remedy(problem: str, lines: list[str], number: int) -> str:
+    """What to do about a syntax error that PyYAML sees at a line, which counts from 0."""
+    near = lines[max(0, number - 1) : number + 1]
+    if any("\u00a0" in line for line in near):
+        return "a no-break space (U+00A0) indents nothing: write a plain space"
+    if "mapping values are not allowed" in problem and len(near) == 2 and _is_deeper(*near):
+        return "indent this line like the one before it, which has its value already"
+    return next((remedy for part, remedy in _SYNTAX_HELP.items() if part in problem), _OTHERWISE)
+
+
+def _is_deeper(before: str, line: str) -> bool:
+    """Whether a line is indented more than the line before it, whose key has a value beside it."""
+    indents = [len(text) - len(text.lstrip(" ")) for text in (before, line)]
+    _, colon, value = before.partition(":")
+    return indents[1] > indents[0] and bool(colon) and value.strip() not in ("", "|", ">")
 
 
 def check_limits(text: str, file: str) -> None:

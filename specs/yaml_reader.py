@@ -18,7 +18,7 @@ from yaml import events
 
 from .diagnostics import Diagnostic, LlmcError, Note, fail, quoted
 from .source import Plain, Span, YamlEntry, YamlList, YamlMap, YamlNode, YamlScalar
-from .text_files import MAX_BYTES, read_text_file
+from .text_files import MAX_BYTES, TOO_LARGE, read_text_file
 from .yaml_events import at, check_limits, parse_events, point
 
 MAX_INT_DIGITS = 18
@@ -54,7 +54,7 @@ def read_yaml(text: str, file: str) -> YamlMap:
     """
     text = text.removeprefix("\ufeff")
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise fail("E0104", f"{quoted(file)} is larger than 1 MiB")
+        raise fail("E0104", f"{quoted(file)} is larger than 1 MiB", help=TOO_LARGE)
     if bad := _FORBIDDEN.search(text):
         before = (text[: bad.start()] + "x").splitlines()
         span = point(file, len(before) - 1, len(before[-1]) - 1)

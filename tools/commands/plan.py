@@ -163,8 +163,8 @@ def _fits(needed: int, available: int | None, sizes: Plan) -> str:
         return f"{bytes_text(needed)} needed; this system does not say what is free"
     if needed > available:
         return f"does not fit: {bytes_text(needed)} needed, {bytes_text(available)} free"
-    room = (available - sizes.weight_bytes) / sizes.state_bytes if sizes.state_bytes else 0.0
-    more = f"; room for {room * sizes.batch:.1f} rows of {count(sizes.context)} tokens" if room else ""
+    room = (available - sizes.weight_bytes) * sizes.batch // sizes.state_bytes if sizes.state_bytes else 0
+    more = f"; room for {count(room)} rows of {count(sizes.context)} tokens" if room else ""
     return f"fits: {bytes_text(needed)} needed, {bytes_text(available)} free{more}"
 
 
