@@ -199,7 +199,7 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     packed = run("explain", TINY, "down_proj", "--device", "cuda:sm_90", "--quantize", "int4").stdout
     assert "linear -> triton_int4  " in packed
     assert "in training" not in packed
-    assert "--quantize picks kernels on a GPU" in run("explain", TINY, "--quantize", "int4").stderr
+    assert "down_proj  linear -> native" in run("explain", TINY, "down_proj", "--quantize", "int4").stdout
     monkeypatch.setenv("LLMC_NATIVE", "0")
     assert "self_attn.attend  attend_cached -> sdpa" in run("explain", TINY, "layers.1.self_attn").stdout
     assert run("explain", "e0118").stdout.startswith("E0118: duplicate key\n")
