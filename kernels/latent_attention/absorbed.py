@@ -31,9 +31,9 @@ def latent_attend_cached(given: LatentAttendCached) -> Tensor:
     by_head = q_nope.to(wide).view(*q_nope.shape[:-1], -1, nope).transpose(1, 2)  # [B, H, T, Dn]
     rotated = q_rope.to(wide).view(*q_rope.shape[:-1], -1, rope).transpose(1, 2)  # [B, H, T, Dr]
     scores = (by_head @ up_key) @ cached[:, None].transpose(-1, -2) + rotated @ ropes[:, None].transpose(-1, -2)
-    scores = scores * given.factor  # narrower than float32 under autocast
+    scores = scores * given.factor
     visible = visible_keys(position=given.position, key_position=given.key_position, mask="causal")[:, None]
-    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
+    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)  # narrower under autocast
     weights = scores.softmax(-1).masked_fill(~visible, 0.0)
     out = (weights @ cached[:, None]) @ up_value.transpose(1, 2)  # [B, H, T, Dv]
     return out.transpose(1, 2).flatten(-2).to(q_nope.dtype)

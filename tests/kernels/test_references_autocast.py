@@ -37,9 +37,9 @@ def ring() -> Tensor:
     x, weight = torch.randn(1, 4, 6), torch.randn(6, 6)
     state = (torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3))
     new = functional.linear(x, weight)
-    at = {"position": torch.tensor([[3, 4, 5, 6]]), "lengths": torch.tensor([3])}
+    position, lengths = torch.tensor([[3, 4, 5, 6]]), torch.tensor([3])
     (keys, *_), seen, _, _ = kv_window_append(
-        state=state, k=new, v=new, **at, heads=2, key_dim=3, value_dim=3, window=3
+        state=state, k=new, v=new, position=position, lengths=lengths, heads=2, key_dim=3, value_dim=3, window=3
     )
     assert seen.dtype == torch.float32
     return torch.cat((keys, seen), dim=2)
