@@ -60,6 +60,11 @@ def shared(x: object, record: type) -> dict[str, Any]:
     return {name: getattr(x, name) for name in _names(record)}
 
 
+def changed(x: Made, **others: object) -> Made:
+    """A record with other values in some fields, as `dataclasses.replace` gives it; torch's compiler follows this."""
+    return type(x)(**{**shared(x, type(x)), **others})
+
+
 def _names(record: type) -> tuple[str, ...]:
     return tuple(cast("Any", record).__dataclass_fields__)
 

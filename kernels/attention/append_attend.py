@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..cache import reference as cache_reference
-from ..cache.reference import KvState
+from ..cache.fields import KvState
 from ..kernel import Request, resolve
 from ..norm import reference as norm_reference
 from ..record import Called, called_with
@@ -64,16 +64,8 @@ def _apart(norms: Any, appends: Any, attends: Any, given: AppendAttend) -> tuple
         norm = cast("Callable[..., Tensor]", norms.rms_norm)
         options = {"eps": given.norm_eps, "weight_offset": given.norm_offset, "head_dim": given.key_dim}
         q, k = norm(x=q, weight=given.q_norm_weight, **options), norm(x=k, weight=given.k_norm_weight, **options)
-    added: dict[str, Any] = {
-        name: getattr(given, name)
-        for name in ("state", "v", "position", "lengths", "heads", "key_dim", "value_dim", "is_static")
-    }
-    added |= {} if given.ring is None else {"window": given.ring}
     name = "kv_full_append" if given.ring is None else "kv_window_append"
-    if given.table is not None:
-        name = f"rope_{name}"
-        added |= {"q": q, "table": given.table, "rotary_dim": given.rotary_dim, "layout": given.layout}
-    append = cast("Callable[..., tuple[Any, ...]]", getattr(appends, name))
-    state, keys, values, at, *turned = append(k=k, **added)
+    append = getattr(appends, name if given.table is None else f"rope_{name}")
+    state, keys, values, at, *turned = append.of(given.appending(q, k))
     attend = cast("Called[..., AttendCached, Tensor]", attends.attend_cached)
     return attend.of(given.attending(turned[0] if turned else q, keys, values, at)), state

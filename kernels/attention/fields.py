@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from ..cache.reference import KvState
+from ..cache.fields import KvAppend, KvState, KvWindowAppend, RopeKvAppend, RopeKvWindowAppend
 from ..record import shared
 from ..rope.fields import RopeLayout
 
@@ -146,6 +146,14 @@ class AppendAttend(Scores):
     norm_eps: float = 0.0
     norm_offset: float = 0.0
     is_static: bool = False
+
+    def appending(self, q: Tensor, k: Tensor) -> KvAppend:
+        """What there is to do first, with heads of q and k as they are after their norms."""
+        own: dict[str, Any] = {**shared(self, KvAppend), "k": k}
+        if self.table is None:
+            return KvAppend(**own) if self.ring is None else KvWindowAppend(**own, window=self.ring)
+        own |= {"q": q, "table": self.table, "rotary_dim": self.rotary_dim, "layout": self.layout}
+        return RopeKvAppend(**own) if self.ring is None else RopeKvWindowAppend(**own, window=self.ring)
 
     def attending(self, q: Tensor, keys: Tensor, values: Tensor, key_position: Tensor) -> AttendCached:
         """What is left to do once the cache holds the new keys, and the queries are turned."""

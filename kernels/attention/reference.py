@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..cache import reference as cache
-from ..cache.reference import KvState
+from ..cache.fields import KvAppend, KvState
 from ..norm.reference import rms_norm
-from ..record import called_with
+from ..record import called_with, shared
 from ..rope.reference import rope_apply
 from .fields import AppendAttend, AttendCached, Attention, MaskKind
 from .shared_rows import shares_keys
@@ -185,15 +186,6 @@ def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
         )
         q, k = turned(x=q), turned(x=k)
     append = cache.kv_full_append if given.ring is None else partial(cache.kv_window_append, window=given.ring)
-    state, keys, values, at = append(
-        state=given.state,
-        k=k,
-        v=given.v,
-        position=given.position,
-        lengths=given.lengths,
-        heads=given.heads,
-        key_dim=given.key_dim,
-        value_dim=given.value_dim,
-        is_static=given.is_static,
-    )
+    own: dict[str, Any] = {**shared(given, KvAppend), "k": k}
+    state, keys, values, at = append(**own)
     return attend_cached.of(given.attending(q, keys, values, at)), state

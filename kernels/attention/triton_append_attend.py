@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cache.reference import KvState
+from ..cache.fields import KvState
 from ..cache.triton_float8 import quantised
 from ..gpu.arrivals import arrivals
 from ..gpu.op import gpu_op, launchable

@@ -9,18 +9,19 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..record import changed
+from .fields import Appended, KvAppend, KvState
+
 LARGEST = 448.0
 """Of float8_e4m3fn."""
 
-KvState: TypeAlias = tuple[Tensor, ...]
-"""Keys `[B, Hkv, slots, D]` and values `[B, Hkv, slots, Dv]`; of float8 with the scales of both, `[B, Hkv, slots]`."""
-Append: TypeAlias = Callable[..., tuple[KvState, Tensor, Tensor, Tensor]]
+Some = TypeVar("Some", bound=KvAppend)
 
 
 def is_float8(state: KvState) -> bool:
@@ -43,34 +44,23 @@ def dequantise(x: Tensor, scale: Tensor, at: Tensor, dtype: torch.dtype) -> Tens
 
 
 def append_float8(
-    append: Append,
-    expand: Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor],
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    sizes: Mapping[str, int],
-    call: Mapping[str, object],
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+    append: Callable[[Some], Appended], expand: Callable[[Tensor, Tensor, Tensor, torch.dtype], Tensor], given: Some
+) -> Appended:
     """What `append` does with a state of two buffers, for one of float8 and its scales; `expand` is `dequantise`.
 
-    Numbers and scales are moved as they are, by two appends. What is read is of k's dtype, a copy. sizes: `heads`,
-    `key_dim` and `value_dim`; call: its other arguments.
+    Numbers and scales are moved as they are, by two appends. What is read is of k's dtype, a copy.
     """
-    heads = sizes["heads"]
+    state, k, v = given.state, given.k, given.v
     keys, values, key_scale, value_scale = state[0], state[1], state[2], state[3]
     (k_small, k_scale), (v_small, v_scale) = (
-        quantise(x.reshape(*x.shape[:-1], heads, sizes[dim])) for x, dim in ((k, "key_dim"), (v, "value_dim"))
+        quantise(x.reshape(*x.shape[:-1], given.heads, size)) for x, size in ((k, given.key_dim), (v, given.value_dim))
     )
-    _, keys, values, at = append(
-        state=(_bytes(keys), _bytes(values)),
-        k=_bytes(k_small).flatten(-2),
-        v=_bytes(v_small).flatten(-2),
-        **sizes,
-        **call,
+    numbers = changed(
+        given, state=(_bytes(keys), _bytes(values)), k=_bytes(k_small).flatten(-2), v=_bytes(v_small).flatten(-2)
     )
+    _, keys, values, at = append(numbers)
     scales = (key_scale[..., None], value_scale[..., None])
-    _, k_scales, v_scales, _ = append(state=scales, k=k_scale, v=v_scale, heads=heads, key_dim=1, value_dim=1, **call)
+    _, k_scales, v_scales, _ = append(changed(given, state=scales, k=k_scale, v=v_scale, key_dim=1, value_dim=1))
     read = (
         expand(x.view(torch.float8_e4m3fn), scale[..., 0], at, k.dtype)
         for x, scale in ((keys, k_scales), (values, v_scales))

@@ -6,14 +6,16 @@ slot follows from its position, whatever the padding of the batch. Run them with
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..rope.fields import RopeLayout
+from ..record import called_with, changed
 from ..rope.reference import rope_apply
-from .float8 import KvState, append_float8, dequantise, is_float8
+from .fields import Appended, KvAppend, KvState, KvWindowAppend, RopeKvAppend, RopeKvWindowAppend
+from .float8 import append_float8, dequantise, is_float8
 
 CrossState: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Keys `[B, Hkv, S, D]`, values `[B, Hkv, S, Dv]` and their positions `[B, S]` int64."""
@@ -49,18 +51,8 @@ def _length_after(position: Tensor, lengths: Tensor) -> Tensor:
     return torch.maximum(lengths, position.amax(1) + 1)  # [B]
 
 
-def kv_full_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(KvAppend)
+def kv_full_append(given: KvAppend) -> Appended:
     """Adds tokens to a `kv_full` state, in place.
 
     state: keys `[B, Hkv, capacity, D]`, values `[B, Hkv, capacity, Dv]`; k `[B, T, Hkv*D]`, v `[B, T, Hkv*Dv]` of the
@@ -70,44 +62,31 @@ def kv_full_append(
     length; of a state of float8 they are copies, of k's dtype. `is_static` reads nothing on the host and leaves the
     views whole (S = capacity): what a CUDA graph needs. Raises ValueError beyond the capacity, unless static.
     """
-    if is_float8(state):
-        sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
-        call = {"position": position, "lengths": lengths, "is_static": is_static}
-        return append_float8(kv_full_append, dequantise, state=state, k=k, v=v, sizes=sizes, call=call)
-    keys, values = state[0], state[1]
+    if is_float8(given.state):
+        return append_float8(kv_full_append.of, dequantise, given)
+    state, position, is_static = given.state, given.position, given.is_static
+    (keys, values), (new_keys, new_values) = state, _by_head(given)
     capacity = keys.shape[2]
-    new_keys, new_values = k.view(*k.shape[:-1], heads, key_dim), v.view(*v.shape[:-1], heads, value_dim)
     start = None if is_static else _shared_start(position)
     if start is not None:
-        size = start + k.shape[1]
+        size = start + position.shape[1]
         _check_capacity(size, capacity)
         keys[:, :, start:size] = new_keys.transpose(1, 2)
         values[:, :, start:size] = new_values.transpose(1, 2)
-        key_position = torch.arange(size, device=k.device).expand(k.shape[0], size)
+        key_position = torch.arange(size, device=keys.device).expand(len(position), size)
         return state, keys[:, :, :size], values[:, :, :size], key_position
-    length = _length_after(position, lengths)
+    length = _length_after(position, given.lengths)
     size = capacity if is_static else int(length.max())
     _check_capacity(size, capacity)
     _write(keys, new_keys, position, position >= 0)
     _write(values, new_values, position, position >= 0)
-    order = torch.arange(size, device=k.device)
+    order = torch.arange(size, device=keys.device)
     key_position = torch.where(order < length[:, None], order, -1)
     return state, keys[:, :, :size], values[:, :, :size], key_position
 
 
-def kv_window_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    window: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(KvWindowAppend)
+def kv_window_append(given: KvWindowAppend) -> Appended:
     """Adds tokens to a `kv_window` state, in place. Arguments and result are those of `kv_full_append`.
 
     With one token, keys and values are views of the ring (S = the filled part, or all of it when static). With several,
@@ -115,16 +94,17 @@ def kv_window_append(
     overwrite (S = the filled part + T). Only the last tokens that fit are stored. The attention that reads them must
     apply the window: after a rollback some slots hold a token that is gone, always outside the window.
     """
-    if is_float8(state):
-        sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
-        call = {"window": window, "position": position, "lengths": lengths, "is_static": is_static}
-        return append_float8(kv_window_append, dequantise, state=state, k=k, v=v, sizes=sizes, call=call)
-    keys, values = state[0], state[1]
-    ring, tokens = keys.shape[2], k.shape[1]
+    return _append_to_ring(given, given.window)
+
+
+def _append_to_ring(given: KvAppend, window: int) -> Appended:
+    if is_float8(given.state):
+        return append_float8(partial(_append_to_ring, window=window), dequantise, given)
+    state, position, lengths, is_static = given.state, given.position, given.lengths, given.is_static
+    (keys, values), (new_keys, new_values) = state, _by_head(given)
+    ring, tokens = keys.shape[2], position.shape[1]
     if ring < window and not is_static:
         _check_capacity(int(_length_after(position, lengths).max()), ring)
-    new_keys = k.view(*k.shape[:-1], heads, key_dim).to(keys.dtype)
-    new_values = v.view(*v.shape[:-1], heads, value_dim).to(values.dtype)
     if tokens == 1:
         _write_ring(state, new_keys, new_values, position, is_static)
         length = _length_after(position, lengths)
@@ -140,80 +120,38 @@ def kv_window_append(
     return state, seen_keys, seen_values, key_position
 
 
-def rope_kv_full_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+@called_with(RopeKvAppend)
+def rope_kv_full_append(given: RopeKvAppend) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
     """`kv_full_append` of keys that `rope_apply` turns first, and q `[B, T, H*D]` turned as they are.
 
     table `[B, T, R]` float32; without q, the last result is None.
     """
-    turned = None
-    if q is not None:
-        turned = rope_apply(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
-    appended = kv_full_append(
-        state=state,
-        k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
-        v=v,
-        position=position,
-        lengths=lengths,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-        is_static=is_static,
-    )
-    return *appended, turned
+    turned, q = _turned(given)
+    return *kv_full_append.of(turned), q
 
 
-def rope_kv_window_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    window: int,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+@called_with(RopeKvWindowAppend)
+def rope_kv_window_append(given: RopeKvWindowAppend) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
     """`kv_window_append` of keys that `rope_apply` turns first, and q `[B, T, H*D]` turned as they are.
 
     table `[B, T, R]` float32; without q, the last result is None.
     """
-    turned = None
-    if q is not None:
-        turned = rope_apply(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
-    appended = kv_window_append(
-        state=state,
-        k=rope_apply(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout),
-        v=v,
-        position=position,
-        lengths=lengths,
-        heads=heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-        window=window,
-        is_static=is_static,
+    turned, q = _turned(given)
+    return *_append_to_ring(turned, given.window), q
+
+
+def _turned(given: RopeKvAppend) -> tuple[RopeKvAppend, Tensor | None]:
+    turn = partial(
+        rope_apply, table=given.table, head_dim=given.key_dim, rotary_dim=given.rotary_dim, layout=given.layout
     )
-    return *appended, turned
+    return changed(given, k=turn(x=given.k)), None if given.q is None else turn(x=given.q)
+
+
+def _by_head(given: KvAppend) -> tuple[Tensor, Tensor]:
+    """New keys `[B, T, Hkv, D]` and values in the cache's dtypes, from which autocast may have taken them."""
+    (keys, values), k, v = given.state, given.k, given.v
+    new_keys = k.view(*k.shape[:-1], given.heads, given.key_dim).to(keys.dtype)
+    return new_keys, v.view(*v.shape[:-1], given.heads, given.value_dim).to(values.dtype)
 
 
 def cross_kv_append(

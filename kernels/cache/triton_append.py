@@ -9,6 +9,8 @@ Floor: the new tokens, read and written once, and 8 bytes a slot for its positio
 # pyright: basic
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -17,11 +19,13 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
-from ..rope.fields import RopeLayout
+from ..latent_attention.fields import LatentAppend
+from ..record import called_with, shared
 from ..rope.reference import rope_apply
 from ..rope.triton_rope import rope_apply as turn
 from . import reference
-from .float8 import KvState, append_float8, is_float8
+from .fields import Appended, KvAppend, KvState, KvWindowAppend, RopeKvAppend, RopeKvWindowAppend
+from .float8 import append_float8, is_float8
 from .triton_float8 import dequantise
 
 WIDEST_HEAD = 1024
@@ -153,12 +157,25 @@ def append_kernel(
         tl.store(p_at + i_batch * seen + o_slot, b_at, mask=o_slot < seen)
 
 
+class Tokens(NamedTuple):
+    """New tokens and the buffers that they join, as operators of torch take them."""
+
+    q: Tensor | None
+    k: Tensor
+    v: Tensor
+    table: Tensor | None
+    """By which q and k are turned; absent: they are not."""
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+    lengths: Tensor
+
+
 def _run(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor,
-    copies: tuple[Tensor, Tensor] | None, position: Tensor, lengths: Tensor, is_ring: bool, rotary_dim: int,
-    is_interleaved: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tokens, copies: tuple[Tensor, Tensor] | None, is_ring: bool, rotary_dim: int, is_interleaved: bool
+) -> tuple[Tensor, Tensor]:
     """Positions of what may be read `[B, S]`, and q turned; `copies` get the new tokens, behind the ring as it was."""
+    q, k, v, table, keys, values, position, lengths = x
     if not (keys.is_contiguous() and values.is_contiguous()):
         raise ValueError("the buffers of a cache are contiguous")
     k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (k, v))
@@ -189,74 +206,58 @@ def _run(
     return at, turned
 
 
-def _launch(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _run(q, k, v, table, keys, values, None, position, lengths, is_ring, rotary_dim, is_interleaved)
+def _launch(x: Tokens, is_ring: bool, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor]:
+    return _run(x, None, is_ring, rotary_dim, is_interleaved)
 
 
-def _fake(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return position.new_empty((position.shape[0], keys.shape[2])), k.new_empty((0,) if q is None else q.shape)
+def _fake(x: Tokens, is_ring: bool, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor]:
+    turned = x.k.new_empty((0,) if x.q is None else x.q.shape)
+    return x.position.new_empty((x.position.shape[0], x.keys.shape[2])), turned
 
 
-def _reference(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    read, turned = _defined(q, k, v, table, keys, values, position, lengths, is_ring, rotary_dim, is_interleaved)
+def _reference(x: Tokens, is_ring: bool, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor]:
+    read, turned = _defined(x, is_ring, rotary_dim, is_interleaved)
     return read[2], turned
 
 
-def _launch_seen(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    ring, tokens = keys.shape[2], position.shape[1]
-    seen_keys, seen_values = (x.new_empty((*x.shape[:2], ring + tokens, x.shape[3])) for x in (keys, values))
-    seen_keys[:, :, :ring].copy_(keys)
-    seen_values[:, :, :ring].copy_(values)
-    copies = (seen_keys, seen_values)
-    at, turned = _run(q, k, v, table, keys, values, copies, position, lengths, True, rotary_dim, is_interleaved)
+def _launch_seen(x: Tokens, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ring = x.keys.shape[2]
+    seen_keys, seen_values, _, _ = _fake_seen(x, rotary_dim, is_interleaved)
+    seen_keys[:, :, :ring].copy_(x.keys)
+    seen_values[:, :, :ring].copy_(x.values)
+    at, turned = _run(x, (seen_keys, seen_values), True, rotary_dim, is_interleaved)
     return seen_keys, seen_values, at, turned
 
 
-def _fake_seen(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    seen = keys.shape[2] + position.shape[1]
-    copies = [x.new_empty((*x.shape[:2], seen, x.shape[3])) for x in (keys, values)]
-    at = position.new_empty((position.shape[0], seen))
-    return copies[0], copies[1], at, k.new_empty((0,) if q is None else q.shape)
+def _fake_seen(x: Tokens, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    seen = x.keys.shape[2] + x.position.shape[1]
+    seen_keys, seen_values = (part.new_empty((*part.shape[:2], seen, part.shape[3])) for part in (x.keys, x.values))
+    at = x.position.new_empty((x.position.shape[0], seen))
+    return seen_keys, seen_values, at, x.k.new_empty((0,) if x.q is None else x.q.shape)
 
 
-def _reference_seen(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, rotary_dim: int, is_interleaved: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    read, turned = _defined(q, k, v, table, keys, values, position, lengths, True, rotary_dim, is_interleaved)
+def _reference_seen(x: Tokens, rotary_dim: int, is_interleaved: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    read, turned = _defined(x, True, rotary_dim, is_interleaved)
     return *read, turned
 
 
 def _defined(
-    q: Tensor | None, k: Tensor, v: Tensor, table: Tensor | None, keys: Tensor, values: Tensor, position: Tensor,
-    lengths: Tensor, is_ring: bool, rotary_dim: int, is_interleaved: bool,
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:  # fmt: skip
-    sizes = {"heads": keys.shape[1], "key_dim": keys.shape[3], "value_dim": values.shape[3]}
-    call = {"state": (keys, values), "v": v, "position": position, "lengths": lengths, **sizes, "is_static": True}
-    turned = k.new_empty(0)
-    if table is not None:
-        turn = {"table": table, "head_dim": keys.shape[3], "rotary_dim": rotary_dim}
+    x: Tokens, is_ring: bool, rotary_dim: int, is_interleaved: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What may be read, and q turned."""
+    k, turned = x.k, x.k.new_empty(0)
+    if x.table is not None:
+        turn = {"table": x.table, "head_dim": x.keys.shape[3], "rotary_dim": rotary_dim}
         turn["layout"] = "interleaved" if is_interleaved else "half"
         k = rope_apply(x=k, **turn)
-        turned = turned if q is None else rope_apply(x=q, **turn)
+        turned = turned if x.q is None else rope_apply(x=x.q, **turn)
+    call = {
+        "state": (x.keys, x.values), "k": k, "v": x.v, "position": x.position, "lengths": x.lengths,
+        "heads": x.keys.shape[1], "key_dim": x.keys.shape[3], "value_dim": x.values.shape[3], "is_static": True,
+    }  # fmt: skip
     if is_ring:
-        return reference.kv_window_append(k=k, window=keys.shape[2], **call)[1:], turned
-    return reference.kv_full_append(k=k, **call)[1:], turned
+        return reference.kv_window_append(window=x.keys.shape[2], **call)[1:], turned
+    return reference.kv_full_append(**call)[1:], turned
 
 
 STATE = ("keys", "values")
@@ -264,128 +265,66 @@ _append = gpu_op("kv_append", _launch, fake=_fake, reference=_reference, mutates
 _append_seen = gpu_op("kv_append_seen", _launch_seen, fake=_fake_seen, reference=_reference_seen, mutates_args=STATE)
 
 
-def _appended(
-    state: KvState, k: Tensor, v: Tensor, position: Tensor, lengths: Tensor, *, is_ring: bool,
-    table: Tensor | None = None, rotary_dim: int = 0, layout: RopeLayout = "half", q: Tensor | None = None,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    if is_float8(state):
-        return _appended_float8(state, k, v, position, lengths, is_ring, table, rotary_dim, layout, q)
-    keys, values = state[0], state[1]
-    is_interleaved = layout == "interleaved"
-    if is_ring and k.shape[1] != 1:
-        return state, *_append_seen(q, k, v, table, keys, values, position, lengths, rotary_dim, is_interleaved)
-    at, turned = _append(q, k, v, table, keys, values, position, lengths, is_ring, rotary_dim, is_interleaved)
-    return state, keys, values, at, turned
+def _appended(given: KvAppend, *, is_ring: bool) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:
+    """The result of the reference's `is_static`, and q turned; keys are turned where the record has a table."""
+    if is_float8(given.state):
+        return _appended_float8(given, is_ring=is_ring)
+    rope = given if isinstance(given, RopeKvAppend) else None
+    keys, values = given.state[0], given.state[1]
+    x = Tokens(
+        rope.q if rope else None, given.k, given.v, rope.table if rope else None, keys, values, given.position,
+        given.lengths,
+    )  # fmt: skip
+    turn = ((rope.rotary_dim or given.key_dim) if rope else 0, rope is not None and rope.layout == "interleaved")
+    if is_ring and given.k.shape[1] != 1:
+        return given.state, *_append_seen(*x, *turn)
+    at, turned = _append(*x, is_ring, *turn)
+    return given.state, keys, values, at, turned
 
 
-def _appended_float8(
-    state: KvState, k: Tensor, v: Tensor, position: Tensor, lengths: Tensor, is_ring: bool, table: Tensor | None,
-    rotary_dim: int, layout: RopeLayout, q: Tensor | None,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _appended_float8(given: KvAppend, *, is_ring: bool) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor]:
     """Keys turned, then numbers and scales, each by an append of its own; what is read is expanded."""
-    (heads, _, key_dim), value_dim = state[0].shape[1:], state[1].shape[-1]
-    turned = k.new_empty(0)
-    if table is not None:
-        k = turn(x=k, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
-        if q is not None:
-            turned = turn(x=q, table=table, head_dim=key_dim, rotary_dim=rotary_dim, layout=layout)
+    turned, k = given.k.new_empty(0), given.k
+    if isinstance(given, RopeKvAppend):
+        rule = {"table": given.table, "head_dim": given.key_dim, "layout": given.layout}
+        rule["rotary_dim"] = given.rotary_dim or given.key_dim
+        k = turn(x=k, **rule)
+        turned = turned if given.q is None else turn(x=given.q, **rule)
+    plain = KvAppend(**{**shared(given, KvAppend), "k": k})
 
-    def move(*, state: KvState, k: Tensor, v: Tensor, **_sizes: int):
-        return _appended(state, k, v, position, lengths, is_ring=is_ring)[:4]
+    def move(given: KvAppend) -> Appended:
+        return _appended(given, is_ring=is_ring)[:4]
 
-    sizes = {"heads": heads, "key_dim": key_dim, "value_dim": value_dim}
-    found = append_float8(move, dequantise, state=state, k=k, v=v, sizes=sizes, call={})
-    return *found, turned
+    return *append_float8(move, dequantise, plain), turned
 
 
-def kv_full_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(KvAppend)
+def kv_full_append(given: KvAppend) -> Appended:
     """Arguments are those of the reference, the result that of its `is_static`, whichever is asked for."""
-    return _appended(state, k, v, position, lengths, is_ring=False)[:4]
+    return _appended(given, is_ring=False)[:4]
 
 
-def kv_window_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    window: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(KvWindowAppend)
+def kv_window_append(given: KvWindowAppend) -> Appended:
     """Arguments are those of the reference, the result that of its `is_static`, whichever is asked for."""
-    return _appended(state, k, v, position, lengths, is_ring=True)[:4]
+    return _appended(given, is_ring=True)[:4]
 
 
-def kv_latent_append(
-    *,
-    state: KvState,
-    latent: Tensor,
-    k_rope: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    rank: int,
-    rope_dim: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(LatentAppend)
+def kv_latent_append(given: LatentAppend) -> Appended:
     """Arguments are those of the reference, the result that of its `is_static`, whichever is asked for."""
-    return _appended(state, latent, k_rope, position, lengths, is_ring=False)[:4]
+    return _appended(given.by_head(), is_ring=False)[:4]
 
 
-def rope_kv_full_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+@called_with(RopeKvAppend)
+def rope_kv_full_append(given: RopeKvAppend) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
     """Arguments are those of the reference, the result that of its `is_static`, whichever is asked for."""
-    dims = rotary_dim or key_dim
-    found = _appended(state, k, v, position, lengths, is_ring=False, table=table, rotary_dim=dims, layout=layout, q=q)
-    return *found[:4], None if q is None else found[4]
+    found = _appended(given, is_ring=False)
+    return *found[:4], None if given.q is None else found[4]
 
 
-def rope_kv_window_append(
-    *,
-    state: KvState,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    heads: int,
-    key_dim: int,
-    value_dim: int,
-    window: int,
-    rotary_dim: int | None = None,
-    layout: RopeLayout = "half",
-    q: Tensor | None = None,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
+@called_with(RopeKvWindowAppend)
+def rope_kv_window_append(given: RopeKvWindowAppend) -> tuple[KvState, Tensor, Tensor, Tensor, Tensor | None]:
     """Arguments are those of the reference, the result that of its `is_static`, whichever is asked for."""
-    dims = rotary_dim or key_dim
-    found = _appended(state, k, v, position, lengths, is_ring=True, table=table, rotary_dim=dims, layout=layout, q=q)
-    return *found[:4], None if q is None else found[4]
+    found = _appended(given, is_ring=True)
+    return *found[:4], None if given.q is None else found[4]

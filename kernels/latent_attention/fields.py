@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..cache.fields import KvAppend, KvState
 from ..record import shared
 
 
@@ -52,4 +53,32 @@ class LatentAttention(Latent):
             k_ropes=self.k_rope[:, None],
             key_position=self.position,
             **shared(self, Latent),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAppend:
+    """Of `kv_latent_append`."""
+
+    state: KvState
+    latent: Tensor
+    k_rope: Tensor
+    position: Tensor
+    lengths: Tensor
+    rank: int
+    rope_dim: int
+    is_static: bool = False
+
+    def by_head(self) -> KvAppend:
+        """One head, whose key is the latent and whose value is the turned part."""
+        return KvAppend(
+            state=self.state,
+            k=self.latent,
+            v=self.k_rope,
+            position=self.position,
+            lengths=self.lengths,
+            heads=1,
+            key_dim=self.rank,
+            value_dim=self.rope_dim,
+            is_static=self.is_static,
         )

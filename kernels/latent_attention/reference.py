@@ -6,39 +6,21 @@ import torch
 from torch import Tensor
 
 from ..attention.reference import attend_cached
-from ..cache.reference import KvState, kv_full_append
+from ..cache.fields import Appended
+from ..cache.reference import kv_full_append
 from ..record import called_with
-from .fields import LatentAttendCached, LatentAttention
+from .fields import LatentAppend, LatentAttendCached, LatentAttention
 
 
-def kv_latent_append(
-    *,
-    state: KvState,
-    latent: Tensor,
-    k_rope: Tensor,
-    position: Tensor,
-    lengths: Tensor,
-    rank: int,
-    rope_dim: int,
-    is_static: bool = False,
-) -> tuple[KvState, Tensor, Tensor, Tensor]:
+@called_with(LatentAppend)
+def kv_latent_append(given: LatentAppend) -> Appended:
     """Adds tokens to a `kv_latent` state, in place: `kv_full_append` with one head, whose key is the latent and whose
     value is the rotated part.
 
     state: latents `[B, 1, capacity, R]`, ropes `[B, 1, capacity, Dr]`; latent `[B, T, R]`, k_rope `[B, T, Dr]`,
     position `[B, T]`, lengths `[B]` -> `(state, latents [B, 1, S, R], k_ropes [B, 1, S, Dr], key_position [B, S])`.
     """
-    return kv_full_append(
-        state=state,
-        k=latent,
-        v=k_rope,
-        position=position,
-        lengths=lengths,
-        heads=1,
-        key_dim=rank,
-        value_dim=rope_dim,
-        is_static=is_static,
-    )
+    return kv_full_append.of(given.by_head())
 
 
 @called_with(LatentAttendCached)

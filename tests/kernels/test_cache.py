@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmc.kernels.attention import reference, sdpa
-from llmc.kernels.cache.reference import KvState, kv_full_append, kv_window_append
+from llmc.kernels.cache.fields import KvState
+from llmc.kernels.cache.reference import kv_full_append, kv_window_append
 from llmc.kernels.states import STATES
 from llmc.kernels.states.kv_window import ROLLBACK_SLACK
 from llmc.kernels.tolerance import assert_close
