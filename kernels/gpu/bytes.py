@@ -1,4 +1,5 @@
-"""Device functions on whole numbers packed in bytes: products of four at once, fields of two and of four bits.
+"""Device functions on whole numbers packed in bytes: products of four at once, fields of two and of four bits, and
+weights of four.
 
 On a GPU each is one or two instructions in PTX; the interpreter, which has no PTX, computes the same numbers.
 """
@@ -65,5 +66,68 @@ def fields_of_4(b_bytes):
             and.b32 $1, t, 0x0f0f0f0f;
             }""",
             "=r,=r,r", [b_bytes], dtype=(tl.int8, tl.int8), is_pure=True, pack=4,
+        )  # fmt: skip
+    return b_0, b_1
+
+
+@triton.jit
+def weights_of_4(b_bytes, b_low, b_high):
+    """uint8 block, scales in 16 bits -> two blocks of their dtype: lower and upper four bits, less 8, times the scale.
+
+    Two instructions a weight: bits become the last of a mantissa, 128 or 1024 and the weight, from which that is taken
+    off exactly.
+    """
+    if _IS_INTERPRETED:
+        b_0 = ((b_bytes & 15).to(tl.int32) - 8).to(b_low.dtype) * b_low
+        b_1 = (((b_bytes >> 4) & 15).to(tl.int32) - 8).to(b_low.dtype) * b_high
+    elif b_low.dtype == tl.bfloat16:
+        b_0, b_1 = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 one, less, a, b;
+            mov.b32 one, 0x3f803f80;
+            mov.b32 less, 0xc308c308;
+            prmt.b32 a, $4, 0, 0x4140;
+            prmt.b32 b, $4, 0, 0x4342;
+            lop3.b32 $0, a, 0x000f000f, 0x43004300, 0xea;
+            lop3.b32 $1, b, 0x000f000f, 0x43004300, 0xea;
+            shr.u32 a, a, 4;
+            shr.u32 b, b, 4;
+            lop3.b32 $2, a, 0x000f000f, 0x43004300, 0xea;
+            lop3.b32 $3, b, 0x000f000f, 0x43004300, 0xea;
+            fma.rn.bf16x2 $0, $0, one, less;
+            fma.rn.bf16x2 $1, $1, one, less;
+            fma.rn.bf16x2 $2, $2, one, less;
+            fma.rn.bf16x2 $3, $3, one, less;
+            mov.b32 less, 0x80008000;
+            fma.rn.bf16x2 $0, $0, $5, less;
+            fma.rn.bf16x2 $1, $1, $6, less;
+            fma.rn.bf16x2 $2, $2, $7, less;
+            fma.rn.bf16x2 $3, $3, $8, less;
+            }""",
+            "=r,=r,=r,=r,r,r,r,r,r", [b_bytes, b_low, b_high], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
+        )  # fmt: skip
+    else:
+        b_0, b_1 = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 less, a, b;
+            mov.b32 less, 0x64086408;
+            prmt.b32 a, $4, 0, 0x4140;
+            prmt.b32 b, $4, 0, 0x4342;
+            lop3.b32 $0, a, 0x000f000f, 0x64006400, 0xea;
+            lop3.b32 $1, b, 0x000f000f, 0x64006400, 0xea;
+            shr.u32 a, a, 4;
+            shr.u32 b, b, 4;
+            lop3.b32 $2, a, 0x000f000f, 0x64006400, 0xea;
+            lop3.b32 $3, b, 0x000f000f, 0x64006400, 0xea;
+            sub.rn.f16x2 $0, $0, less;
+            sub.rn.f16x2 $1, $1, less;
+            sub.rn.f16x2 $2, $2, less;
+            sub.rn.f16x2 $3, $3, less;
+            mul.rn.f16x2 $0, $0, $5;
+            mul.rn.f16x2 $1, $1, $6;
+            mul.rn.f16x2 $2, $2, $7;
+            mul.rn.f16x2 $3, $3, $8;
+            }""",
+            "=r,=r,=r,=r,r,r,r,r,r", [b_bytes, b_low, b_high], dtype=(tl.float16, tl.float16), is_pure=True, pack=4,
         )  # fmt: skip
     return b_0, b_1

@@ -3,10 +3,10 @@ operand is a tile of weights that becomes numbers in registers.
 
 Floor: the packed bytes of the experts that are picked, or 6 * N * K * M * F FLOPs; at 128 experts of 2048 by 768, eight
 a token, in int4 on an H100, 0.10 ms of bytes, which the FLOPs pass at 1300 tokens. Each weight is made a number once a
-tile, in some three instructions for int4: by count 40 % of the time that its products with 128 tokens take, partly
-beside them. So 65 % of bandwidth are expected at 128 tokens, and 400 TFLOP/s at 32k; int8 and ternary rows, whose one
-scale multiplies the sums, are cheaper. Ternary ones meet tokens and inner units in whole numbers of 8 bits, each
-rounded as a row, as in a ternary layer.
+tile, for int4 by two instructions; with all that a step takes they are by count 70 % of the time that its products with
+128 tokens take, partly beside them. So 65 % of bandwidth are expected at 128 tokens, and 450 TFLOP/s at 32k. int8 and
+ternary rows have one scale, which multiplies the sums. Ternary ones meet tokens and inner units in whole numbers of 8
+bits, each rounded as a row, as in a ternary layer.
 """
 
 # pyright: basic
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu.activations import activate
-from ..gpu.bytes import fields_of_2, fields_of_4
+from ..gpu.bytes import fields_of_2, fields_of_4, weights_of_4
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div
 from ..gpu.target import KIB, launch_target
@@ -54,12 +54,15 @@ def _sums_of_8(
 @triton.jit
 def _add_4(b_sum, p_rows, p_scale, m_n, groups, b_low, b_high):
     """To sums, one step of an int4 matrix times the tokens of both halves of its columns."""
-    b_0, b_1 = fields_of_4(tl.load(p_rows, mask=m_n[:, None], other=0))  # pyright: ignore[reportGeneralTypeIssues]
-    b_scale = tl.load(p_scale, mask=m_n, other=0.0).to(tl.float32)[:, None]
-    b_0 = (b_0.to(tl.float32) * b_scale - 8.0 * b_scale).to(b_low.dtype)
+    b_bytes = tl.load(p_rows, mask=m_n[:, None], other=0)
+    b_scale0 = tl.load(p_scale, mask=m_n, other=0.0).to(b_low.dtype)[:, None]
+    b_scale1 = tl.load(p_scale + groups, mask=m_n, other=0.0).to(b_low.dtype)[:, None]
+    if b_low.dtype == tl.float32:
+        b_0, b_1 = fields_of_4(b_bytes)  # pyright: ignore[reportGeneralTypeIssues]
+        b_0, b_1 = (b_0.to(tl.float32) - 8.0) * b_scale0, (b_1.to(tl.float32) - 8.0) * b_scale1
+    else:
+        b_0, b_1 = weights_of_4(b_bytes, b_scale0, b_scale1)  # pyright: ignore[reportGeneralTypeIssues]
     b_sum = tl.dot(b_0, b_low, b_sum, input_precision="ieee")
-    b_scale = tl.load(p_scale + groups, mask=m_n, other=0.0).to(tl.float32)[:, None]
-    b_1 = (b_1.to(tl.float32) * b_scale - 8.0 * b_scale).to(b_low.dtype)
     return tl.dot(b_1, b_high, b_sum, input_precision="ieee")
 
 
@@ -200,18 +203,19 @@ def _step_bytes(key: Key, lanes: int, depth: int) -> int:
 
 
 def _rule(key: Key) -> Config:
-    """Two warpgroups from 128 tokens on, each with half of 128 rows of a matrix, or of two if registers suffice: sums
-    of whole numbers need others for what they become, and products before sm_90 for tokens. As many steps ahead, to
-    four, as shared memory holds of one block, or of two where tiles are low."""
+    """The tallest tiles have two warpgroups, each with half of 128 rows of a matrix or of two; products before sm_90
+    need registers for tokens. As many steps ahead, to four, as shared memory holds of one block, or of two where tiles
+    are low."""
     rows, group = int(key["rows"]), int(key["group"])
     if key["dtype"] == "float32":
         return {"BLOCK_N": 32, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
     memory = launch_target().shared_memory
-    is_tight = rows == 64 or (rows == 128 and (group == 0 or memory < 200 * KIB))
+    is_tall = rows >= (64 if group == 0 else 128)
+    is_tight = (rows == 64 and not is_tall) or (rows == 128 and memory < 200 * KIB)
     lanes, depth = 64 if key["is_gated"] and is_tight else 128, 32 if group > 1 else 64
-    room = memory // (1 if rows >= 128 else 2) - 4 * KIB
+    room = memory // (1 if is_tall else 2) - 4 * KIB
     stages = max(2, min(4, room // _step_bytes(key, lanes, depth)))
-    return {"BLOCK_N": lanes, "BLOCK_K": depth, "num_warps": 8 if rows >= 128 else 4, "num_stages": stages}
+    return {"BLOCK_N": lanes, "BLOCK_K": depth, "num_warps": 8 if is_tall else 4, "num_stages": stages}
 
 
 def _space(key: Key) -> tuple[Config, ...]:
@@ -242,7 +246,8 @@ def _launch(given: Operands, format: str) -> Tensor:
     if given.packing == "halves":
         up_row = inner
         gate_bias, up_bias = (None, None) if up_bias is None else (up_bias, up_bias[:, inner:])
-    by_expert = dispatch(given.experts, num_experts, tile_rows(slots, num_experts))
+    tallest = 64 if format == "ternary" else 128  # sums in whole numbers need registers for what they become
+    by_expert = dispatch(given.experts, num_experts, min(tallest, tile_rows(slots, num_experts)))
     hidden, parts = out.new_empty((slots, inner)), out.new_empty((slots, width))
     stacks = (given.up if given.gate is None else given.gate, given.up)
     _multiply(

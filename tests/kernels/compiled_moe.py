@@ -107,7 +107,7 @@ def _ternary(words: int) -> tuple[Case, Case]:
 
 
 def _packed_grouped(
-    group: int, *, rows: int, is_first: bool, interleaved: bool = False, architecture: str = "sm_90"
+    group: int, *, rows: int, is_first: bool, interleaved: bool = False, architecture: str = "sm_90", of: str = "bf16"
 ) -> Case:
     """As the rule shapes it, of gate and up with their activation, or of outputs."""
     stack, scale = "*u8:16", STACKS[group][1]
@@ -118,15 +118,15 @@ def _packed_grouped(
     config["BLOCK_N"] //= 1 + interleaved
     kind = "first" if is_first else "second"
     return Case(
-        name=f"experts_packed_grouped {group} {rows} {kind}{' interleaved' * interleaved} {architecture}",
+        name=f"experts_packed_grouped {group} {rows} {kind}{' interleaved' * interleaved} {architecture} {of}",
         kernel="moe.triton_experts_packed_grouped:_grouped",
         arguments={
             **{name: type for name, type in TABLE.items() if name.startswith("p_")},
-            "p_x": "*bf16:16" if group else "*i8:16",
+            "p_x": f"*{of}:16" if group else "*i8:16",
             "p_factors": "None" if group else "*fp32:16", "p_counts": "None" if group else "*i32:16",
             "p_weights": "*fp32:16", "p_slots": "*i32:16", "p_gate": stack, "p_gate_scales": scale, "p_up": stack,
             "p_up_scales": scale, "p_gate_bias": "None", "p_up_bias": "*bf16:16" if interleaved else "None",
-            "p_out": "*bf16:16", "width": "i32:16", "stride": "i32:16", "units": "i32:16", "rows": "i32:16",
+            "p_out": f"*{of}:16", "width": "i32:16", "stride": "i32:16", "units": "i32:16", "rows": "i32:16",
             "up_row": "i32:16", "size": "i32:16", "scales": "i32:16" if group > 1 else "i32:1", "s_bias": "i32:16",
             "limit": "fp32", "up_offset": "fp32",
         },
@@ -273,9 +273,13 @@ CASES = (
         for group in (32, 1, 128, 0)
         for rows in (128, 64, 16)
         for is_first in (True, False)
+        if group or rows < 128
     ),
-    *(_packed_grouped(group, rows=128, is_first=True, interleaved=True) for group in (32, 1, 0)),
-    *(_packed_grouped(group, rows=128, is_first=True, architecture="sm_86") for group in (32, 1, 0)),
+    *(
+        _packed_grouped(group, rows=128 if group else 64, is_first=True, **how)
+        for group in (32, 1, 0)
+        for how in ({"interleaved": True}, {"architecture": "sm_86"}, {"of": "fp16"})
+    ),
     _first("128x128", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3),
     _first("interleaved in_out", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3),
     _first("16x64", OUT_IN, packed=False, rows=16, lanes=64, warps=4, stages=4),

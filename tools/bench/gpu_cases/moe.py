@@ -24,8 +24,8 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     yield partial(_inputs_first, sizes)
     for format in ("int8", "int4", "int4_128", "ternary"):
         yield partial(_packed, sizes, format)
-        for tokens in (128, 2048):
-            yield partial(_packed_prompt, sizes, format, sizes.pick(tokens, tokens // 64))
+        for tokens in (128, 2048) if format == "int4" else (2048,):
+            yield partial(_packed_prompt, sizes, format, sizes.pick(tokens, tokens // 128))
     for experts, tokens in ((128, 1), (8, 1), (128, sizes.pick(8192, 70))):
         yield partial(_router, sizes, sizes.pick(experts, 4), tokens)
     yield partial(_router_backward, sizes, sizes.pick(128, 4), sizes.pick(8192, 9))
