@@ -20,7 +20,8 @@ Record: TypeAlias = tuple[list[list[int]], list[list[int]]]
 class Beams:
     """`prompts` times `num_beams` rows of a batch. Nothing that a step does is read on the host.
 
-    ends: ids that end a text; counts: a repetition penalty needs what each row has seen.
+    ends: ids that end a text; counts: a repetition penalty needs what each row has seen; has_kernels: a step runs the
+    kernels of a GPU, wherever the tensors are; absent, where they are on one.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Beams:
         device: torch.device,
         counts: bool,
         room: int | None = None,
+        has_kernels: bool | None = None,
     ) -> None:
         """room: ids of `ends` that there is place for; the candidates of a step follow from the ids that there are."""
         self.settings, beams, rows = settings, settings.num_beams, prompts * settings.num_beams
@@ -60,7 +62,8 @@ class Beams:
         self.ends = whole(max(1, len(ends) if room is None else room))
         self.penalty = torch.ones(1, device=device)
         self.seen = torch.zeros(rows, vocab_size, dtype=torch.uint8, device=device) if counts else None
-        where = "triton_beams" if device.type == "cuda" else "beam_reference"
+        self.has_kernels = device.type == "cuda" if has_kernels is None else has_kernels
+        where = "triton_beams" if self.has_kernels else "beam_reference"
         self._best = cast("Callable[..., tuple[Tensor, Tensor]]", resolve(f"sampling.{where}:best_continuations"))
         self._advance = cast(
             "Callable[[AdvanceBeams, BeamState], Advanced]", resolve(f"sampling.{where}:advance_beams")

@@ -83,9 +83,10 @@ def _best_of_chunk(
         b_repeated = tl.where(b_found < 0.0, b_found * penalty, tl.div_rn(b_found, tl.zeros_like(b_found) + penalty))
         b_found = tl.where(b_seen > 0, b_repeated, b_found)
     b_found += tl.load(p_score + i_row)
-    for i_end in range(BANNED):
-        m_banned = (o_x == tl.load(p_banned + i_end)) & (b_found == b_found)
-        b_found = tl.where(m_banned, -float("inf"), b_found)
+    if p_banned is not None:  # a loop of no turns is compiled all the same
+        for i_end in range(BANNED):
+            m_banned = (o_x == tl.load(p_banned + i_end)) & (b_found == b_found)
+            b_found = tl.where(m_banned, -float("inf"), b_found)
     b_number = tl.where(m_x, _number(b_found, o_x), NONE)
     for i in range(count):
         best = tl.max(b_number, 0)

@@ -1,9 +1,11 @@
 """Gradients of the scan of channels with small states in Triton: states made again from the start of each segment.
 
 Segments of 64 tokens run side by side, from the state before each and its gradient after it. A program keeps the state
-at every eighth token, walks back through eight at a time, their states in registers, and sums over tokens what the
+at every fourth token, walks back through four at a time, their states in registers, and sums over tokens what the
 decay and the skip get. The floor is v, dt and the output's gradient read, and two gradients written; the states kept
-are 16 bytes a token and channel more at 16 states, and three exponentials for each bind it.
+are 32 bytes a token and channel more at 16 states. Three exponentials for each state would take 96 clocks a token of 32
+channels; what binds it are the instructions, 610 of a warp, 153 clocks. Eight tokens at a time would keep half as much
+but spill in the loop, for 660.
 """
 
 # pyright: basic
@@ -17,13 +19,14 @@ from torch import Tensor
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
+from ..gpu.tuning import Config, Key, Tunable
 from . import reference
 from .fields import DecayForm, DecayShape
 from .triton_segments import pass_states
 
 SEGMENT = 64
-BACK = 8
-"""Tokens whose states are in registers at once."""
+WALKED = 32
+"""Channels of a program that keeps nothing but their states."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -106,8 +109,7 @@ def _segment(
     m_s = m_n[:, None] & m_h[None, :]
     o_s = o_h[None, :] * key_dim + o_n[:, None]
     size = channels * key_dim
-    b_rate = _rates(p_decay, o_h, m_h, o_n, m_n, key_dim, PER_STATE, IS_A_LOG)
-    b_rate2 = b_rate * LOG2_E
+    b_rate2 = _rates(p_decay, o_h, m_h, o_n, m_n, key_dim, PER_STATE, IS_A_LOG) * LOG2_E
     begin, count = i_s * SEGMENT, tl.minimum(SEGMENT, tokens - i_s * SEGMENT)
     b_s = tl.load(p_starts + i_bs * size + o_s, mask=m_s, other=0.0)
     for n in range(count):
@@ -158,11 +160,30 @@ def _segment(
             b_grad_rate += b_exponent * b_dt[None, :]
             b_grad_skip += b_grad * b_v
             if p_dt is not None:
-                b_grad_dt = b_written * b_v + tl.sum(b_exponent * b_rate, 0)
+                b_grad_dt = b_written * b_v + tl.sum(b_exponent * b_rate2, 0) / LOG2_E
                 b_grad_dt = tl.where(keep, b_grad_dt, 0.0).to(p_grad_dt.dtype.element_ty)
                 tl.store(p_grad_dt + i_row * channels + o_h, b_grad_dt, mask=m_h & m_in)
     tl.store(p_grad_rate + i_bs * size + o_s, b_grad_rate, mask=m_s)
     tl.store(p_grad_skip + i_bs * channels + o_h, b_grad_skip, mask=m_h)
+
+
+def _rule(key: Key) -> Config:
+    """A thread has sixteen states: those of five tokens and the sums fit its registers, those of nine do not. Where a
+    channel has more than sixteen, warps share them, and addresses leave room for eight a thread."""
+    states = int(key["key_dim"])
+    return {"BLOCK_H": 32 if states <= 16 else 16, "BACK": 4, "num_warps": max(1, states // 16)}
+
+
+def _space(key: Key) -> tuple[Config, ...]:
+    warps = max(1, int(key["key_dim"]) // 16)
+    return tuple(
+        {"BLOCK_H": channels, "BACK": back, "num_warps": warps}
+        for channels, back in ((32, 4), (16, 4), (32, 8), (16, 8))
+    )
+
+
+SELECTIVE_BACKWARD = Tunable(name="scan_selective_backward", rule=_rule, space=_space)
+TUNABLES = (SELECTIVE_BACKWARD,)
 
 
 def _launch(
@@ -177,29 +198,29 @@ def _launch(
     (batch, tokens), channels, key_dim = position.shape, v.shape[-1], k.shape[-1]
     (v, v_row), (k, k_row), (q, q_row), (dt, dt_row) = token_rows(v), token_rows(k), token_rows(q), optional_rows(dt)
     (grad, grad_row), position, rate = token_rows(grad), position.contiguous(), decay.contiguous()
-    block_h, segments = min(32, max(16, power_of_2(channels))), ceil_div(tokens, SEGMENT)
-    blocks = ceil_div(channels, block_h)
+    config, segments = SELECTIVE_BACKWARD.config({"key_dim": power_of_2(key_dim)}), ceil_div(tokens, SEGMENT)
+    back, blocks = config["BACK"], ceil_div(channels, config["BLOCK_H"])
     starts = v.new_empty((batch, segments, channels, key_dim, 1), dtype=torch.float32)
     slopes, whole = torch.empty_like(starts), torch.empty_like(starts[..., 0])
     kinds = {
         "PER_STATE": decay_per == "state", "IS_A_LOG": decay_form == "A_log", "SEGMENT": SEGMENT,
-        "BLOCK_N": power_of_2(key_dim), "BLOCK_H": block_h, "num_warps": 1,
+        "BLOCK_N": power_of_2(key_dim),
     }  # fmt: skip
     for x, x_row, y, y_row, left, first, last in (
         (k, k_row, v, v_row, starts, initial, torch.empty_like(grad_initial)),
         (q, q_row, grad, grad_row, slopes, grad_final, grad_initial),
     ):
-        launchable(_walk)[(batch * segments * blocks,)](
+        launchable(_walk)[(batch * segments * ceil_div(channels, WALKED),)](
             x, y, position, rate, dt, left, whole, tokens, segments, channels, key_dim, x_row, y_row, dt_row, scale,
-            BACKWARDS=left is slopes, **kinds,
+            BACKWARDS=left is slopes, BLOCK_H=WALKED, num_warps=1, **kinds,
         )  # fmt: skip
         pass_states(left, whole, None if first is None else first.contiguous(), last)
-    kept = v.new_empty((batch, segments, SEGMENT // BACK, channels, key_dim), dtype=torch.float32)
+    kept = v.new_empty((batch, segments, SEGMENT // back, channels, key_dim), dtype=torch.float32)
     sum_k, sum_q = (v.new_empty((blocks, *k.shape), dtype=torch.float32) for _ in range(2))
     sum_skip = v.new_empty((batch, segments, channels), dtype=torch.float32)
     launchable(_segment)[(batch * segments * blocks,)](
         v, k, q, position, rate, dt, skip, grad, starts, slopes, kept, grad_v, sum_k, sum_q, whole, grad_dt, sum_skip,
-        tokens, segments, batch, channels, key_dim, v_row, k_row, q_row, dt_row, grad_row, scale, BACK=BACK, **kinds,
+        tokens, segments, batch, channels, key_dim, v_row, k_row, q_row, dt_row, grad_row, scale, **kinds, **config,
     )  # fmt: skip
     grad_k.copy_(sum_k.sum(0))
     grad_q.copy_(sum_q.sum(0))

@@ -29,7 +29,7 @@ class BeamStep:
         device = beams.tokens.device
         seen: list[Part] = [] if beams.seen is None else [(beams.seen, True)]
         parts = [*parts_of((STATES[specs[path].kind], state) for path, state in states.items()), *seen]
-        self._copy_rows = _copies(parts, device)
+        self._copy_rows = _copies(parts, beams)
         self.lengths = torch.zeros_like(beams.tokens)
         self.rules = torch.zeros(MAX_STEPS, 5, device=device)
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
@@ -68,8 +68,8 @@ class BeamStep:
         return list(zip(chosen, parents, strict=True))
 
 
-def _copies(parts: list[Part], device: torch.device) -> Callable[..., None]:
-    """`copy_rows` of these buffers."""
-    if device.type != "cuda":
+def _copies(parts: list[Part], beams: Beams) -> Callable[..., None]:
+    """`copy_rows` of these buffers, by a kernel where the beams have kernels."""
+    if not beams.has_kernels:
         return partial(copy_rows, parts)
-    return cast("Callable[..., None]", resolve("cache.triton_rows:RowCopies")(parts, device))
+    return cast("Callable[..., None]", resolve("cache.triton_rows:RowCopies")(parts, beams.tokens.device))

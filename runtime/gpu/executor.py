@@ -170,7 +170,14 @@ class GpuExecutor(TorchExecutor):
         if key not in self._searches:
             device, vocabulary = self._device_and_vocabulary()
             beams = Beams(
-                settings, prompts=prompts, vocab_size=vocabulary, ends=ends, device=device, counts=counts, room=MAX_ENDS
+                settings,
+                prompts=prompts,
+                vocab_size=vocabulary,
+                ends=ends,
+                device=device,
+                counts=counts,
+                room=MAX_ENDS,
+                has_kernels=self.program.target.device.startswith("cuda"),
             )
             step = BeamStep(self._pass, beams, states, specs)
             self._searches[key] = _Search(step=step, replay=self._captured(step.step, device))

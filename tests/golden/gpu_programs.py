@@ -25,8 +25,10 @@ def on_gpu(model: LanguageModel) -> LanguageModel:
     for path, parameter in model.named_parameters(remove_duplicate=False):
         owner, _, name = path.rpartition(".")
         leaf = cast("nn.Module", find(made, owner))
-        setattr(leaf, name, nn.Parameter(parameter.detach().to(DEVICE, DTYPES[old.target.dtype]), requires_grad=False))
+        copy = parameter.detach().to(DEVICE, DTYPES[old.target.dtype])
+        setattr(leaf, name, nn.Parameter(copy, requires_grad=parameter.requires_grad))
     made.retie()
+    made.layout = model.layout
     return made.eval()
 
 

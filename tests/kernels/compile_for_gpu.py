@@ -13,9 +13,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,31 @@ def compile_for_gpu(cases: Sequence[Case], cache: Path, *, timeout: float = 900.
     return {name: Compiled(**found) for name, found in json.loads(done.stdout).items()}
 
 
-def compiled_here(case: Case) -> Compiled:
-    """In this process, in which kernels are not interpreted."""
+class SharedMemory(Exception):
+    """Bytes of a block, as they stand before a kernel becomes LLVM's code; raised to leave the rest of it out."""
+
+
+@contextlib.contextmanager
+def only_to_shared_memory() -> Iterator[None]:
+    """Compilation ends with `SharedMemory` after Triton's own passes, about a third of it."""
+    from triton.backends.nvidia.compiler import CUDABackend, nvidia
+
+    whole = CUDABackend.make_llir
+
+    def make_llir(self: Any, module: Any, *others: Any) -> None:
+        def settled(passes: Any, *_: Any) -> None:
+            passes.run(module, "make_llir")
+            raise SharedMemory(module.get_int_attr("ttg.shared"))
+
+        with mock.patch.object(nvidia.passes.ttgpuir, "add_to_llvmir", settled):
+            whole(self, module, *others)
+
+    with mock.patch.object(CUDABackend, "make_llir", make_llir):
+        yield
+
+
+def compiled_here(case: Case, *, is_whole: bool = True) -> Compiled:
+    """In this process, in which kernels are not interpreted. Else nothing is known of registers and spills."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -96,12 +121,14 @@ def compiled_here(case: Case) -> Compiled:
     )
     log = io.StringIO()
     try:
-        with contextlib.redirect_stdout(log):
+        with contextlib.redirect_stdout(log), contextlib.nullcontext() if is_whole else only_to_shared_memory():
             made = triton.compile(
                 source,
                 target=GPUTarget("cuda", int(case.architecture.removeprefix("sm_")), 32),
                 options={"num_warps": case.num_warps, "num_stages": case.num_stages},
             )
+    except SharedMemory as found:
+        return Compiled(shared_memory=found.args[0])
     except Exception as error:
         return Compiled(error=f"{type(error).__name__}: {error}\n{log.getvalue()[:2000]}")
     registers = re.search(r"Used (\d+) registers", log.getvalue())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llmc.kernels.scan.triton_selective_backward import SELECTIVE_BACKWARD, WALKED
+
 from .compile_for_gpu import Case
 
 SIZES = {name: "i32:16" for name in ("heads", "key_dim", "value_dim", "v_row", "k_row", "q_row")}
@@ -189,7 +191,8 @@ def _backward(name: str, kernel: str, key_dim: int, value_dim: int) -> Case:
     )  # fmt: skip
 
 
-def _selective_backward(name: str, kernel: str, *, backwards: bool = False, spills: int = 0) -> Case:
+def _selective_backward(name: str, kernel: str, *, states: int = 16, backwards: bool = False, spills: int = 0) -> Case:
+    """As the rule shapes them."""
     tensors = ("p_x", "p_y", "p_v", "p_k", "p_q", "p_dt", "p_skip", "p_grad", "p_grad_v", "p_grad_dt")
     wide = ("p_decay", "p_left", "p_whole", "p_starts", "p_slopes", "p_kept", "p_grad_k", "p_grad_q", "p_grad_rate")
     rows = ("tokens", "channels", "key_dim", "x_row", "y_row", "v_row", "k_row", "q_row", "dt_row", "grad_row")
@@ -201,13 +204,14 @@ def _selective_backward(name: str, kernel: str, *, backwards: bool = False, spil
     }  # fmt: skip
     is_walk = kernel == "_walk"
     taken = {name: kind for name, kind in every.items() if name in both or (name in of_walk) == is_walk}
-    own = {"BACKWARDS": backwards} if is_walk else {"BACK": 8}
+    rule = SELECTIVE_BACKWARD.rule({"key_dim": states})
+    own = {"BACKWARDS": backwards, "BLOCK_H": WALKED} if is_walk else {x: rule[x] for x in ("BACK", "BLOCK_H")}
     return Case(
         name=f"scan_selective backward {name}",
         kernel=f"scan.triton_selective_backward:{kernel}",
         arguments=taken,
-        constexprs={"PER_STATE": True, "IS_A_LOG": True, "SEGMENT": 64, "BLOCK_N": 16, "BLOCK_H": 32, **own},
-        num_warps=1,
+        constexprs={"PER_STATE": True, "IS_A_LOG": True, "SEGMENT": 64, "BLOCK_N": states, **own},
+        num_warps=1 if is_walk else rule["num_warps"],
         spills=spills,
     )
 
@@ -314,7 +318,8 @@ CASES = (
     _backward("wide pairs", "_pairs", 256, 64),
     _selective_backward("walk", "_walk"),
     _selective_backward("walk back", "_walk", backwards=True),
-    _selective_backward("segment", "_segment", spills=800),
+    _selective_backward("segment", "_segment", spills=72),  # none of them in a loop
+    _selective_backward("wide segment", "_segment", states=64),
     _inside("delta", "delta", 128, per_channel=False),
     _inside("delta by channel", "delta", 128, per_channel=True),
     _inside("gla", "add", 256, per_channel=True, warps=8),

@@ -141,10 +141,10 @@ class Operator:
 
 
 class NoReads(TorchFunctionMode):
-    """Numbers that the benchmark reads of operands, for its figures, are 1."""
+    """Numbers that the benchmark reads of operands, for its figures and tables of addresses, are 1."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        return 1 if func in (Tensor.__int__, Tensor.item) else func(*args, **(kwargs or {}))
+        return 1 if func in (Tensor.__int__, Tensor.item, Tensor.data_ptr) else func(*args, **(kwargs or {}))
 
 
 def _recorded(launches: Launches, only: Sequence[str] | None, *, is_wide: bool) -> dict[str, object]:

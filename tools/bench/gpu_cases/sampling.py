@@ -1,16 +1,18 @@
-"""Sampling (G7): temperature, top-k, top-p and min-p over a vocabulary of 128k, beside sorting in torch.
+"""Sampling and beams (G7): what a step takes beside the model, over a vocabulary of 128k, beside sorting in torch.
 
 The floor is one look at the logits; what counts is the share of a decoded token, which the table of models shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ....kernels.cache.rows import Part, copy_rows
+from ....kernels.cache.triton_rows import RowCopies
 from ....kernels.sampling import reference
 from ....kernels.sampling.triton_sample import sample
 from ....runtime.beam_settings import BeamSettings
@@ -25,6 +27,7 @@ def cases(sizes: Sizes) -> Iterator[Builder]:
     for batch in (1, sizes.pick(8, 2)):
         yield partial(_sampling, sizes, batch)
     yield partial(_beams, sizes)
+    yield partial(_rows, sizes)
 
 
 def settings(batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -63,7 +66,9 @@ def _beams(sizes: Sizes) -> Case:
     """What a step of four beams takes beside the model: their best continuations, and how the beams go on."""
     settings, device = BeamSettings(num_beams=4), sizes.device
     logits = torch.randn(4, sizes.pick(128256, 200), device=device) * 3
-    beams = Beams(settings, prompts=1, vocab_size=logits.shape[1], ends=[2], device=device, counts=False)
+    beams = Beams(
+        settings, prompts=1, vocab_size=logits.shape[1], ends=[2], device=device, counts=False, has_kernels=True
+    )
     length = torch.full((4,), 5, device=device)
     beams.begin(length[:1], [[1]], ends=[2], penalty=1.0)
     rule = torch.tensor(settings.rule(1, 9), device=device)
@@ -79,5 +84,28 @@ def _beams(sizes: Sizes) -> Case:
     return Case(
         target="G7", name=f"four beams, {logits.shape[1]} tokens", kernel="triton", ours=step,
         bytes=float(2 * logits.nbytes), flops=float(4 * logits.numel()), bound="bandwidth", goal="<= 2 % of a token",
-        rivals={"torch, sorted, the continuations alone": by_sorting},
+        rivals={"torch, sorted, the continuations alone": by_sorting}, compares=False,
+    )  # fmt: skip
+
+
+def _rows(sizes: Sizes) -> Case:
+    """Four beams of an 8B Llama, four layers of it: two rows go on from others, in the last tokens."""
+    beams, tokens, common = 4, sizes.pick(8192, 12), sizes.pick(8142, 9)
+    buffers = [sizes.randn(beams, sizes.pick(8, 2), tokens, sizes.pick(128, 5)) for _ in range(8)]
+    ours, theirs = ([(buffer.clone(), False) for buffer in buffers] for _ in range(2))
+    moves = {
+        name: torch.tensor(rows, device=sizes.device)
+        for name, rows in (("source", (0, 0, 2, 2)), ("first", [common] * beams), ("length", [tokens] * beams))
+    }
+    copies = RowCopies(ours, sizes.device)
+
+    def run(copy: Callable[..., None], parts: list[Part]) -> Tensor:
+        copy(**moves)
+        return parts[0][0]
+
+    moved = 2 * 2 * (tokens - common) * sum(buffer.nbytes for buffer, _ in ours) / beams / tokens
+    return Case(
+        target="G7", name=f"two of four rows go on from others, {tokens - common} tokens of 8 buffers", kernel="triton",
+        ours=lambda: run(copies, ours), bytes=moved, flops=0.0, bound="bandwidth", goal="a launch",
+        rivals={"torch": lambda: run(partial(copy_rows, theirs), theirs)},
     )  # fmt: skip
