@@ -40,7 +40,7 @@ class BeamSettings:
             f"{name} is {value!r}; expected {expected}" for name, value, is_right, expected in checks if not is_right
         ]
         if not problems and returned > beams:
-            problems = [f"num_return_sequences is {returned}, but only {beams} texts are searched for (num_beams)"]
+            problems = [f"num_return_sequences is {returned}, which is more than num_beams, {beams}"]
         if problems:
             raise LlmcError([Diagnostic(code="E0862", message=problem) for problem in problems])
 

@@ -17,6 +17,7 @@ from ..specs.diagnostics import did_you_mean, fail
 from .strict_json import parse_json, shown
 
 MAX_NAME_LENGTH = 1024
+_LOOK = "check the spelling and the folder that it lies in"
 _SOLIDUS_LOOKALIKES = frozenset("\u2044\u2215\u29f8\u29f5\u2216\ufe68\uff0f\uff3c\u2571\u2572\u29f9")
 
 
@@ -64,7 +65,7 @@ def require_folder(folder: Path) -> Path:
         root = folder.resolve(strict=True)
     except FileNotFoundError:
         siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
-        raise fail("E0751", f"there is no folder {folder}", help=did_you_mean(folder.name, siblings)) from None
+        raise fail("E0751", f"there is no folder {folder}", help=did_you_mean(folder.name, siblings) or _LOOK) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise fail("E0751", f"cannot open the folder {shown(str(folder))}: {error}") from error
     if not root.is_dir():

@@ -15,7 +15,7 @@ from ..specs.diagnostics import Note, did_you_mean, fail, quoted
 from ..specs.document import load_document
 from ..specs.packaged import packaged_names, packaged_path
 from ..specs.source import YamlMap
-from .containment import inside, read_json_object, require_folder
+from .containment import find_inside, read_json_object, require_folder
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MOST_SHOWN = 8
@@ -38,7 +38,9 @@ def import_folder(folder: str | Path) -> Imported:
     `params_from_config` finds.
     """
     root = require_folder(Path(folder))
-    path = inside(root, "config.json")
+    path = find_inside(root, "config.json")
+    if path is None:
+        raise fail("E0751", f"{root} has no file config.json, which says the architecture", help=_name_a_spec(root))
     config = read_json_object(path, MAX_CONFIG_BYTES)
     name, mapping = _find_spec(config, str(path))
     return Imported(spec=name, params=params_from_config(mapping, config, str(path)), config=config)
@@ -55,7 +57,7 @@ def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]
         raise fail(
             "E0713",
             f"{file}: no spec describes model_type {str(model_type)[:64]!r}",
-            help=did_you_mean(str(model_type)[:64], known) or "`llmc list` shows the architectures",
+            help=did_you_mean(str(model_type)[:64], known) or _name_a_spec(Path(file).parent),
             notes=(Note(text=_nearest(config)),),
         )
     for architecture in architectures:
@@ -70,6 +72,10 @@ def _find_spec(config: Mapping[str, object], file: str) -> tuple[str, ConfigMap]
         f"{file}: no spec describes {architectures[0][:64]!r}",
         help=did_you_mean(architectures[0][:64], supported) or "supported: " + ", ".join(sorted(supported)),
     )
+
+
+def _name_a_spec(folder: Path) -> str:
+    return f"where the architecture is a YAML file of yours, name both: SPEC.yaml and --weights {folder}"
 
 
 def _nearest(config: Mapping[str, object]) -> str:

@@ -224,7 +224,8 @@ class LanguageModel(GivesLoss, LateTree):
         size = self.facts.vocab_size
         outside = next((id for id in ids if id < 0 or (size is not None and id >= size)), None)
         if outside is not None:
-            raise fail("E0803", f"token id {outside} is outside the vocabulary of {size}")
+            bound = "are at least 0" if size is None else f"go from 0 to {size - 1}"
+            raise fail("E0803", f"token id {outside} is outside the vocabulary of {size}", help=f"ids {bound}")
 
     def default_inputs(self, tokens: Tensor) -> dict[str, Tensor]:
         """The inputs that have a default, filled with it at the shape of the tokens."""
@@ -333,7 +334,10 @@ class LanguageModel(GivesLoss, LateTree):
         if length < 1 or batch_size < 1:
             raise fail("E0803", f"a cache needs at least one row and one token, not {batch_size} and {length}")
         if limit is not None and length > limit:
-            raise fail("E0801", f"a cache of {length} tokens is longer than the model's context of {limit}")
+            remedy = "ask for fewer tokens, or set max_seq_len where the architecture allows it"
+            raise fail(
+                "E0801", f"a cache of {length} tokens is longer than the model's context of {limit}", help=remedy
+            )
         return Cache(
             self.facts.states,
             batch_size=batch_size,

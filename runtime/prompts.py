@@ -30,7 +30,7 @@ def encode_prompt(model: LanguageModel, prompt: object, *, add_special: bool) ->
             raise fail(
                 "E0806",
                 "this model has no tokenizer, so it takes token ids",
-                help="put tokenizer.json beside the weights",
+                help="give ids such as 1,2,3, or put tokenizer.json beside the weights",
             )
         ids = model.tokenizer.encode(prompt, add_special=add_special)
     elif isinstance(prompt, Tensor) and prompt.dim() == 1:

@@ -50,9 +50,7 @@ def save(model: LanguageModel, folder: Path) -> None:
         exported = export_parameters(model.program.weights, tensors, model.layout)
     write_checkpoint(folder, exported, _layout(model, exported.keys()), {"format": "pt"})
     if spec.config is None:
-        message = (
-            f"the weights are in {folder}, but no config.json: {spec.name} has no config: section to make it of"
-        )
+        message = f"the weights are in {folder}, but no config.json: {spec.name} has no config: section to make it of"
         remedy = "load them by the spec and the folder (weights=, --weights), or add config: to the spec"
         raise fail("E0714", message, help=remedy)
     original: Mapping[str, object] = _special_ids(spec)

@@ -10,8 +10,9 @@ from typing import cast
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from llmc.tools.cli import COMMANDS
+from llmc.tools.cli import COMMANDS, cli
 
 from .command_line import MAIN, TINY, child, run, values, wrong_spec
 
@@ -75,6 +76,24 @@ def test_broken_pipe_is_quiet() -> None:
     command = f'"{sys.executable}" -P -c "{MAIN}" schema | head -c 10'
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert found.stderr == ""
+
+
+def test_closed_stdin_is_said() -> None:
+    command = f'"{sys.executable}" -P -c "{MAIN}" generate {TINY} --random -p - <&-'
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 2
+    assert "stdin, which is closed" in found.stderr
+
+
+def test_prompt_of_another_encoding_is_said() -> None:
+    result = CliRunner().invoke(cli, ["generate", str(TINY), "--random", "-p", "-"], input=b"caf\xe9", prog_name="llmc")
+    assert result.exit_code == 2
+    assert "not UTF-8 at byte 3" in result.stderr
+
+
+def test_generating_from_nothing_says_that_it_is_not_there(tmp_path: Path) -> None:
+    assert "there is no file" in run("generate", tmp_path / "mine", "-p", "1").stderr
+    assert "has no weights" in run("generate", TINY, "-p", "1").stderr
 
 
 def test_full_disk_is_no_traceback() -> None:

@@ -165,13 +165,21 @@ def _prompt(given: str | None) -> str:
     if given is None:
         log(f"prompt: {DEFAULT_PROMPT!r} (-p gives another)")
         return DEFAULT_PROMPT
-    return sys.stdin.read() if given == "-" else given
+    if given != "-":
+        return given
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise click.UsageError("-p - reads stdin, which is closed; give the prompt as -p TEXT")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"stdin is not UTF-8 at byte {error.start}: {error.reason}") from None
 
 
 def _target(target: str | None, weights: str | None, is_random: bool) -> str:
     """The target, with a diagnostic where it has no weights and none were given."""
     from ...runtime.locate import MANIFEST
     from ...specs.diagnostics import fail
+    from ...specs.document import load_document
     from ...specs.packaged import packaged_folder
 
     if target is None:
@@ -189,6 +197,7 @@ def _target(target: str | None, weights: str | None, is_random: bool) -> str:
         return target
     folder = Path(target) if "\0" not in target else Path()
     if not folder.is_dir():
+        load_document(target)
         raise fail("E0708", f"{target} has no weights", help="give --weights DIR, or --random to try the spec out")
     if (folder / MANIFEST).is_file():
         from ...runtime.containment import read_json_object
