@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import fx
 
 from ..kernels.kernel import Phase
-from ..specs.diagnostics import fail
+from ..specs.diagnostics import fail, quoted
 from .forced import KEY as FORCED
 from .forced import force_kernels, named, wishes_of
 from .ir import Model
@@ -134,17 +134,25 @@ class Program:
 
 def passes_are_on() -> bool:
     """False where `LLMC_PASSES=0`: the program then runs the ops as the spec has them."""
-    return os.environ.get("LLMC_PASSES", "1") != "0"
+    return _is_on("LLMC_PASSES")
 
 
 def kernels_are_on() -> bool:
     """False where `LLMC_KERNELS=0`: every node then runs its reference."""
-    return os.environ.get("LLMC_KERNELS", "1") != "0"
+    return _is_on("LLMC_KERNELS")
 
 
 def native_is_on() -> bool:
     """False where `LLMC_NATIVE=0` or `LLMC_KERNELS=0`: torch then runs the program on a CPU as well."""
-    return kernels_are_on() and os.environ.get("LLMC_NATIVE", "1") != "0"
+    return kernels_are_on() and _is_on("LLMC_NATIVE")
+
+
+def _is_on(switch: str) -> bool:
+    """Whether an environment variable leaves a part of llmc on. Raises E0905 for what is neither 0 nor 1."""
+    value = os.environ.get(switch) or "1"
+    if value not in ("0", "1"):
+        raise fail("E0905", f"{switch} is {quoted(value)}", help=f"{switch}=0 switches it off; 1, or no {switch}, on")
+    return value == "1"
 
 
 def compile_model(

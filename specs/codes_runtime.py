@@ -335,6 +335,13 @@ ENVIRONMENT: Mapping[str, Code] = {
         right="LLMC_CACHE_GIB=64 llmc generate llama2_7b",
         exit_status=3,
     ),
+    "E0905": _code(
+        "a variable of the environment has no such value",
+        "LLMC_PASSES, LLMC_KERNELS and LLMC_NATIVE are 0 (off) or 1; LLMC_NUM_THREADS is a whole number of at least 1.",
+        wrong="LLMC_NATIVE=off llmc generate llama2_7b",
+        right="LLMC_NATIVE=0 llmc generate llama2_7b",
+        exit_status=3,
+    ),
     "E0950": _code(
         "not enough memory",
         "The model and its states would not fit the memory that is free now.",

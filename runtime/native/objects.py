@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -51,9 +52,15 @@ def _kernel_name(chosen: Compiler, source: str) -> str:
 
 def _kernel_object(chosen: Compiler, source: str) -> Path:
     def build(folder: Path, target: Path) -> None:
+        _say_that_it_takes_long()
         chosen.run(["-O3", "-c", *_INCLUDE, str(KERNELS / source), "-o", str(target)], folder)
 
     return _entry(_kernel_name(chosen, source), build)
+
+
+@cache
+def _say_that_it_takes_long() -> None:
+    print("note: compiling kernels for this processor; the next run finds them made", file=sys.stderr, flush=True)
 
 
 @cache

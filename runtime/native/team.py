@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from threading import Lock
 
+from ...specs.diagnostics import fail, quoted
 from .objects import shared_library
 
 SCRATCH_BYTES = 64 << 20
@@ -26,11 +27,13 @@ class Team:
 
 def thread_count() -> int:
     """`$LLMC_NUM_THREADS`, else `$OMP_NUM_THREADS`, else the processors that this process may use, by its affinity and
-    its control group."""
+    its control group. Raises E0905 where `$LLMC_NUM_THREADS` is no number of threads."""
     for name in ("LLMC_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:
             return int(value)
+        if value and name.startswith("LLMC_"):
+            raise fail("E0905", f"{name} is {quoted(value)}", help="give a whole number of at least 1")
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError), open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
         quota, period = file.read().split()
