@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ...kernels.native.kernel import KERNELS
+from ...specs.diagnostics import LlmcError
 from ..atomic import write_atomically
 from ..cache_limit import make_room, used
 from ..own_sources import Unsettled, sources_state
@@ -95,7 +96,10 @@ def _key(chosen: Compiler, *parts: str) -> str:
 
 
 def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
-    """The entry, made by `build(working folder, file to write)` where it is not there."""
+    """The entry, made by `build(working folder, file to write)` where it is not there.
+
+    Raises NoCompiler where it cannot be kept, as on a full disk.
+    """
     folder = cache_folder() / "objects"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,9 +109,22 @@ def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
     used(_hash_path(path), lock)
     if _is_whole(path):
         return path
+    try:
+        _make(path, lock, build)
+    except OSError as error:
+        raise NoCompiler(f"{folder} cannot take compiled code: {error.strerror or error}") from error
+    except LlmcError as error:
+        raise NoCompiler(f"{folder} cannot take compiled code: {error.diagnostics[0].message}") from error
+    make_room()
+    return path
+
+
+def _make(path: Path, lock: Path, build: Callable[[Path, Path], None]) -> None:
+    """Build the entry, where nobody else has made it since. Raises OSError, or LlmcError E0757, where it cannot lie."""
+    folder, name = path.parent, path.name
     with locked(lock):
         if _is_whole(path):
-            return path
+            return
         if path.exists():
             path.replace(path.with_suffix(path.suffix + ".bad"))
             warnings.warn(f"the cache entry {path} was damaged; it was set aside and is built again", stacklevel=2)
@@ -118,8 +135,6 @@ def _entry(name: str, build: Callable[[Path, Path], None]) -> Path:
             write_atomically(_hash_path(path), hashlib.sha256(data).hexdigest())
             os.chmod(made, 0o600)
             made.replace(path)
-    make_room()
-    return path
 
 
 def _hash_path(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -54,6 +55,15 @@ def test_an_entry_is_made_once_and_kept(cache: Path) -> None:
     assert first.parent == cache
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+
+
+def test_a_full_disk_is_told_as_no_machine_code(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NoCompiler, match=f"{cache} cannot take compiled code: No space left"):
+        shared_library(TEXT, ())
 
 
 def test_a_comment_makes_no_other_key_and_code_does() -> None:
