@@ -44,7 +44,8 @@ def insert_before(
 def parameters_of(node: fx.Node) -> dict[str, fx.Node]:
     """The parameter operands of an op node, by name: those that are neither ports nor fields."""
     op = site_of(node).op
-    ports = {port.name for port in op.ports} | {*op.ambient, *op.ambient_of} | set(op.operands) | {"training", "state"}
+    ports = {*(port.name for port in op.ports), *op.ambient, *op.ambient_of, *op.operands, *op.hints}
+    ports |= {"training", "state"}
     return {name: cast("fx.Node", value) for name, value in node.kwargs.items() if name not in ports}
 
 

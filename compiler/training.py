@@ -20,11 +20,12 @@ from .loss_head import LossHead, find_loss_head
 from .lower import lower_for_training
 from .lowered import Lowered, Module, Site, names, site_of
 from .passes.fuse_gated_activation import fuse_gated_activation
+from .passes.share_mask_plans import share_mask_plans
 from .passes.share_rope_table import share_rope_table
 from .select import Choice, Target, choose, implementation, request_of
 from .verify import verify
 
-PASSES = (fuse_gated_activation, share_rope_table)
+PASSES = (fuse_gated_activation, share_rope_table, share_mask_plans)
 """The exact rewrites whose fused form has a kernel with gradients, on a GPU."""
 ON_A_CPU = "on a CPU modules run the references"
 

@@ -79,6 +79,20 @@ def _ternary(op: str) -> Kernel:
 
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
+        name="triton",
+        op="mask_plan",
+        implementation="attention.triton_plan:mask_plan",
+        serves="attention.triton_plan:serves",
+        is_triton=True,
+    ),
+    Kernel(
+        name="none",
+        op="mask_plan",
+        implementation="attention.triton_plan:no_plan",
+        serves="attention.triton_plan:serves_none",
+        is_triton=True,
+    ),
+    Kernel(
         name="triton_prefill",
         op="attention",
         implementation="attention.triton_attention:attention",

@@ -38,6 +38,7 @@ from .layer_norm import LAYER_NORM
 from .lerp import LERP
 from .linear import LINEAR
 from .linear_cross_entropy import LINEAR_CROSS_ENTROPY
+from .mask_plan import MASK_PLAN
 from .mix_streams import MIX_STREAMS
 from .mul import MUL
 from .parameter import PARAMETER
@@ -147,6 +148,7 @@ OPS: tuple[Op, ...] = (
     LATENT_ATTEND_CACHED,
     ZEROS_LIKE,
     LINEAR_CROSS_ENTROPY,
+    MASK_PLAN,
 )
 
 OP_INDEX: Mapping[str, Op] = {op.name: op for op in OPS}

@@ -47,6 +47,7 @@ APPEND_ATTEND = Op(
     flops=_flops,
     operands=tuple(field.name for field in _FIELDS),
     ambient=("position", "lengths"),
+    hints=("plan",),
     is_internal=True,
     is_tokenwise=False,
     reference="attention:append_attend",

@@ -36,6 +36,7 @@ ATTEND_CACHED = Op(
     flops=_flops,
     operands=tuple(field.name for field in _FIELDS),
     ambient=("position",),
+    hints=("plan", "key_plan"),
     is_internal=True,
     is_tokenwise=False,
     reference="attention:attend_cached",

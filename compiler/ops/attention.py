@@ -116,6 +116,7 @@ ATTENTION = Op(
     operands=("head_dim", "v_head_dim", "mask", "window", "chunk", "scale", "softcap", "alibi", "dropout"),
     ambient=("position",),
     ambient_of={"key_position": ("position", "k")},
+    hints=("plan", "key_plan"),
     reads_training=True,
     cached_form="attend_cached",
     cached_ports=("k", "v"),

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, cast
 Dim: TypeAlias = int | str
 """A size: a number, or a symbol known only at run time (`B` batch, `T` tokens of this call, `S` cached tokens)."""
 
-DType: TypeAlias = Literal["float", "float32", "int64", "bool"]
+DType: TypeAlias = Literal["float", "float32", "int64", "int32", "bool"]
 """`float` is the model's own dtype, chosen at load."""
 
 Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
@@ -191,6 +191,8 @@ class Op:
     """Ambient tensors that the reference takes by name: those of the token axis that the first port lies on."""
     ambient_of: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     """Further ones, operand -> (ambient tensor, port on whose axis it is): left out where that is the first port's."""
+    hints: tuple[str, ...] = ()
+    """Operands that passes add, which change no number: what a kernel would else find out by itself."""
     reads_training: bool = False
     """The reference takes `training: bool`: dropout."""
     cached_form: str = ""

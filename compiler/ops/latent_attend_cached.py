@@ -36,6 +36,7 @@ LATENT_ATTEND_CACHED = Op(
     flops=_flops,
     operands=LATENT_ATTENTION.operands,
     ambient=("position",),
+    hints=("plan", "key_plan"),
     is_internal=True,
     is_tokenwise=False,
     reference="latent_attention:latent_attend_cached",

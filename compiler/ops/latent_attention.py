@@ -65,6 +65,7 @@ LATENT_ATTENTION = Op(
     flops=_flops,
     operands=("nope_head_dim", "rope_head_dim", "v_head_dim", "scale"),
     ambient=("position",),
+    hints=("plan", "key_plan"),
     cached_form="latent_attend_cached",
     is_tokenwise=False,
     reference="latent_attention:latent_attention",

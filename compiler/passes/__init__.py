@@ -18,6 +18,7 @@ from .fuse_rope_append import fuse_rope_append
 from .fuse_ternary_projections import fuse_ternary_projections
 from .hoist_once import hoist_once
 from .rotate_residual import rotate_residual
+from .share_mask_plans import share_mask_plans
 from .share_rope_table import share_rope_table
 
 Pass = Callable[[Module], int]
@@ -40,5 +41,6 @@ GPU_PASSES: tuple[Pass, ...] = (
     fuse_norm_linear,
     fuse_ternary_projections,
     fuse_norm_ternary,
+    share_mask_plans,
 )
 """Those that follow where the target is a GPU."""

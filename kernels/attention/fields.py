@@ -12,6 +12,9 @@ from ..record import shared
 from ..rope.fields import RopeLayout
 
 MaskKind: TypeAlias = Literal["causal", "bidirectional"]
+PlannedKeys: TypeAlias = Literal["tokens", "cache", "ring"]
+"""What the columns of a plan are. `tokens`: those of a call; `cache`: slots of a cache that keeps every token, at its
+position; `ring`: those of the call, behind the slots of a ring as it was before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,10 @@ class Attend(MaskedScores):
     training: bool = False
     bias: Tensor | None = None
     """`[1 or H, T, S]`, added to the scores."""
+    plan: Tensor | None = None
+    """`MaskPlan` of this mask by queries: what saves a kernel finding out which keys to visit. It changes nothing."""
+    key_plan: Tensor | None = None
+    """The same by keys, for gradients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +152,8 @@ class AppendAttend(Scores):
     k_norm_weight: Tensor | None = None
     norm_eps: float = 0.0
     norm_offset: float = 0.0
+    plan: Tensor | None = None
+    """As `Attend` has it."""
     is_static: bool = False
 
     def appending(self, q: Tensor, k: Tensor) -> KvAppend:
@@ -165,5 +174,29 @@ class AppendAttend(Scores):
             position=self.position,
             head_dim=self.key_dim,
             v_head_dim=self.value_dim,
+            plan=self.plan,
             **shared(self, Scores),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskPlan:
+    """Of `mask_plan`."""
+
+    position: Tensor
+    key_position: Tensor | None = None
+    """Of `tokens` on another axis; absent: position."""
+    lengths: Tensor | None = None
+    """`[B]` int64, the tokens of each row that a ring has seen before."""
+    keys: PlannedKeys = "tokens"
+    mask: MaskKind = "causal"
+    window: int | None = None
+    chunk: int | None = None
+    by_keys: bool = False
+    """Rows are keys and columns queries, as gradients of keys need them."""
+
+    @property
+    def can_be_made(self) -> bool:
+        """A single query reads a ring itself, and beams share the keys of their prompt: these have no plan."""
+        rows = len(self.position if self.key_position is None else self.key_position)
+        return rows == len(self.position) and not (self.keys == "ring" and self.position.shape[1] == 1)

@@ -20,7 +20,7 @@ from ..cache.fields import KvAppend, KvState
 from ..norm.reference import rms_norm
 from ..record import called_with, shared
 from ..rope.reference import rope_apply
-from .fields import AppendAttend, AttendCached, Attention, MaskKind
+from .fields import AppendAttend, AttendCached, Attention, MaskKind, MaskPlan
 from .shared_rows import shares_keys
 
 
@@ -189,3 +189,94 @@ def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
     own: dict[str, Any] = {**shared(given, KvAppend), "k": k}
     state, keys, values, at = append(**own)
     return attend_cached.of(given.attending(q, keys, values, at)), state
+
+
+GRANULE = 16
+"""Queries, and keys, of which a plan says one thing: blocks of every kernel hold whole granules."""
+RANGES = 5
+"""Numbers of a plan for a granule of rows: the first granule of columns that is seen, the one after the last, the same
+of those seen as a whole, and, of a ring, how many of the tokens before the call are seen, else -1."""
+FAR = 2**26
+"""Stands for no granule where the first is asked for."""
+NOWHERE = 2**31 - 1
+"""The first position of a granule that is padding."""
+
+
+@called_with(MaskPlan)
+def mask_plan(given: MaskPlan) -> Tensor:
+    """For each granule of rows the granules of columns that it meets -> `[B, ceil(T / GRANULE), RANGES]` int32.
+
+    A granule of columns outside the first range holds no pair that sees each other, one inside the second only such
+    pairs (but for padded queries); a granule of padding meets none, and limits nobody: `FAR, 0, 0, FAR`. What a cache
+    keeps is told by the positions of queries alone. Columns of a ring are the call's tokens: its slots come before
+    them. `[B, 0, RANGES]` where none `can_be_made`.
+    """
+    if not given.can_be_made:
+        return given.position.new_empty((len(given.position), 0, RANGES), dtype=torch.int32)
+    first, last, _ = _spans(given.position)
+    if given.keys == "cache":
+        return _packed_plan(last, *_of_cache(given, first, last), torch.full_like(last, -1))
+    columns = given.position if given.key_position is None else given.key_position
+    rows = columns if given.by_keys else given.position
+    (first, last, _), others = _spans(rows), _spans(given.position if given.by_keys else columns)
+    seen, whole = _seen_granules(given, (first, last), others)
+    order = torch.arange(seen.shape[-1], device=seen.device)
+    begin, end = torch.where(seen, order, FAR).amin(-1), torch.where(seen, order + 1, 0).amax(-1)
+    start = torch.minimum(torch.where(whole, order, FAR).amin(-1), end)
+    is_after = (order >= start[..., None]) & ~whole
+    stop = torch.minimum(torch.where(is_after, order, FAR).amin(-1), end)
+    before = torch.full_like(last, -1)
+    if given.lengths is not None and given.keys == "ring":
+        before = (given.lengths[:, None] - _lowest(given, first)).clamp(min=0)
+    return _packed_plan(last, begin, end, start, stop, before)
+
+
+def _packed_plan(last: Tensor, begin: Tensor, end: Tensor, start: Tensor, stop: Tensor, before: Tensor) -> Tensor:
+    is_padding, none = last < 0, (FAR, 0, 0, FAR, -1)
+    found = (begin, end, start, stop, before)
+    return torch.stack([x.masked_fill(is_padding, y) for x, y in zip(found, none, strict=True)], -1).int()
+
+
+def _spans(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each granule the first and the last position, and whether none is padding."""
+    spare = max(1, -(-position.shape[1] // GRANULE)) * GRANULE - position.shape[1]
+    granules = functional.pad(position, (0, spare), value=-1).unflatten(1, (-1, GRANULE))
+    is_real = granules >= 0
+    return torch.where(is_real, granules, NOWHERE).amin(-1), granules.amax(-1), is_real.all(-1)
+
+
+def _lowest(given: MaskPlan, position: Tensor) -> Tensor:
+    """The lowest position that a query at this one sees."""
+    lowest = torch.zeros_like(position)
+    if given.window is not None:
+        lowest = torch.maximum(lowest, position - given.window + 1)
+    return lowest if given.chunk is None else torch.maximum(lowest, position // given.chunk * given.chunk)
+
+
+def _of_cache(given: MaskPlan, first: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ranges where slot p holds position p; the mask is causal."""
+    end = last // GRANULE + 1
+    start, stop = -(-_lowest(given, last) // GRANULE), (first + 1) // GRANULE
+    has_whole = start < stop
+    return _lowest(given, first) // GRANULE, end, torch.where(has_whole, start, end), torch.where(has_whole, stop, end)
+
+
+def _seen_granules(
+    given: MaskPlan, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Which granules meet, in part and as a whole: two of `[B, rows, columns]` bool."""
+    row, column = [x[:, :, None] for x in rows], [x[:, None, :] for x in columns]
+    (q_first, q_last), (k_first, k_last) = (column[:2], row) if given.by_keys else (row, column[:2])
+    seen = (row[1] >= 0) & (column[1] >= 0)
+    # A key that is padding must be masked. A query that is padding weighs nothing.
+    whole = seen if given.by_keys else seen & column[2]
+    if given.mask == "causal":
+        seen, whole = seen & (k_first <= q_last), whole & (k_last <= q_first)
+    if given.window is not None:
+        seen, whole = seen & (q_first - k_last < given.window), whole & (q_last - k_first < given.window)
+        if given.mask == "bidirectional":
+            seen, whole = seen & (k_first - q_last < given.window), whole & (k_last - q_first < given.window)
+    if given.chunk is not None:
+        (a, b), (c, d) = ([x // given.chunk for x in pair] for pair in ((q_first, q_last), (k_first, k_last)))
+        seen, whole = seen & (c <= b) & (a <= d), whole & (c == b) & (a == d)
+    return seen, seen & whole

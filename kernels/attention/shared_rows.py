@@ -23,7 +23,8 @@ def shares_keys(attend: Callable[[AttendCached], Tensor]) -> Callable[[AttendCac
         rows, q, position = given.keys.shape[0], given.q, given.position
         if rows == q.shape[0]:
             return attend(given)
-        out = attend(replace(given, q=q.reshape(rows, -1, q.shape[-1]), position=position.reshape(rows, -1)))
+        joined = {"q": q.reshape(rows, -1, q.shape[-1]), "position": position.reshape(rows, -1)}
+        out = attend(replace(given, **joined, plan=None, key_plan=None))  # plans are by rows as they were
         return out.reshape(*position.shape, out.shape[-1])
 
     return attend_shared

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op
 from ..kernel import Request
 from ..record import called_with
@@ -41,7 +42,7 @@ def _fake(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
 
 
 def _reference(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
-    q, k, v, position, key_position, bias, distance_bias, sink, seed = x
+    q, k, v, position, key_position, bias, distance_bias, sink, seed = x[:9]
     seen = {"position": position, "key_position": key_position}
     biases = {"bias": bias, "distance_bias": distance_bias}
     given = AttendCached(q=q, keys=k, values=v, **seen, **biases, sink=sink, **settings.fields())
@@ -129,10 +130,11 @@ def _gradients(ctx, grad: Tensor, _grad_lse: Tensor):
         wanted = needs.bias, needs.distance_bias
         of_both = _attention_biases(grad, *x, lse, delta, *ctx.settings, *wanted)
         of_bias, of_distance = (one if is_wanted else None for one, is_wanted in zip(of_both, wanted, strict=True))
-    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, None, *(None for _ in ctx.settings)
+    wholes = (None for _ in (x.seed, x.plan, x.key_plan, *ctx.settings))
+    return of_q, of_k, of_v, None, None, of_bias, of_distance, of_sink, *wholes
 
 
-_attention.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_attention, _gradients, setup_context=_keep)
 
 
 def attention_with_logsumexp(given: AttendCached) -> tuple[Tensor, Tensor]:
@@ -144,7 +146,7 @@ def attention_with_logsumexp(given: AttendCached) -> tuple[Tensor, Tensor]:
     dropout = given.dropout if given.training else 0.0
     operands = Operands(
         given.q, given.keys, given.values, given.position, given.key_position, given.bias, given.distance_bias,
-        given.sink, draw_seed(given.q) if dropout > 0.0 else None,
+        given.sink, draw_seed(given.q) if dropout > 0.0 else None, given.plan, given.key_plan,
     )  # fmt: skip
     settings = Settings.of(given, given.head_dim, given.v_head_dim, given.mask)._replace(dropout=dropout)
     return _attention(*operands, *settings)

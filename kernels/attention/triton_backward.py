@@ -17,7 +17,8 @@ from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
 from .dropout import dropped_below
 from .triton_dropout import kept, kept_factor
-from .triton_mask import plan_blocks, visible
+from .triton_mask import planned, visible
+from .triton_plan import plan_blocks
 from .triton_scores import alibi_slope
 from .triton_settings import BACKWARD_KEYS, BACKWARD_QUERIES, Operands, Settings, bias_strides, power_below, reach_of
 from .triton_terms import LOG2_E, scores
@@ -153,9 +154,7 @@ def _queries(
         p_distance += i_head * (2 * reach + 1)
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
-    p_plan += (i_batch * blocks + i_block) * 4
-    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
-    whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
     b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_D)
     b_acc = _add_keys(
         b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, whole, stop, stop, 0, p_k, p_v, p_key, p_bias,
@@ -232,9 +231,7 @@ def _keys(
     b_k = load_rows(p_k, p_k, i_first, s_k, keys, head_dim, False, False, BLOCK_N, BLOCK_D, EVEN_D)
     b_v = load_rows(p_v, p_v, i_first, s_v, keys, v_head_dim, False, False, BLOCK_N, BLOCK_DV, EVEN_DV)
     p_position += i_batch * s_position
-    p_plan += (i_batch * blocks + i_block) * 4
-    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
-    whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_first, keys, queries, BLOCK_N, BLOCK_M)
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
     b_grad_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_grad_v = tl.zeros((BLOCK_N, BLOCK_DV), tl.float32)
@@ -284,7 +281,7 @@ def launch_backward(
     D]`.
     """
     grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
-    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()[:9]
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     grad_q, delta = q.new_empty(q.shape), torch.empty_like(lse)
@@ -312,18 +309,14 @@ def launch_backward(
     at_once = settings.at_once(k, heads)
 
     config = BACKWARD_QUERIES.config(key)
-    m, n = config["BLOCK_M"], config["BLOCK_N"]
-    plan, blocks = plan_blocks(position, key_position, row_block=m, column_block=n, **limits), ceil_div(queries, m)
+    plan, blocks = plan_blocks(position, key_position, x.plan, **limits), ceil_div(queries, config["BLOCK_M"])
     launchable(_queries)[(blocks * batch * heads,)](
         q, k, v, position, key_position, plan, *tensors, grad_q, *strides, blocks, *fields, at_once, **flags, **config
     )
 
     config = BACKWARD_KEYS.config(key)
-    m, n = config["BLOCK_M"], config["BLOCK_N"]
-    plan = plan_blocks(
-        key_position, position, row_block=n, column_block=m, **limits, rows_are_queries=False
-    )  # fmt: skip
-    blocks = ceil_div(keys, n)
+    plan = plan_blocks(position, key_position, x.key_plan, **limits, by_keys=True)
+    blocks = ceil_div(keys, config["BLOCK_N"])
     launchable(_keys)[(blocks * batch * kv_heads,)](
         q, k, v, position, key_position, plan, *tensors, grad_k, grad_v, *strides, blocks, *fields,
         max(1, at_once * kv_heads // heads), **flags, **config,

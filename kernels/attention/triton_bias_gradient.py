@@ -18,7 +18,8 @@ from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
 from .dropout import dropped_below
 from .triton_backward import gradients, load_lse
-from .triton_mask import plan_blocks
+from .triton_mask import planned
+from .triton_plan import plan_blocks
 from .triton_scores import alibi_slope
 from .triton_settings import BACKWARD_QUERIES, Operands, Settings, bias_strides, power_below, reach_of
 from .triton_tiles import load_rows
@@ -122,8 +123,7 @@ def by_distance(
     the batch count from `first`."""
     i_block, i_row = tl.program_id(0), tl.program_id(1)
     i_batch, i_head, i_first = (first + i_row // heads).to(tl.int64), i_row % heads, i_block * BLOCK_M
-    p_plan += (i_batch * tl.num_programs(0) + i_block) * 4
-    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
+    begin, end, _, _ = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
     o_query = i_first + tl.arange(0, BLOCK_M)
     m_query = o_query < queries
     p_rows = p_out + (i_row.to(tl.int64) * queries + o_query) * (2 * reach + 1)
@@ -158,7 +158,7 @@ def launch_bias_gradients(
     The arguments are those of `launch_backward`, delta what it gives.
     """
     grad = grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
-    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, _, seed = x.dense()[:9]
     batch, queries, keys, kv_heads = q.shape[0], q.shape[1], k.shape[2], k.shape[1]
     heads = q.shape[2] // settings.head_dim
     of_bias_, of_distance = q.new_empty(0), q.new_empty(0)
@@ -184,9 +184,7 @@ def launch_bias_gradients(
     if wants_distance and distance_bias is not None:
         total = torch.zeros(distance_bias.shape, dtype=torch.float32, device=q.device)
         rows = max(1, SCRATCH // max(1, 4 * queries * distance_bias.numel()))
-        plan = (
-            None if is_empty else plan_blocks(position, key_position, row_block=m, column_block=n, **settings.limits())
-        )
+        plan = None if is_empty else plan_blocks(position, key_position, x.plan, **settings.limits())
         for first in range(0, 0 if is_empty else batch, rows):
             count = min(rows, batch - first)
             part = total.new_zeros((count, heads, queries, distance_bias.shape[1]))

@@ -16,7 +16,8 @@ from ..gpu.op import launchable
 from ..gpu.sizes import ceil_div
 from .dropout import dropped_below
 from .triton_dropout import kept, kept_factor
-from .triton_mask import plan_blocks, visible
+from .triton_mask import planned, visible
+from .triton_plan import plan_blocks
 from .triton_scores import alibi_slope
 from .triton_settings import (
     FORWARD,
@@ -122,9 +123,7 @@ def _forward(
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
 
-    p_plan += (i_batch * blocks + i_block) * 4
-    begin, end = tl.load(p_plan), tl.load(p_plan + 1)
-    whole, stop = tl.load(p_plan + 2), tl.load(p_plan + 3)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
     b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_DV)
     if HAS_SINK:
         b_max = tl.zeros((BLOCK_M,), tl.float32) + tl.load(p_sink + i_head).to(tl.float32) * LOG2_E
@@ -162,7 +161,7 @@ def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
 
     out `[B, T, H*Dv]`, logsumexp `[B, H, T]` float32 in units of ln 2, -inf where a query sees nothing.
     """
-    q, k, v, position, key_position, bias, distance_bias, sink, seed = x.dense()
+    q, k, v, position, key_position, bias, distance_bias, sink, seed = x.dense()[:9]
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[2]
     heads = q.shape[2] // settings.head_dim
     out = q.new_empty((batch, queries, heads * settings.v_head_dim))
@@ -175,8 +174,7 @@ def launch_forward(x: Operands, settings: Settings) -> tuple[Tensor, Tensor]:
     if described:
         provide_scratch()
     blocks = ceil_div(queries, config["BLOCK_M"])
-    sizes = {"row_block": config["BLOCK_M"], "column_block": config["BLOCK_N"]}
-    plan = plan_blocks(position, key_position, **sizes, **settings.limits())
+    plan = plan_blocks(position, key_position, x.plan, **settings.limits())
     launchable(_forward)[(blocks * batch * heads,)](
         q, k, v, position, key_position, plan, bias, distance_bias, sink, seed, out, lse,
         q.stride(0), q.stride(1), *k.stride()[:3], *v.stride()[:3], position.stride(0), key_position.stride(0),

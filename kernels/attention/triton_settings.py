@@ -33,14 +33,14 @@ class Operands(NamedTuple):
     sink: Tensor | None
     seed: Tensor | None = None
     """Of the mask by which weights are dropped, `[1]` int64; absent: none are."""
+    plan: Tensor | None = None
+    key_plan: Tensor | None = None
 
     def dense(self) -> Operands:
         """The same, last elements side by side, as they nearly always are."""
-        q, k, v, position, key_position = (
-            x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5]
-        )
-        distance_bias = None if self.distance_bias is None else self.distance_bias.contiguous()
-        return Operands(q, k, v, position, key_position, self.bias, distance_bias, self.sink, self.seed)
+        first = (x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5])
+        dense = Operands(*first, *self[5:])
+        return dense._replace(distance_bias=None if self.distance_bias is None else self.distance_bias.contiguous())
 
 
 class Settings(NamedTuple):
@@ -76,7 +76,7 @@ class Settings(NamedTuple):
         }  # fmt: skip
 
     def limits(self) -> dict[str, Any]:
-        """What `plan_blocks` asks for."""
+        """What `plan_blocks` asks for, of positions that are given."""
         return {"causal": self.causal, "window": self.window, "chunk": self.chunk}
 
     def flags(self, bias: Tensor | None, distance_bias: Tensor | None) -> dict[str, int | bool]:

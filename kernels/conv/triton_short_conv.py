@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..continued import continued
 from ..gpu.activations import activate, slope
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_order, token_rows
 from ..gpu.sizes import ceil_div
@@ -299,7 +300,7 @@ def _gradients(ctx, grad: Tensor, _grad_tail: Tensor):
     return grad_x, None, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype), None, None
 
 
-_conv.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_conv, _gradients, setup_context=_keep)
 
 
 @continued(ShortConv, ShortConvFrom)

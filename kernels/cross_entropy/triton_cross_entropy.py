@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu.activations import tanh
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
@@ -150,7 +151,7 @@ def _gradients(ctx, grad: Tensor, _grad_hidden: Tensor, _grad_weight: Tensor):
     return grad_hidden * grad, grad_weight * grad, None, None, None, None, None, None, None
 
 
-_loss.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_loss, _gradients, setup_context=_keep)
 
 
 def linear_cross_entropy(

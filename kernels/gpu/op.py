@@ -13,6 +13,8 @@ from typing import Any, cast, get_type_hints
 import torch
 from torch._library.custom_ops import CustomOpDef
 
+from .gradients import with_reference
+
 NAMESPACE = "llmc"
 
 
@@ -39,9 +41,13 @@ def gpu_op(
     All three take the same arguments, annotated with the types of a torch schema (Tensor, Tensor | None, int, float,
     bool, str, list[Tensor]) or with a NamedTuple of them, which the operator takes item by item: call it with
     `*record`. An output must not be a view of an input, nor an input. Under the interpreter CPU tensors run the kernel
-    itself. Give gradients with the result's `register_autograd`.
+    itself. Give gradients by `gradients.register_gradients`; there an operator whose launch does not compile runs its
+    reference.
     """
     launch, fake, reference = _by_items(launch), _by_items(fake), _by_items(reference)
+    mutates_args = tuple(mutates_args)
+    if not mutates_args:
+        launch = with_reference(name, launch, reference)
     operator = cast("CustomOpDef", torch.library.triton_op(f"{NAMESPACE}::{name}", launch, mutates_args=mutates_args))
     operator.register_fake(fake)
     if not is_interpreted():

@@ -6,10 +6,19 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import TypeAlias
 
 Loader: TypeAlias = Callable[[], Callable[..., object]]
 """Gives an implementation, imported when it is wanted."""
+
+_PLACE: ContextVar[str] = ContextVar("place", default="")
+"""The node that runs in this thread."""
+
+
+def place_of_call() -> str:
+    """The node whose kernel runs, as a reader of the spec knows it; empty outside of `guarded`."""
+    return _PLACE.get()
 
 
 def guarded(place: str, kernels: Sequence[tuple[str, Loader]]) -> Callable[..., object]:
@@ -29,20 +38,24 @@ def guarded(place: str, kernels: Sequence[tuple[str, Loader]]) -> Callable[..., 
         nonlocal function
         if torch.compiler.is_compiling():
             return function(**operands)
-        while True:
-            try:
-                return function(**operands)
-            except Exception as error:
-                if len(left) == 1 or not is_compile_failure(error):
-                    raise
-                name, _ = left.pop(0)
-                function = left[0][1]()
-                warnings.warn(
-                    f"{place}: kernel {name} does not compile here and is set aside for {left[0][0]}"
-                    f" ({_described(operands)}): {_first_line(error)}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        before = _PLACE.set(place)
+        try:
+            while True:
+                try:
+                    return function(**operands)
+                except Exception as error:
+                    if len(left) == 1 or not is_compile_failure(error):
+                        raise
+                    name, _ = left.pop(0)
+                    function = left[0][1]()
+                    warnings.warn(
+                        f"{place}: kernel {name} does not compile here and is set aside for {left[0][0]}"
+                        f" ({described(operands)}): {first_line(error)}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+        finally:
+            _PLACE.reset(before)
 
     return run
 
@@ -56,7 +69,7 @@ def is_compile_failure(error: BaseException) -> bool:
     )
 
 
-def _described(operands: dict[str, object]) -> str:
+def described(operands: dict[str, object]) -> str:
     """Shapes, dtypes and settings of a call: what a report of the failure needs."""
     from torch import Tensor
 
@@ -69,6 +82,7 @@ def _described(operands: dict[str, object]) -> str:
     return ", ".join(parts)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The kind of an error, and the first line of what it says."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -23,6 +23,9 @@ class Latent:
     v_head_dim: int
     scale: float | None = None
     """Absent: `1 / sqrt(Dn + Dr)`."""
+    plan: Tensor | None = None
+    """As `Attend` of attention has it."""
+    key_plan: Tensor | None = None
 
     @property
     def factor(self) -> float:

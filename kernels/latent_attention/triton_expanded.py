@@ -47,6 +47,8 @@ def latent_attend_cached(given: LatentAttendCached) -> Tensor:
         head_dim=nope + given.rope_head_dim,
         v_head_dim=width,
         scale=given.scale,
+        plan=given.plan,
+        key_plan=given.key_plan,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op
 from . import triton_experts_backward, triton_experts_grouped
 from .operands import Operands, by_reference, empty
@@ -70,7 +71,7 @@ def _gradients(ctx, grad: Tensor | None, _grad_kept: Tensor | None):
     return tuple(by_name.get(name) for name in Operands._fields)
 
 
-_experts.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_experts, _gradients, setup_context=_keep)
 
 
 def experts_to_train(given: Operands) -> Tensor:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
@@ -276,7 +277,7 @@ def _gradients(ctx, grad: Tensor | None, _grad_experts: Tensor | None, grad_logi
     return of_x, of_weight, None if bias is None else of_bias.to(bias.dtype), *(None,) * 9
 
 
-_router.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_router, _gradients, setup_context=_keep)
 
 
 def router(

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div
 from ..kernel import Request
@@ -229,7 +230,7 @@ def _gradients(ctx, grad: Tensor, grad_sum: Tensor, _grad_mean: Tensor, _grad_rs
     return grad_x, grad_x if ctx.has_delta else None, grad_weight, grad_bias, None, None, None, None
 
 
-_norm.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_norm, _gradients, setup_context=_keep)
 
 
 def layer_norm(

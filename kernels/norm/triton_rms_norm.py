@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div
 from ..kernel import Request
@@ -220,8 +221,8 @@ def _gradients_add(ctx, grad: Tensor, grad_sum: Tensor, _grad_rstd: Tensor):
     return grad_x, grad_x, grad_weight, None, None
 
 
-_norm.register_autograd(_gradients, setup_context=_keep)
-_add_norm.register_autograd(_gradients_add, setup_context=_keep_add)
+register_gradients(_norm, _gradients, setup_context=_keep)
+register_gradients(_add_norm, _gradients_add, setup_context=_keep_add)
 
 
 def rms_norm(

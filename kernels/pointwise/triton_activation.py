@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..gpu.activations import activate, slope, tanh
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, is_interpreted, launchable
 from ..gpu.sizes import ceil_div
 from ..kernel import Request
@@ -149,7 +150,7 @@ def _gradients(ctx, grad: Tensor):
     return grad_x, None if up is None else grad_up, None, None, None
 
 
-_activate.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_activate, _gradients, setup_context=_keep)
 
 
 def _activated(x: Tensor, up: Tensor | None, kind: str, is_packed: bool, cap: float) -> Tensor:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..kernel import Request
@@ -109,7 +110,7 @@ def _gradients(ctx, grad: Tensor):
     return grad_x, None, None, None, None, None
 
 
-_apply.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_apply, _gradients, setup_context=_keep)
 
 
 def rope_apply(

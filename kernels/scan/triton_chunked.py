@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..continued import continued
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_rows
 from ..gpu.sizes import ceil_div, power_of_2
@@ -224,7 +225,7 @@ def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None):
     return *taken, None, None, None
 
 
-_scan.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_scan, _gradients, setup_context=_keep)
 
 
 @continued(Scan, ScanFrom)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..continued import continued
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
@@ -200,7 +201,7 @@ def _gradients(ctx, grad: Tensor | None, grad_final: Tensor | None, _: Tensor | 
     return *taken, None, None, None, None, None
 
 
-_scan.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_scan, _gradients, setup_context=_keep)
 
 
 @continued(Scan, ScanFrom)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..continued import continued
+from ..gpu.gradients import register_gradients
 from ..gpu.op import gpu_op, launchable
 from ..gpu.rows import token_order, token_rows
 from ..gpu.sizes import ceil_div
@@ -153,7 +154,7 @@ def _gradients(ctx, grad: Tensor, _grad_kept: Tensor):
     return _shifted_backward(grad, ctx.saved_tensors[0]), None, None
 
 
-_shifted.register_autograd(_gradients, setup_context=_keep)
+register_gradients(_shifted, _gradients, setup_context=_keep)
 
 
 @continued(TokenShift, TokenShiftFrom)

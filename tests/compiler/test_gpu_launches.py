@@ -13,6 +13,8 @@ FIXTURES = Path(__file__).parent / "launches"
 SPECS = ("llama2_7b", "gemma2", "qwen3", "mamba", "mixtral", "deepseek_v3", "trident")
 VIEWS = ("split", "slice", "select", "reshape", "identity", "parameter", "cross_kv_read")
 """Ops that move nothing."""
+NOTHING = "none"
+"""The kernel of a node that nobody reads in this phase."""
 
 
 def launches(program: Program) -> str:
@@ -20,7 +22,7 @@ def launches(program: Program) -> str:
     lines: list[str] = []
     for name, choices in program.kernels["decode"].items():
         calls = sum(call.definition == name for call in program.module.calls)
-        launching = [choice for choice in choices if choice.op not in VIEWS]
+        launching = [choice for choice in choices if choice.op not in VIEWS and choice.kernel != NOTHING]
         lines.append(f"{name} x{calls}: {len(launching)}")
         lines += [f"    {choice.op} -> {choice.kernel}  ({choice.path})" for choice in launching]
     return "\n".join(lines) + "\n"

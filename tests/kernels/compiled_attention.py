@@ -163,23 +163,31 @@ CASES = (
     of_biases("of_bias", "all", 64, 32, 128, 2, ALL, BIASES),
     Case(
         name="attention spans",
-        kernel="attention.triton_mask:_spans",
+        kernel="attention.triton_plan:_spans",
         arguments={
-            "p_position": "*i64:16", "p_span": "*i32:16", "tokens": "i32:16", "s_batch": "i32:16", "blocks": "i32:16"
+            "p_position": "*i64:16", "p_span": "*i32:16", "tokens": "i32:16", "s_batch": "i32:16", "granules": "i32:16"
         },
-        constexprs={"SIZE": 64, "BLOCKS": 64},
+        constexprs={"BLOCK": 256},
     ),
     Case(
         name="attention plan",
-        kernel="attention.triton_mask:_plan",
+        kernel="attention.triton_plan:_plan",
         arguments={
-            "p_position": "*i64:16", "p_span": "*i32:16", "p_plan": "*i32:16", "tokens": "i32:16",
-            "s_batch": "i32:16", "blocks": "i32:16", "window": "i32", "chunk": "i32",
+            "p_position": "*i64:16", "p_span": "*i32:16", "p_lengths": "*i64:16", "p_plan": "*i32:16",
+            "tokens": "i32:16", "s_batch": "i32:16", "granules": "i32:16", "window": "i32", "chunk": "i32",
         },
         constexprs={
-            "ROWS_ARE_QUERIES": True, "CAUSAL": True, "HAS_WINDOW": True, "HAS_CHUNK": True, "SIZE": 128,
-            "BLOCKS": 256,
+            "BY_KEYS": False, "CAUSAL": True, "HAS_WINDOW": True, "HAS_CHUNK": True, "IS_RING": True, "BLOCK": 1024
         },
-        num_warps=1,
+        num_warps=4,
+    ),
+    Case(
+        name="attention plan of a cache",
+        kernel="attention.triton_plan:_plan_of_cache",
+        arguments={
+            "p_position": "*i64:16", "p_plan": "*i32:16", "tokens": "i32:16", "s_batch": "i32:16",
+            "granules": "i32:16", "window": "i32", "chunk": "i32",
+        },
+        constexprs={"HAS_WINDOW": True, "HAS_CHUNK": True, "BLOCK": 256},
     ),
 )  # fmt: skip

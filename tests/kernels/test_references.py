@@ -16,6 +16,7 @@ def test_reference_takes_what_lowering_passes(op: Op) -> None:
     given = dict(inspect.signature(resolve_reference(op.reference)).parameters)
     wanted = [port.name for port in op.ports] + list(op.operands)
     wanted += [name for name in op.ambient if op.port(name) is None] + list(op.ambient_of)
+    wanted += op.hints
     if op.reads_training:
         wanted.append("training")
     assert set(wanted) <= set(given)
