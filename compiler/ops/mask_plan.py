@@ -22,7 +22,7 @@ _FIELDS = (
 
 def _infer(fields: Fields, inputs: Inputs) -> Mapping[str, TensorType]:
     rows = inputs.get("key_position", inputs["position"]) if fields.bool("by_keys") else inputs["position"]
-    return {"out": TensorType(shape=(rows.shape[0], f"{rows.shape[1]}/16", 5), dtype="int32")}
+    return {"out": TensorType(shape=(rows.shape[0], f"{rows.shape[1]}_blocks", 5), dtype="int32")}
 
 
 MASK_PLAN = Op(

@@ -192,57 +192,53 @@ def append_attend(given: AppendAttend) -> tuple[Tensor, KvState]:
 
 
 GRANULE = 16
-"""Queries, and keys, of which a plan says one thing: blocks of every kernel hold whole granules."""
+"""Columns of which a plan says one thing, and its smallest blocks of rows."""
+LEVELS = 4
+"""Sizes of the blocks of rows that it knows, each twice the one before: a kernel reads those of its own size."""
 RANGES = 5
-"""Numbers of a plan for a granule of rows: the first granule of columns that is seen, the one after the last, the same
-of those seen as a whole, and, of a ring, how many of the tokens before the call are seen, else -1."""
-FAR = 2**26
-"""Stands for no granule where the first is asked for."""
+"""Numbers of a plan for a block of rows: the first granule of columns that is seen, the one after the last, the same of
+those seen as a whole, and, of a ring, how many of the tokens before the call are seen, else -1."""
 NOWHERE = 2**31 - 1
-"""The first position of a granule that is padding."""
+"""The first position of a block that is padding."""
 
 
 @called_with(MaskPlan)
 def mask_plan(given: MaskPlan) -> Tensor:
-    """For each granule of rows the granules of columns that it meets -> `[B, ceil(T / GRANULE), RANGES]` int32.
+    """For each block of rows the granules of columns that it meets -> `[B, R, RANGES]` int32, the smallest blocks
+    first: R is the sum of `ceil(T / size)` over all sizes.
 
     A granule of columns outside the first range holds no pair that sees each other, one inside the second only such
-    pairs (but for padded queries); a granule of padding meets none, and limits nobody: `FAR, 0, 0, FAR`. What a cache
-    keeps is told by the positions of queries alone. Columns of a ring are the call's tokens: its slots come before
-    them. `[B, 0, RANGES]` where none `can_be_made`.
+    pairs (but for padded queries); a block of padding meets none. What a cache keeps is told by the positions of
+    queries alone. Columns of a ring are the call's tokens: its slots come before them. `[B, 0, RANGES]` where none
+    `can_be_made`.
     """
     if not given.can_be_made:
         return given.position.new_empty((len(given.position), 0, RANGES), dtype=torch.int32)
-    first, last, _ = _spans(given.position)
-    if given.keys == "cache":
-        return _packed_plan(last, *_of_cache(given, first, last), torch.full_like(last, -1))
+    return torch.cat([_plan_of_blocks(given, GRANULE * 2**level) for level in range(LEVELS)], dim=1)
+
+
+def _plan_of_blocks(given: MaskPlan, size: int) -> Tensor:
     columns = given.position if given.key_position is None else given.key_position
-    rows = columns if given.by_keys else given.position
-    (first, last, _), others = _spans(rows), _spans(given.position if given.by_keys else columns)
-    seen, whole = _seen_granules(given, (first, last), others)
-    order = torch.arange(seen.shape[-1], device=seen.device)
-    begin, end = torch.where(seen, order, FAR).amin(-1), torch.where(seen, order + 1, 0).amax(-1)
-    start = torch.minimum(torch.where(whole, order, FAR).amin(-1), end)
-    is_after = (order >= start[..., None]) & ~whole
-    stop = torch.minimum(torch.where(is_after, order, FAR).amin(-1), end)
+    rows, columns = (columns, given.position) if given.by_keys else (given.position, columns)
+    first, last, _ = _spans(rows, size, -(-rows.shape[1] // size))
     before = torch.full_like(last, -1)
+    if given.keys == "cache":
+        ranges = _of_cache(given, first, last)
+    else:
+        spans = _spans(columns, GRANULE, max(1, -(-columns.shape[1] // GRANULE)))
+        ranges = _ranges(*_seen_granules(given, (first, last), spans))
     if given.lengths is not None and given.keys == "ring":
         before = (given.lengths[:, None] - _lowest(given, first)).clamp(min=0)
-    return _packed_plan(last, begin, end, start, stop, before)
+    plan = torch.stack([x.masked_fill(last < 0, 0) for x in ranges] + [before.masked_fill(last < 0, -1)], -1)
+    return plan.int()
 
 
-def _packed_plan(last: Tensor, begin: Tensor, end: Tensor, start: Tensor, stop: Tensor, before: Tensor) -> Tensor:
-    is_padding, none = last < 0, (FAR, 0, 0, FAR, -1)
-    found = (begin, end, start, stop, before)
-    return torch.stack([x.masked_fill(is_padding, y) for x, y in zip(found, none, strict=True)], -1).int()
-
-
-def _spans(position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each granule the first and the last position, and whether none is padding."""
-    spare = max(1, -(-position.shape[1] // GRANULE)) * GRANULE - position.shape[1]
-    granules = functional.pad(position, (0, spare), value=-1).unflatten(1, (-1, GRANULE))
-    is_real = granules >= 0
-    return torch.where(is_real, granules, NOWHERE).amin(-1), granules.amax(-1), is_real.all(-1)
+def _spans(position: Tensor, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of `count` blocks the first and the last position, and whether none is padding."""
+    padded = functional.pad(position, (0, count * size - position.shape[1]), value=-1)
+    blocks = padded.view(len(position), count, size)
+    is_real = blocks >= 0
+    return torch.where(is_real, blocks, NOWHERE).amin(-1), blocks.amax(-1), is_real.all(-1)
 
 
 def _lowest(given: MaskPlan, position: Tensor) -> Tensor:
@@ -261,10 +257,21 @@ def _of_cache(given: MaskPlan, first: Tensor, last: Tensor) -> tuple[Tensor, Ten
     return _lowest(given, first) // GRANULE, end, torch.where(has_whole, start, end), torch.where(has_whole, stop, end)
 
 
+def _ranges(seen: Tensor, whole: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the granules that are seen the first and the one after the last, and of the first run of whole ones."""
+    count = seen.shape[-1]
+    order = torch.arange(count, device=seen.device)
+    end = torch.where(seen, order + 1, 0).amax(-1)
+    begin = torch.minimum(torch.where(seen, order, count).amin(-1), end)
+    start = torch.minimum(torch.where(whole, order, count).amin(-1), end)
+    is_after = (order >= start[..., None]) & ~whole
+    return begin, end, start, torch.minimum(torch.where(is_after, order, count).amin(-1), end)
+
+
 def _seen_granules(
     given: MaskPlan, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Which granules meet, in part and as a whole: two of `[B, rows, columns]` bool."""
+    """Which rows and columns meet, in part and as a whole: two of `[B, rows, columns]` bool."""
     row, column = [x[:, :, None] for x in rows], [x[:, None, :] for x in columns]
     (q_first, q_last), (k_first, k_last) = (column[:2], row) if given.by_keys else (row, column[:2])
     seen = (row[1] >= 0) & (column[1] >= 0)

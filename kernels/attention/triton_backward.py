@@ -154,7 +154,7 @@ def _queries(
         p_distance += i_head * (2 * reach + 1)
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
-    begin, end, whole, stop = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_block, queries, keys, False, BLOCK_M, BLOCK_N)
     b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_D)
     b_acc = _add_keys(
         b_acc, b_q, b_grad, b_lse, b_delta, b_query, o_query, whole, stop, stop, 0, p_k, p_v, p_key, p_bias,
@@ -231,7 +231,7 @@ def _keys(
     b_k = load_rows(p_k, p_k, i_first, s_k, keys, head_dim, False, False, BLOCK_N, BLOCK_D, EVEN_D)
     b_v = load_rows(p_v, p_v, i_first, s_v, keys, v_head_dim, False, False, BLOCK_N, BLOCK_DV, EVEN_DV)
     p_position += i_batch * s_position
-    begin, end, whole, stop = planned(p_plan, i_batch, i_first, keys, queries, BLOCK_N, BLOCK_M)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_block, keys, queries, False, BLOCK_N, BLOCK_M)
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
     b_grad_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     b_grad_v = tl.zeros((BLOCK_N, BLOCK_DV), tl.float32)

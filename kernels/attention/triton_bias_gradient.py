@@ -123,7 +123,7 @@ def by_distance(
     the batch count from `first`."""
     i_block, i_row = tl.program_id(0), tl.program_id(1)
     i_batch, i_head, i_first = (first + i_row // heads).to(tl.int64), i_row % heads, i_block * BLOCK_M
-    begin, end, _, _ = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
+    begin, end, _, _ = planned(p_plan, i_batch, i_block, queries, keys, False, BLOCK_M, BLOCK_N)
     o_query = i_first + tl.arange(0, BLOCK_M)
     m_query = o_query < queries
     p_rows = p_out + (i_row.to(tl.int64) * queries + o_query) * (2 * reach + 1)

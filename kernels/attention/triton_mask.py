@@ -1,4 +1,4 @@
-"""Which keys a query sees: by elements, and by whole blocks, as a plan tells what no query of a block sees."""
+"""Which keys a query sees: by elements, and, as a plan tells, by blocks."""
 
 # pyright: basic
 from __future__ import annotations
@@ -10,7 +10,7 @@ from . import reference
 
 GRANULE = tl.constexpr(reference.GRANULE)
 RANGES = tl.constexpr(reference.RANGES)
-FAR = tl.constexpr(reference.FAR)
+LEVELS = tl.constexpr(reference.LEVELS)
 
 
 @triton.jit
@@ -32,20 +32,28 @@ def visible(
 
 
 @triton.jit
-def planned(p_plan, i_batch, i_first, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of the ROWS rows from i_first on, by a plan: the blocks of COLUMNS columns to visit, from the first to one after
-    the last, and those of them that need no mask."""
-    o_granule = i_first // GRANULE + tl.arange(0, ROWS // GRANULE)
-    m_granule = o_granule < tl.cdiv(rows, GRANULE)
-    p_row = p_plan + (i_batch * tl.cdiv(rows, GRANULE) + o_granule) * RANGES
-    begin = tl.min(tl.load(p_row, mask=m_granule, other=FAR), 0)
-    end = tl.max(tl.load(p_row + 1, mask=m_granule, other=0), 0)
-    whole = tl.max(tl.load(p_row + 2, mask=m_granule, other=0), 0)
-    stop = tl.min(tl.load(p_row + 3, mask=m_granule, other=FAR), 0)
-    before = tl.max(tl.load(p_row + 4, mask=m_granule, other=-1), 0)
-    shift = tl.where(before >= 0, columns - rows, 0)
-    end = tl.where(end > 0, tl.cdiv(tl.minimum(shift + end * GRANULE, columns), COLUMNS), 0)
-    begin = tl.where(before > 0, 0, tl.minimum((shift + begin * GRANULE) // COLUMNS, end))
-    whole = tl.minimum(tl.maximum(tl.cdiv(shift + whole * GRANULE, COLUMNS), begin), end)
-    stop = tl.minimum(tl.maximum((shift + stop * GRANULE) // COLUMNS, whole), end)
-    return begin, end, whole, stop
+def planned(
+    p_plan, i_batch, i_block, rows, columns, HAS_RING: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """Of a block of ROWS rows, by a plan: the blocks of COLUMNS columns to visit, from the first to one after the last,
+    and those of them that need no mask."""
+    tl.static_assert(ROWS <= GRANULE * 2 ** (LEVELS - 1), "a plan has no blocks of so many rows")
+    count, i_row = rows * 0, i_block
+    for level in tl.static_range(LEVELS):
+        if GRANULE * 2**level < ROWS:
+            i_row += tl.cdiv(rows, GRANULE * 2**level)
+        count += tl.cdiv(rows, GRANULE * 2**level)
+    p_row = p_plan + (i_batch * count + i_row) * RANGES
+    each: tl.constexpr = COLUMNS // GRANULE
+    begin, end = tl.load(p_row), tl.load(p_row + 1)
+    whole, stop = tl.load(p_row + 2), tl.load(p_row + 3)
+    if HAS_RING:
+        before = tl.load(p_row + 4)
+        shift = tl.where(before >= 0, columns - rows, 0)
+        begin = tl.where(before > 0, 0, (shift + begin * GRANULE) // COLUMNS)
+        end = tl.where(end > 0, tl.cdiv(tl.minimum(shift + end * GRANULE, columns), COLUMNS), 0)
+        whole = tl.minimum(tl.cdiv(shift + whole * GRANULE, COLUMNS), end)
+        stop = tl.minimum((shift + stop * GRANULE) // COLUMNS, end)
+    else:
+        begin, end, whole, stop = begin // each, tl.cdiv(end, each), tl.cdiv(whole, each), stop // each
+    return begin, end, whole, tl.maximum(stop, whole)

@@ -1,9 +1,9 @@
-"""Plans of masks in Triton: for each granule of queries, or of keys, the granules of the other that it meets.
+"""Plans of masks in Triton: for each block of queries, or of keys, the granules of the other that it meets.
 
 A plan depends on positions and on the mask's fields alone, not on heads, dtypes or the blocks of a kernel, so all
 layers of one mask read the same (`passes/share_mask_plans`). Floor: 8 bytes a token. Of tokens two launches compare
-`T * S / 256` pairs of granules, against `256 * D` multiplications for each in one head of attention; of a cache one
-launch reads the queries' positions.
+`T * S / 128` pairs, against `128 * D` multiplications for each in one head of attention; of a cache one launch reads
+the queries' positions.
 """
 
 # pyright: basic
@@ -20,11 +20,15 @@ from ..kernel import Request
 from ..record import called_with
 from . import reference
 from .fields import MaskPlan
-from .triton_mask import FAR, GRANULE, RANGES
+from .triton_mask import GRANULE, LEVELS, RANGES
 from .triton_scores import NEVER
 
 AT_ONCE = 256
 """Granules whose positions one program looks through."""
+ROWS = 16
+"""Blocks of rows that one program plans."""
+PAIRS = 2048
+"""Of rows and granules, that it compares at once."""
 
 
 def serves(request: Request) -> str | None:
@@ -95,73 +99,71 @@ def _seen(
 
 
 @triton.jit
-def _plan(
-    p_position, p_span, p_lengths, p_plan, tokens, s_batch, granules, window, chunk,
-    BY_KEYS: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
-    IS_RING: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The plan of one granule of rows."""
-    i_row, i_batch = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_token = i_row * GRANULE + tl.arange(0, GRANULE)
-    b_position = tl.load(p_position + i_batch * s_batch + o_token, mask=o_token < tokens, other=-1).to(tl.int32)
-    first, last = tl.min(tl.where(b_position >= 0, b_position, NEVER), 0), tl.max(b_position, 0)
-    p_span += i_batch * 3 * granules
-    begin, end, whole = granules * 0 + FAR, granules * 0, granules * 0 + FAR
-    for start in range(0, granules, BLOCK):
-        o_granule = start + tl.arange(0, BLOCK)
-        m_seen, m_whole = _seen(
-            first, last, p_span, o_granule, granules, window, chunk, BY_KEYS, CAUSAL, HAS_WINDOW, HAS_CHUNK
-        )
-        begin = tl.minimum(begin, tl.min(tl.where(m_seen, o_granule, FAR), 0))
-        end = tl.maximum(end, tl.max(tl.where(m_seen, o_granule + 1, 0), 0))
-        whole = tl.minimum(whole, tl.min(tl.where(m_whole, o_granule, FAR), 0))
-    whole = tl.minimum(whole, end)
-    stop = end
-    for start in range(0, granules, BLOCK):
-        o_granule = start + tl.arange(0, BLOCK)
-        _, m_whole = _seen(
-            first, last, p_span, o_granule, granules, window, chunk, BY_KEYS, CAUSAL, HAS_WINDOW, HAS_CHUNK
-        )
-        m_after = (o_granule >= whole) & (m_whole == 0)
-        stop = tl.minimum(stop, tl.min(tl.where(m_after, o_granule, FAR), 0))
-    is_padding = last < 0
-    p_plan += (i_batch * tl.num_programs(0) + i_row) * RANGES
-    tl.store(p_plan, begin)
-    tl.store(p_plan + 1, end)
-    tl.store(p_plan + 2, tl.where(is_padding, 0, whole))
-    tl.store(p_plan + 3, tl.where(is_padding, FAR, stop))
-    before = begin * 0 - 1
-    if IS_RING:
-        seen = tl.load(p_lengths + i_batch).to(tl.int32) - _lowest(first, window, chunk, HAS_WINDOW, HAS_CHUNK)
-        before = tl.where(is_padding, -1, tl.maximum(seen, 0))
-    tl.store(p_plan + 4, before)
+def _block(i_plan, rows):
+    """The numbers and the sizes of a plan's blocks of rows."""
+    i_row, size = i_plan, i_plan * 0 + GRANULE
+    for level in tl.static_range(LEVELS - 1):
+        count = tl.cdiv(rows, GRANULE * 2**level)
+        is_later = (size == GRANULE * 2**level) & (i_row >= count)
+        i_row = tl.where(is_later, i_row - count, i_row)
+        size = tl.where(is_later, size * 2, size)
+    return i_row, size
 
 
 @triton.jit
-def _plan_of_cache(
-    p_position, p_plan, tokens, s_batch, granules, window, chunk,
-    HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+def _plan(
+    p_position, p_span, p_lengths, p_plan, tokens, s_batch, blocks, granules, window, chunk,
+    BY_KEYS: tl.constexpr, CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_CHUNK: tl.constexpr,
+    IS_CACHE: tl.constexpr, IS_RING: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The plans of BLOCK granules of queries over slots, of which slot p holds position p; causal."""
+    """The plan of ROWS blocks of rows."""
     i_batch = tl.program_id(1).to(tl.int64)
-    o_granule = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    o_token = o_granule[:, None] * GRANULE + tl.arange(0, GRANULE)[None, :]
-    b_position = tl.load(p_position + i_batch * s_batch + o_token, mask=o_token < tokens, other=-1).to(tl.int32)
-    b_first, b_last = tl.min(tl.where(b_position >= 0, b_position, NEVER), 1), tl.max(b_position, 1)
-    m_padding = b_last < 0
-    b_first = tl.where(m_padding, 0, b_first)
-    b_begin = _lowest(b_first, window, chunk, HAS_WINDOW, HAS_CHUNK) // GRANULE
-    b_end = b_last // GRANULE + 1
-    b_whole = (_lowest(b_last, window, chunk, HAS_WINDOW, HAS_CHUNK) + GRANULE - 1) // GRANULE
-    b_stop = (b_first + 1) // GRANULE
-    m_whole = b_whole < b_stop
-    m_granule = o_granule < granules
-    p_row = p_plan + (i_batch * granules + o_granule) * RANGES
-    tl.store(p_row, tl.where(m_padding, FAR, b_begin), mask=m_granule)
-    tl.store(p_row + 1, tl.where(m_padding, 0, b_end), mask=m_granule)
-    tl.store(p_row + 2, tl.where(m_padding, 0, tl.where(m_whole, b_whole, b_end)), mask=m_granule)
-    tl.store(p_row + 3, tl.where(m_padding, FAR, tl.where(m_whole, b_stop, b_end)), mask=m_granule)
-    tl.store(p_row + 4, tl.zeros_like(b_end) - 1, mask=m_granule)
+    o_plan = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    m_plan = o_plan < blocks
+    i_row, size = _block(o_plan, tokens)
+    o_place = tl.arange(0, GRANULE * 2 ** (LEVELS - 1))
+    o_token = (i_row * size)[:, None] + o_place[None, :]
+    m_token = (o_place[None, :] < size[:, None]) & (o_token < tokens)
+    b_position = tl.load(p_position + i_batch * s_batch + o_token, mask=m_token, other=-1).to(tl.int32)
+    first, last = tl.min(tl.where(b_position >= 0, b_position, NEVER), 1), tl.max(b_position, 1)
+    if IS_CACHE:
+        begin, end = _lowest(first, window, chunk, HAS_WINDOW, HAS_CHUNK) // GRANULE, last // GRANULE + 1
+        whole = (_lowest(last, window, chunk, HAS_WINDOW, HAS_CHUNK) + GRANULE - 1) // GRANULE
+        has_whole = whole < (first + 1) // GRANULE
+        whole, stop = tl.where(has_whole, whole, end), tl.where(has_whole, (first + 1) // GRANULE, end)
+    else:
+        p_span += i_batch * 3 * granules
+        begin, end, whole = o_plan * 0 + granules, o_plan * 0, o_plan * 0 + granules
+        for start in range(0, granules, BLOCK):
+            o_granule = start + tl.arange(0, BLOCK)[None, :]
+            m_seen, m_whole = _seen(
+                first[:, None], last[:, None], p_span, o_granule, granules, window, chunk, BY_KEYS, CAUSAL, HAS_WINDOW,
+                HAS_CHUNK,
+            )  # fmt: skip
+            begin = tl.minimum(begin, tl.min(tl.where(m_seen, o_granule, granules), 1))
+            end = tl.maximum(end, tl.max(tl.where(m_seen, o_granule + 1, 0), 1))
+            whole = tl.minimum(whole, tl.min(tl.where(m_whole, o_granule, granules), 1))
+        begin, whole = tl.minimum(begin, end), tl.minimum(whole, end)
+        stop = end
+        for start in range(0, granules, BLOCK):
+            o_granule = start + tl.arange(0, BLOCK)[None, :]
+            _, m_whole = _seen(
+                first[:, None], last[:, None], p_span, o_granule, granules, window, chunk, BY_KEYS, CAUSAL, HAS_WINDOW,
+                HAS_CHUNK,
+            )  # fmt: skip
+            m_after = (o_granule >= whole[:, None]) & (m_whole == 0)
+            stop = tl.minimum(stop, tl.min(tl.where(m_after, o_granule, granules), 1))
+    m_real = last >= 0
+    p_row = p_plan + (i_batch * blocks + o_plan) * RANGES
+    tl.store(p_row, tl.where(m_real, begin, 0), mask=m_plan)
+    tl.store(p_row + 1, tl.where(m_real, end, 0), mask=m_plan)
+    tl.store(p_row + 2, tl.where(m_real, whole, 0), mask=m_plan)
+    tl.store(p_row + 3, tl.where(m_real, stop, 0), mask=m_plan)
+    before = last * 0 - 1
+    if IS_RING:
+        seen = tl.load(p_lengths + i_batch).to(tl.int32) - _lowest(first, window, chunk, HAS_WINDOW, HAS_CHUNK)
+        before = tl.where(m_real, tl.maximum(seen, 0), -1)
+    tl.store(p_row + 4, before, mask=m_plan)
 
 
 def _launch(
@@ -176,22 +178,18 @@ def _launch(
         return plan
     rows, columns = (x if x.stride(-1) == 1 else x.contiguous() for x in (rows, columns))
     (batch, tokens), flags = rows.shape, {"HAS_WINDOW": window > 0, "HAS_CHUNK": chunk > 0}
-    if keys == "cache":
-        block = min(power_of_2(plan.shape[1]), AT_ONCE)
-        launchable(_plan_of_cache)[(ceil_div(plan.shape[1], block), batch)](
-            rows, plan, tokens, rows.stride(0), plan.shape[1], window, chunk, **flags, BLOCK=block
-        )
-        return plan
     granules = max(1, ceil_div(columns.shape[1], reference.GRANULE))
-    span = torch.empty((batch, 3, granules), dtype=torch.int32, device=rows.device)
-    block = min(power_of_2(granules), AT_ONCE)
-    launchable(_spans)[(ceil_div(granules, block), batch)](
-        columns, span, columns.shape[1], columns.stride(0), granules, BLOCK=block
-    )
-    launchable(_plan)[(plan.shape[1], batch)](
-        rows, span, lengths, plan, tokens, rows.stride(0), granules, window, chunk, BY_KEYS=by_keys, CAUSAL=causal,
-        **flags, IS_RING=keys == "ring", BLOCK=min(power_of_2(granules), 1024),
-        num_warps=1 if granules <= 256 else 4,
+    span = None
+    if keys != "cache":
+        span = torch.empty((batch, 3, granules), dtype=torch.int32, device=rows.device)
+        block = min(power_of_2(granules), AT_ONCE)
+        launchable(_spans)[(ceil_div(granules, block), batch)](
+            columns, span, columns.shape[1], columns.stride(0), granules, BLOCK=block
+        )
+    launchable(_plan)[(ceil_div(plan.shape[1], ROWS), batch)](
+        rows, span, lengths, plan, tokens, rows.stride(0), plan.shape[1], granules, window, chunk, BY_KEYS=by_keys,
+        CAUSAL=causal, **flags, IS_CACHE=keys == "cache", IS_RING=keys == "ring", ROWS=ROWS,
+        BLOCK=min(power_of_2(granules), PAIRS // ROWS),
     )  # fmt: skip
     return plan
 
@@ -202,8 +200,9 @@ def _fake(
 ) -> Tensor:  # fmt: skip
     rows = key_position if by_keys and key_position is not None else position
     wanted = MaskPlan(position=position, key_position=key_position, keys=keys)  # pyright: ignore[reportArgumentType]
-    granules = ceil_div(rows.shape[1], reference.GRANULE) if wanted.can_be_made else 0
-    return torch.empty((rows.shape[0], granules, reference.RANGES), dtype=torch.int32, device=rows.device)
+    sizes = [reference.GRANULE * 2**level for level in range(reference.LEVELS)] if wanted.can_be_made else []
+    blocks = sum(ceil_div(rows.shape[1], size) for size in sizes)
+    return torch.empty((rows.shape[0], blocks, reference.RANGES), dtype=torch.int32, device=rows.device)
 
 
 def _reference(

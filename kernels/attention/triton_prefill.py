@@ -123,7 +123,7 @@ def _forward(
     slope = alibi_slope(i_head, power) if HAS_ALIBI else 0.0
     seed = tl.load(p_seed) if HAS_DROPOUT else 0
 
-    begin, end, whole, stop = planned(p_plan, i_batch, i_first, queries, keys, BLOCK_M, BLOCK_N)
+    begin, end, whole, stop = planned(p_plan, i_batch, i_block, queries, keys, True, BLOCK_M, BLOCK_N)
     b_acc = unknown_zeros(begin, BLOCK_M, BLOCK_DV)
     if HAS_SINK:
         b_max = tl.zeros((BLOCK_M,), tl.float32) + tl.load(p_sink + i_head).to(tl.float32) * LOG2_E

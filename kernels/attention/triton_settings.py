@@ -38,9 +38,11 @@ class Operands(NamedTuple):
 
     def dense(self) -> Operands:
         """The same, last elements side by side, as they nearly always are."""
-        first = (x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5])
-        dense = Operands(*first, *self[5:])
-        return dense._replace(distance_bias=None if self.distance_bias is None else self.distance_bias.contiguous())
+        q, k, v, position, key_position = (
+            x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous() for x in self[:5]
+        )
+        distance_bias = None if self.distance_bias is None else self.distance_bias.contiguous()
+        return Operands(q, k, v, position, key_position, self.bias, distance_bias, *self[7:])
 
 
 class Settings(NamedTuple):

@@ -169,25 +169,20 @@ CASES = (
         },
         constexprs={"BLOCK": 256},
     ),
-    Case(
-        name="attention plan",
-        kernel="attention.triton_plan:_plan",
-        arguments={
-            "p_position": "*i64:16", "p_span": "*i32:16", "p_lengths": "*i64:16", "p_plan": "*i32:16",
-            "tokens": "i32:16", "s_batch": "i32:16", "granules": "i32:16", "window": "i32", "chunk": "i32",
-        },
-        constexprs={
-            "BY_KEYS": False, "CAUSAL": True, "HAS_WINDOW": True, "HAS_CHUNK": True, "IS_RING": True, "BLOCK": 1024
-        },
-        num_warps=4,
-    ),
-    Case(
-        name="attention plan of a cache",
-        kernel="attention.triton_plan:_plan_of_cache",
-        arguments={
-            "p_position": "*i64:16", "p_plan": "*i32:16", "tokens": "i32:16", "s_batch": "i32:16",
-            "granules": "i32:16", "window": "i32", "chunk": "i32",
-        },
-        constexprs={"HAS_WINDOW": True, "HAS_CHUNK": True, "BLOCK": 256},
+    *(
+        Case(
+            name=f"attention plan of {name}",
+            kernel="attention.triton_plan:_plan",
+            arguments={
+                "p_position": "*i64:16", "p_span": span, "p_lengths": "*i64:16", "p_plan": "*i32:16",
+                "tokens": "i32:16", "s_batch": "i32:16", "blocks": "i32", "granules": "i32:16", "window": "i32",
+                "chunk": "i32",
+            },
+            constexprs={
+                "BY_KEYS": False, "CAUSAL": True, "HAS_WINDOW": True, "HAS_CHUNK": True, "IS_CACHE": name == "a cache",
+                "IS_RING": name == "a ring", "ROWS": 16, "BLOCK": 128,
+            },
+        )
+        for name, span in (("a ring", "*i32:16"), ("a cache", "None"))
     ),
 )  # fmt: skip

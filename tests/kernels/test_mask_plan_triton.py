@@ -12,7 +12,8 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from llmc.kernels.attention import reference
-from llmc.kernels.attention.reference import FAR, GRANULE, mask_plan, visible_keys
+from llmc.kernels.attention.fields import PlannedKeys
+from llmc.kernels.attention.reference import GRANULE, LEVELS, mask_plan, visible_keys
 from llmc.kernels.attention.triton_attention import attend_cached
 from llmc.kernels.attention.triton_plan import mask_plan as triton_plan
 from llmc.kernels.cache.reference import kv_full_append, kv_window_append
@@ -58,51 +59,48 @@ def test_triton_says_what_the_reference_says(arguments: dict) -> None:
     assert torch.equal(triton_plan(**arguments), mask_plan(**arguments))
 
 
-def by_granules(pairs: Tensor, rule: str) -> Tensor:
-    """Of pairs `[B, T, S]`, whether any or all of each pair of granules hold; what is missing at the ends does not."""
-    pad = [-size % GRANULE for size in pairs.shape[1:]]
-    full = torch.nn.functional.pad(pairs, (0, pad[1], 0, pad[0]), value=False)
-    tiles = full.unflatten(2, (-1, GRANULE)).unflatten(1, (-1, GRANULE)).transpose(2, 3)
-    return tiles.any(-1).any(-1) if rule == "any" else tiles.all(-1).all(-1)
+def tiles(pairs: Tensor, size: int, beyond: bool) -> Tensor:
+    """Pairs `[B, T, S]` by blocks of rows and granules of columns, last axis those of one; `beyond` are missing rows,
+    and columns that are missing do not hold."""
+    spare = [-pairs.shape[1] % size, -pairs.shape[2] % GRANULE]
+    rows = torch.nn.functional.pad(pairs, (0, 0, 0, spare[0]), value=beyond)
+    full = torch.nn.functional.pad(rows, (0, spare[1]), value=False)
+    return full.unflatten(2, (-1, GRANULE)).unflatten(1, (-1, size)).transpose(2, 3).flatten(3)
 
 
 @given(arguments=asked())
 def test_what_is_seen_lies_inside_and_what_is_whole_needs_no_mask(arguments: dict) -> None:
     position, keys = arguments["position"], arguments["keys"]
-    at, lengths = arguments.get("key_position", position), arguments.get("lengths")
+    at, lengths, by_keys = arguments.get("key_position", position), arguments.get("lengths"), arguments.get("by_keys")
     if keys == "cache":
         order = torch.arange(180, device=DEVICE)
         at = torch.where(order <= position.amax(1, keepdim=True), order, -1)
     mask = {name: arguments[name] for name in ("window", "chunk")} | {"mask": arguments.get("mask", "causal")}
     seen = visible_keys(position=position, key_position=at, **mask)
     unmasked = seen | (position < 0)[:, :, None]
+    if by_keys:  # queries beyond the last are padding as well
+        spare = -position.shape[1] % GRANULE
+        unmasked = torch.nn.functional.pad(unmasked | (at < 0)[:, None], (0, 0, 0, spare), value=True).transpose(1, 2)
+        seen = torch.nn.functional.pad(seen, (0, 0, 0, spare), value=False).transpose(1, 2)
     plan = mask_plan(**arguments).long()
-    if not plan.numel():
-        return
-    if arguments.get("by_keys"):
-        seen, unmasked = seen.transpose(1, 2), (unmasked | (at < 0)[:, None]).transpose(1, 2)
-    # rows beyond the last are padding, columns beyond the last are not
-    spare = -seen.shape[1] % GRANULE
-    whole = by_granules(torch.nn.functional.pad(unmasked, (0, 0, 0, spare), value=True), "all")
-    some = by_granules(seen, "any")
-    order = torch.arange(some.shape[2], device=DEVICE)
-    begin, end, start, stop, before = (x[..., None] for x in plan.unbind(-1))
-    assert not (some & ((order < begin) | (order >= end))).any()
-    is_row = end > 0
-    if arguments.get("by_keys"):
-        whole |= (order == order[-1]) & (position.shape[1] % GRANULE > 0)  # queries beyond the last are padding too
-    assert (whole | ~is_row | (order < start) | (order >= stop)).all()
-    assert ((begin <= start) & (start <= stop) & (stop <= end) | ~is_row).all()
-    assert torch.equal(~is_row, begin == FAR)
-    if lengths is not None:
-        ring = torch.arange(100, device=DEVICE).expand(len(lengths), 100)
-        old = visible_keys(position=position, key_position=torch.where(ring < lengths[:, None], ring, -1), **mask)
-        assert torch.equal(by_granules(old.any(-1, keepdim=True), "any"), before > 0)
+    sizes = [GRANULE * 2**level for level in range(LEVELS)] if plan.numel() else []
+    parts = plan.split([-(-seen.shape[1] // size) for size in sizes], 1) if sizes else ()
+    for size, part in zip(sizes, parts, strict=True):
+        some, whole = tiles(seen, size, False).any(-1), tiles(unmasked, size, True).all(-1)
+        order = torch.arange(some.shape[2], device=DEVICE)
+        begin, end, start, stop, before = (x[..., None] for x in part.unbind(-1))
+        assert not (some & ((order < begin) | (order >= end))).any()
+        assert (whole | (order < start) | (order >= stop)).all()
+        assert ((begin <= start) & (start <= stop) & (stop <= end)).all()
+        if lengths is not None:
+            ring = torch.arange(100, device=DEVICE).expand(len(lengths), 100)
+            old = visible_keys(position=position, key_position=torch.where(ring < lengths[:, None], ring, -1), **mask)
+            assert torch.equal(tiles(old.any(-1, keepdim=True), size, False).any(-1), before > 0)
 
 
 @pytest.mark.parametrize("chunk", [None, 24])
 @pytest.mark.parametrize("kind", ["cache", "ring"])
-def test_attention_after_an_append_by_its_plan(kind: str, chunk: int | None) -> None:
+def test_attention_after_an_append_by_its_plan(kind: PlannedKeys, chunk: int | None) -> None:
     """Three pieces of a prompt, padded on either side and longer than the ring, against the reference."""
     make = torch.Generator().manual_seed(0)
     window = 20

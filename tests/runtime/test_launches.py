@@ -1,9 +1,11 @@
-"""What a decoded token really launches: Triton kernels and torch's operators that compute, counted while it runs."""
+"""What a pass really launches: Triton kernels and torch's operators that compute, counted while it runs."""
 
 # pyright: basic
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,22 +48,30 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> Counter[str]:
+    """What a call launches, by the names of kernels and operators."""
+    launch, counting = GridExecutor.__call__, Counting()
+
+    def seen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        counting.found[self.fn.__name__] += 1
+        counting.is_launching = True
+        try:
+            return launch(self, *args, **kwargs)
+        finally:
+            counting.is_launching = False
+
+    with monkeypatch.context() as patch, counting:
+        patch.setattr(GridExecutor, "__call__", seen)
+        run()
+    return counting.found
+
+
 @pytest.mark.skipif(not (is_interpreted() and kernels_are_on() and passes_are_on()), reason="about interpreted kernels")
 def test_a_layer_is_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a token in a cache of 256 slots, which one key head cuts into shares: two layers against one."""
-    launch = GridExecutor.__call__
-    counts = []
+    """Of a token in a cache of 256 slots, which one key head cuts into shares: two layers against one. The mask of the
+    prompt before it is planned once, whatever the layers."""
+    prompts, tokens = [], []
     for layers in (1, 2):
-        counting = Counting()
-
-        def counted(self: Any, *args: Any, counting: Counting = counting, **kwargs: Any) -> Any:
-            counting.found[self.fn.__name__] += 1
-            counting.is_launching = True
-            try:
-                return launch(self, *args, **kwargs)
-            finally:
-                counting.is_launching = False
-
         sizes = {**SIZES, "num_layers": layers + 1}
         model = llmc.load("llama", params=sizes, dtype="float16")
         program = llmc.build("llama", params=sizes, device="cuda:sm_90", dtype="float16")
@@ -69,14 +79,12 @@ def test_a_layer_is_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         cache = model.new_cache(1, 256)
         for state in cache.states.values():
             arrivals(state[0], SIZES["num_heads"])  # made at a cache's first token
-        with torch.inference_mode():
-            model.run_program({"tokens": torch.tensor([[1, 2, 3]])}, cache, None, executor=executor)
-            monkeypatch.setattr(GridExecutor, "__call__", counted)
-            ambient = {"position": torch.tensor([[3]]), "lengths": torch.tensor([3])}
-            with counting:
-                executor.run("decode", {"tokens": torch.tensor([[4]])}, ambient, cache.states)
-            monkeypatch.undo()
-        counts.append(counting.found)
-    of_a_layer = counts[1] - counts[0]
+        for given, found in (([1, 2, 3], prompts), ([4], tokens)):
+            inputs = {"tokens": torch.tensor([given])}
+            with torch.inference_mode():
+                found.append(counted(monkeypatch, partial(model.run_program, inputs, cache, None, executor=executor)))
+    assert [found["_plan"] for found in prompts] == [1, 1]
+    of_a_layer = tokens[1] - tokens[0]
+    assert "_plan" not in tokens[1]
     assert of_a_layer["append_attend_kernel"] == 1
     assert of_a_layer.total() == 5, dict(of_a_layer)
