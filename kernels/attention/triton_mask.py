@@ -1,6 +1,6 @@
 """Which keys a query sees: by elements, and, as a plan tells, by blocks."""
 
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton

@@ -6,7 +6,7 @@ layers of one mask read the same (`passes/share_mask_plans`). Floor: 8 bytes a t
 the queries' positions.
 """
 
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import torch
