@@ -73,6 +73,14 @@ def cli() -> None:
 
     SPEC is a YAML file or the name of a packaged spec (`llmc list`). Results go to stdout, progress to stderr; every
     command takes --json. Exit status: 0 ok, 1 diagnostics, 2 usage, 3 environment, 4 resources.
+
+    \b
+    To begin:  llmc generate -p "In the beginning"
+               llmc show llama2_7b
+               llmc check mine.yaml
+
+    Environment: LLMC_NUM_THREADS=N; LLMC_CACHE_GIB=N bounds the cache; LLMC_NATIVE=0, LLMC_KERNELS=0 and LLMC_PASSES=0
+    do without machine code, kernels and fusion; LLMC_TRACEBACK=1 shows where a bug of llmc is.
     """
 
 

@@ -28,13 +28,14 @@ class HumanInt(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        found = _HUMAN.fullmatch(str(value).strip())
+        text = str(value).strip()
+        found = _HUMAN.fullmatch(text.removeprefix("-"))
         number = (
             float(found[1].replace("_", "")) * _FACTORS[found[2].lower()] if found and len(str(value)) < 20 else 0.5
         )
         if number != int(number):
             self.fail(f"{value!r} is not a whole number; write e.g. 512, 4k or 1M", param, ctx)
-        if number < self.minimum:
+        if text.startswith("-") or number < self.minimum:
             self.fail(f"{value} is less than {self.minimum}", param, ctx)
         return int(number)
 

@@ -78,6 +78,13 @@ def test_broken_pipe_is_quiet() -> None:
     assert found.stderr == ""
 
 
+def test_a_negative_count_is_told_as_too_small() -> None:
+    for given in ("-4", "-4k"):
+        result = run("generate", TINY, "--random", "-p", "1", "-n", given)
+        assert result.exit_code == 2
+        assert f"{given} is less than 1" in result.stderr
+
+
 def test_closed_stdin_is_said() -> None:
     command = f'"{sys.executable}" -P -c "{MAIN}" generate {TINY} --random -p - <&-'
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)

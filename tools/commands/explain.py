@@ -35,7 +35,7 @@ PHASES = ("prefill", "decode", TRAIN)
     "phases",
     type=click.Choice(PHASES),
     multiple=True,
-    help="A phase to explain; repeatable. The default is all of them, on a CPU all but train.",
+    help="A phase to explain. Can be given again. Default: all, on a CPU all but train.",
 )
 @click.option("--quantize", type=click.Choice(["int8", "int4", "ternary"]), help="As it runs on packed weights.")
 @set_option

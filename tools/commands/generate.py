@@ -41,15 +41,18 @@ DEFAULT_PROMPT = "In the beginning"
 @click.option("-p", "--prompt", help="Text, or token ids such as 1,2,3 without a tokenizer; - reads stdin.")
 @click.option("-n", "--max-new-tokens", type=HumanInt(), help="Default: the spec's, else 100.")
 @click.option("--min-new-tokens", type=HumanInt(0), help="No end before so many tokens.")
-@click.option("--temperature", type=float, help="0 takes the likeliest token.")
-@click.option("--top-k", type=HumanInt(0), help="Only the k likeliest; 0: off.")
-@click.option("--top-p", type=float, help="Only the likeliest that together have probability p.")
-@click.option("--min-p", type=float, help="Only tokens at least p times as likely as the likeliest.")
-@click.option("--repetition-penalty", type=float, help="Above 1: what was said becomes less likely.")
-@click.option("--num-beams", type=int, default=1, show_default=True, help="Above 1: search for the likeliest text.")
+@click.option("--temperature", type=float, metavar="X", help="0: the likeliest token. Default: the spec's, else 0.")
+@click.option("--top-k", type=HumanInt(0), help="Draw of the N likeliest; 0: of all. Default: the spec's, else 0.")
+@click.option("--top-p", type=float, metavar="X", help="Draw of the likeliest that together have probability X.")
+@click.option("--min-p", type=float, metavar="X", help="Draw of those at least X times as likely as the likeliest.")
+@click.option("--repetition-penalty", type=float, metavar="X", help="Above 1: what was said becomes less likely.")
+@click.option(
+    "--num-beams", type=int, metavar="N", default=1, show_default=True, help="Above 1: search for the likeliest text."
+)
 @click.option(
     "--length-penalty",
     type=float,
+    metavar="X",
     default=1.0,
     show_default=True,
     help="Beams: above 0 favours long texts, below short.",
@@ -61,13 +64,15 @@ DEFAULT_PROMPT = "In the beginning"
     show_default=True,
     help="Beams: end when as many texts as beams have ended; false and never look on for better ones.",
 )
-@click.option("--num-return-sequences", type=int, default=1, show_default=True, help="Beams: the n best texts.")
+@click.option(
+    "--num-return-sequences", type=int, metavar="N", default=1, show_default=True, help="Beams: the N best texts."
+)
 @click.option("--steps", type=HumanInt(), help="Masked diffusion: passes over the new tokens; default: one a token.")
 @click.option("--block-size", type=HumanInt(), help="Masked diffusion: tokens that are unmasked together.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--stop", multiple=True, help="End before this text. Can be given again.")
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of what is drawn, and of --random.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End before this text. Can be given again.")
 @click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
-@click.option("--logprobs", type=HumanInt(0), help="Print each token's log probability and the k likeliest.")
+@click.option("--logprobs", type=HumanInt(0), help="Print each token's log probability and the N likeliest.")
 @device_option
 @dtype_option
 @cache_dtype_option

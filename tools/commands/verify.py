@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 @click.command("verify")
 @spec_argument("target")
 @click.option("--against", required=True, metavar="HF_DIR", help="The folder whose model transformers runs.")
-@click.option("--tokens", "count", default=24, show_default=True, help="How many random tokens to compare on.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the tokens.")
+@click.option(
+    "--tokens", "count", metavar="N", default=24, show_default=True, help="How many random tokens to compare on."
+)
+@click.option("--seed", metavar="N", default=0, show_default=True, help="Seed of the tokens.")
 @set_option
 @json_option
 def command(
