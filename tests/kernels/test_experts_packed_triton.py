@@ -45,13 +45,14 @@ def check(
     plain = {name: value for name, value in typed(case, dtype).items() if name not in STACKS} | {"layout": "out_in"}
 
     def exactly(wide: dict[str, object]) -> dict[str, Tensor]:
-        record = Experts(**wide | kept)  # type: ignore[arg-type]
+        record = Experts(**{**wide, **kept})  # type: ignore[arg-type]
         if format == "ternary":
             return {"out": packed_reference.packed_experts(record, in_format=format, down_format=format)}
         return {"out": reference.experts.of(record)}
 
     if format == "ternary":
-        record, out = Experts(**widened(plain) | kept), exactly(widened(plain))["out"]
+        record = Experts(**{**widened(plain), **kept})
+        out = exactly(widened(plain))["out"]
         found = out + beyond_ties(record, found.double() - out, nearness=1e-3 if keeps_units else 0.1)
     bound = tolerance(format, dtype, is_widened=bool(suffix) or not keeps_units)
     assert_conditioned({"out": found}, exactly, plain, dtype=dtype, tolerance=bound)
