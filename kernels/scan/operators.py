@@ -1,4 +1,4 @@
-"""What operators of torch take of a scan in chunks, item by item, and what they compute by the definition."""
+"""What operators of torch take of a scan, item by item, and what those in chunks compute by the definition."""
 
 from __future__ import annotations
 
@@ -85,6 +85,28 @@ class DeltaScan(NamedTuple):
             erase=rows(self.erase),
             write=rows(self.write),
         )
+
+
+class SelectiveScan(NamedTuple):
+    """Where channels of one value share a key."""
+
+    v: Tensor
+    k: Tensor
+    q: Tensor
+    position: Tensor
+    decay: Tensor
+    dt: Tensor | None
+    skip: Tensor | None
+    initial: Tensor | None
+    """`[B, H, N, 1]`."""
+    decay_per: str
+    decay_form: str
+    scale: float
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """Of the state before the row and after it."""
+        return self.position.shape[0], self.v.shape[-1], self.k.shape[-1], 1
 
 
 def by_reference(given: DeltaScan) -> tuple[Tensor, Tensor]:

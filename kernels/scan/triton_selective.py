@@ -8,8 +8,6 @@ bfloat16; one exponential for each state of each token is what binds it, 16 a cl
 # pyright: basic
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -24,6 +22,7 @@ from ..gpu.tuning import Config, Key, Tunable
 from ..kernel import Request
 from . import reference
 from .fields import Scan, ScanFrom
+from .operators import SelectiveScan
 from .triton_segments import pass_states, segment_length
 
 WIDEST = 64
@@ -115,28 +114,6 @@ def _space(_key: Key) -> tuple[Config, ...]:
 
 SELECTIVE = Tunable(name="scan_selective", rule=_rule, space=_space)
 TUNABLES = (SELECTIVE,)
-
-
-class SelectiveScan(NamedTuple):
-    """A scan of channels that share a key, as an operator of torch takes it."""
-
-    v: Tensor
-    k: Tensor
-    q: Tensor
-    position: Tensor
-    decay: Tensor
-    dt: Tensor | None
-    skip: Tensor | None
-    initial: Tensor | None
-    """`[B, H, N, 1]`."""
-    decay_per: str
-    decay_form: str
-    scale: float
-
-    @property
-    def state_shape(self) -> tuple[int, int, int, int]:
-        """Of the state before the row and after it."""
-        return self.position.shape[0], self.v.shape[-1], self.k.shape[-1], 1
 
 
 def _launch(given: SelectiveScan) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ but spill in the loop, for 660.
 # pyright: basic
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 import triton
 import triton.language as tl
@@ -21,9 +23,12 @@ from ..gpu.rows import optional_rows, token_rows
 from ..gpu.sizes import ceil_div, power_of_2
 from ..gpu.tuning import Config, Key, Tunable
 from . import reference
-from .fields import DecayForm, DecayShape
+from .operators import SelectiveScan
 from .triton_segments import pass_states
 
+Seven: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+OF = ("v", "k", "q", "decay", "dt", "skip", "initial")
+"""The operands that have gradients."""
 SEGMENT = 64
 WALKED = 32
 """Channels of a program that keeps nothing but their states."""
@@ -186,11 +191,9 @@ SELECTIVE_BACKWARD = Tunable(name="scan_selective_backward", rule=_rule, space=_
 TUNABLES = (SELECTIVE_BACKWARD,)
 
 
-def _launch(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, decay_per: str, decay_form: str, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    made = _fake(grad, grad_final, v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale)
+def _launch(grad: Tensor, grad_final: Tensor | None, given: SelectiveScan) -> Seven:
+    v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale = given
+    made = _fake(grad, grad_final, given)
     grad_v, grad_k, grad_q, grad_decay, grad_dt, grad_skip, grad_initial = made
     if not v.numel():
         last = grad_initial.zero_() if grad_final is None else grad_initial.copy_(grad_final)
@@ -232,41 +235,32 @@ def _launch(
     return grad_v, grad_k, grad_q, grad_decay, grad_dt, grad_skip, grad_initial
 
 
-def _fake(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, decay_per: str, decay_form: str, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _fake(grad: Tensor, grad_final: Tensor | None, given: SelectiveScan) -> Seven:
     """Of v, k, q, decay, dt, skip and initial; empty where the operand is absent, but for the last."""
+    v = given.v
     grad_v, grad_k, grad_q, grad_decay = (
-        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (v, k, q, decay)
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (v, given.k, given.q, given.decay)
     )
-    grad_dt, grad_skip = (v.new_empty(0) if x is None else x.new_empty(x.shape) for x in (dt, skip))
-    final = v.new_empty((position.shape[0], v.shape[-1], k.shape[-1], 1), dtype=torch.float32)
+    grad_dt, grad_skip = (v.new_empty(0) if x is None else x.new_empty(x.shape) for x in (given.dt, given.skip))
+    final = v.new_empty(given.state_shape, dtype=torch.float32)
     return grad_v, grad_k, grad_q, grad_decay, grad_dt, grad_skip, final
 
 
-def _reference(
-    grad: Tensor, grad_final: Tensor | None, v: Tensor, k: Tensor, q: Tensor, position: Tensor, decay: Tensor,
-    dt: Tensor | None, skip: Tensor | None, initial: Tensor | None, decay_per: DecayShape, decay_form: DecayForm,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    made = _fake(grad, grad_final, v, k, q, position, decay, dt, skip, initial, decay_per, decay_form, scale)
-    begin = torch.zeros_like(made[6]) if initial is None else initial
-    given = {"v": v, "k": k, "q": q, "decay": decay, "dt": dt, "skip": skip, "state": begin}
-    leaves = {name: x.float() for name, x in given.items() if x is not None}
+def _reference(grad: Tensor, grad_final: Tensor | None, given: SelectiveScan) -> Seven:
+    made = _fake(grad, grad_final, given)
+    begin = torch.zeros_like(made[6]) if given.initial is None else given.initial
+    operands = given._replace(initial=begin)._asdict()
+    leaves = {name: operands[name].float() for name in OF if operands[name] is not None}
 
     def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        held = (leaves["state"].double(),)  # another tensor than the one that is read, since it is written
-        out, _ = reference.scan(
-            v=leaves["v"], k=leaves["k"], q=leaves["q"], decay=leaves["decay"], dt=leaves.get("dt"),
-            skip=leaves.get("skip"), position=position, key_dim=k.shape[-1], value_dim=1, decay_per=decay_per,
-            decay_form=decay_form, scale=scale, state=held,
-        )  # fmt: skip
+        fields = given._replace(**leaves)._asdict()
+        held = (fields.pop("initial").double(),)  # another tensor than the one that is read, since it is written
+        out, _ = reference.scan(**fields, state=held, key_dim=given.k.shape[-1], value_dim=1)
         return out, held[0]
 
     last = torch.zeros_like(begin) if grad_final is None else grad_final
     (found,) = torch.func.vjp(run, leaves)[1]((grad.float(), last.double()))
-    for name, value in zip(given, made, strict=True):
+    for name, value in zip(OF, made, strict=True):
         if name in found:
             value.copy_(found[name])
     return made

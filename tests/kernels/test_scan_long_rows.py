@@ -27,8 +27,7 @@ from llmc.kernels.scan import (
     triton_selective,
     triton_selective_backward,
 )
-from llmc.kernels.scan.operators import ChunkScan, DeltaScan
-from llmc.kernels.scan.triton_selective import SelectiveScan
+from llmc.kernels.scan.operators import ChunkScan, DeltaScan, SelectiveScan
 
 from .compiled_scan import CASES
 from .narrow_numbers import may_overflow
@@ -127,7 +126,7 @@ def selective(batch: int, tokens: int) -> None:
     skip = v.new_empty(5120)
     given = SelectiveScan(v, k, k.clone(), position, decay, v.clone(), skip, None, "state", "A_log", 1.0)
     triton_selective._launch(given)
-    triton_selective_backward._launch(v.clone(), None, *given)
+    triton_selective_backward._launch(v.clone(), None, given)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, run: object, batch: int, tokens: int) -> Launches:
