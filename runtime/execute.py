@@ -115,6 +115,11 @@ class Executor(ABC):
         """
         raise NotImplementedError
 
+    def choose(self, logits: Tensor, drawing: Drawing, is_open: Sequence[bool]) -> list[int] | None:
+        """The token of each row that `decode` would choose from these logits `[R, V]` float32, which penalties change;
+        -1 where the row has ended. None where it chooses elsewhere, or where logits are not finite."""
+        return None
+
     def searching(
         self,
         states: dict[str, State],

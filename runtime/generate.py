@@ -16,7 +16,7 @@ from .cache import Cache
 from .execute import Executor
 from .options import options_of, sampling_of
 from .prompts import encode_prompt, several_prompts
-from .sampling import Drawing, Sampler, top_logprobs
+from .sampling import Drawing, Drawn, Sampler, top_logprobs
 from .unmasking import Unmasking, unmask
 
 if TYPE_CHECKING:
@@ -98,8 +98,12 @@ class _Run(Batch):
             steps = [len(self.rows[i].tokens) for i in active]
             wants_logprobs = options.logprobs is not None
             waits = min(steps) < (options.min_new_tokens or 0)
-            scores = self._without_ends(logits, steps, active) if waits else logits[active]
-            drawn = sampler.next(scores, history, rows=active, steps=steps, wants_logprobs=wants_logprobs)
+            chosen = None if waits or wants_logprobs else self._choose(executor, logits)
+            if chosen is not None:
+                drawn = Drawn(tokens=[chosen[row] for row in active], logprobs=None)
+            else:
+                scores = self._without_ends(logits, steps, active) if waits else logits[active]
+                drawn = sampler.next(scores, history, rows=active, steps=steps, wants_logprobs=wants_logprobs)
             for index, (row, token) in enumerate(zip(active, drawn.tokens, strict=True)):
                 piece = self._accept(row, token, started)
                 if drawn.logprobs is not None:
@@ -114,6 +118,11 @@ class _Run(Batch):
                     return
             tokens, mask = self._next_step(cache.batch_size)
             once = {}
+
+    def _choose(self, executor: Executor, logits: Tensor) -> list[int] | None:
+        """The next token of each row as the executor would draw it, -1 where the row has ended."""
+        with torch.inference_mode():
+            return executor.choose(logits, self._drawing(), [watch.finish_reason is None for watch in self.watches])
 
     def _unmask(self, how: Unmasking, started: float) -> Iterator[str]:
         blocks = unmask(

@@ -29,7 +29,7 @@ from .native.executor import NativeExecutor
 from .outputs import Outputs, unwrap
 from .recalled import Recalled
 from .run_modules import run_modules
-from .storage import ParameterBinder, Signature, parameters_below, signature
+from .storage import ParameterBinder, Signature, first_parameter, parameters_below, signature
 from .tokenizer import Tokenizer
 from .tree import assign, find, grow
 
@@ -122,11 +122,11 @@ class LanguageModel(GivesLoss, LateTree):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device if self._fixed is None else self._fixed[0]
+        return first_parameter(self).device if self._fixed is None else self._fixed[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype if self._fixed is None else self._fixed[1]
+        return first_parameter(self).dtype if self._fixed is None else self._fixed[1]
 
     def named_owned_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters by checkpoint path, tied ones under their owner only."""

@@ -28,6 +28,20 @@ def signature(parameters: Iterable[Tensor]) -> Signature:
     return tuple((id(p), p._version, 0 if _is_sharded(p) else p.data_ptr()) for p in parameters)
 
 
+def first_parameter(root: nn.Module) -> Tensor:
+    """The first of `root.parameters()`, without their names. Raises ValueError where there is none."""
+    modules: list[nn.Module | None] = [root]
+    while modules:
+        module = modules.pop()
+        if module is None:
+            continue
+        for parameter in module._parameters.values():  # pyright: ignore[reportPrivateUsage]
+            if parameter is not None:
+                return parameter
+        modules += reversed(module._modules.values())  # pyright: ignore[reportPrivateUsage]
+    raise ValueError("there are no parameters")
+
+
 def parameters_below(root: nn.Module) -> list[Tensor]:
     """The parameters of a tree, shared ones as often as they are shared: a third of the time of `parameters()`."""
     found: list[nn.Parameter | None] = []

@@ -28,6 +28,16 @@ static int64_t choose(const llmc_decoding *d, int64_t row) {
     return d->sampling ? llmc_sample(d->sampling, row, logits, d->vocab) : llmc_likeliest(logits, d->vocab);
 }
 
+int64_t llmc_choose(const llmc_decoding *d, int64_t batch) {
+    int64_t failed = 0;
+    for (int64_t b = 0; b < batch; b++) {
+        int is_open = d->position[b] >= 0; /* the tokens may take the place of the positions */
+        d->chosen[b] = is_open ? choose(d, b) : -1;
+        failed += is_open && d->chosen[b] < 0;
+    }
+    return failed;
+}
+
 int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d) {
     for (int64_t step = 0; step < steps; step++) {
         int64_t *chosen = d->chosen + step * pass->batch, left = 0;

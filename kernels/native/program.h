@@ -52,6 +52,10 @@ typedef struct {
  * (NaN or infinity): that step is not counted. Returns the steps done. */
 int64_t llmc_decode(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d);
 
+/* One token of every row from the logits that are there already: what llmc_decode would choose. Returns the rows that
+ * have no largest finite logit. `position`, `logits`, `chosen` and `sampling` are used. */
+int64_t llmc_choose(const llmc_decoding *d, int64_t batch);
+
 /* As many steps of a beam search as there are rules, at most `steps`: what `d` says of rows holds here too, of which
  * `position`, `lengths`, `tokens` and `logits` are used. Stops early when all prompts are done. Returns the steps done. */
 int64_t llmc_search(llmc_team *team, llmc_pass *pass, const llmc_call *calls, int64_t count, int64_t steps, llmc_decoding *d, llmc_beams *beams);

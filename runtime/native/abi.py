@@ -107,6 +107,8 @@ def open_library(native: NativeProgram) -> ctypes.CDLL:
     library.llmc_run.restype = None
     library.llmc_decode.argtypes = (*(ctypes.c_void_p,) * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
     library.llmc_decode.restype = ctypes.c_int64
+    library.llmc_choose.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    library.llmc_choose.restype = ctypes.c_int64
     library.llmc_search.argtypes = (*library.llmc_decode.argtypes, ctypes.c_void_p)
     library.llmc_search.restype = ctypes.c_int64
     if native.widest:

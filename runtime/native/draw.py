@@ -21,7 +21,7 @@ class Draw:
     """The struct, and the memory that it points to."""
 
     struct: SamplingStruct
-    memory: tuple[Tensor, ...]
+    memory: tuple[object, ...]
 
     @property
     def address(self) -> int:
@@ -34,8 +34,8 @@ def make_draw(drawing: Drawing, vocab_size: int, steps: int) -> Draw | None:
     if sampling.takes_likeliest:
         return None
     rows = len(drawing.generated)
-    seeds = torch.tensor([mix(sampling.seed, row) for row in range(rows)])
-    drawn = torch.tensor(drawing.generated)
+    seeds = (ctypes.c_int64 * rows)(*(mix(sampling.seed, row) for row in range(rows)))
+    drawn = (ctypes.c_int64 * rows)(*drawing.generated)
     workspace = torch.empty(vocab_size * WORKSPACE_FLOATS)
     struct = SamplingStruct(
         temperature=0.0 if sampling.is_greedy else min(sampling.temperature, MOST_FLOAT),
@@ -43,8 +43,8 @@ def make_draw(drawing: Drawing, vocab_size: int, steps: int) -> Draw | None:
         min_p=sampling.min_p,
         repetition_penalty=sampling.repetition_penalty,
         top_k=sampling.top_k,
-        seeds=seeds.data_ptr(),
-        steps=drawn.data_ptr(),
+        seeds=ctypes.addressof(seeds),
+        steps=ctypes.addressof(drawn),
         workspace=workspace.data_ptr(),
     )
     memory = (seeds, drawn, workspace)

@@ -26,11 +26,14 @@ class Memory:
         self._native, self._library = native, library
         self._floats: dict[str, Tensor] = {}
         self._workspace = torch.empty(0, dtype=torch.uint8)
+        self.moves = 0
+        """How often it has moved: what points into it is made anew then."""
 
     def arena(self, axis: str, rows: int) -> Arena:
         """Room for the values of so many rows, and for what lives within a call."""
         floats = rows * (self._native.values_floats + self._native.locals_floats) + 16
         if axis not in self._floats or self._floats[axis].numel() < floats:
+            self.moves += 1
             with torch.inference_mode(False):
                 self._floats[axis] = torch.empty(floats)
         return Arena(self._floats[axis], rows)
@@ -46,6 +49,7 @@ class Memory:
             return 0
         size = self._library.llmc_linear_workspace(rows, self._native.widest) + _LINE
         if self._workspace.numel() < size:
+            self.moves += 1
             self._workspace = torch.empty(size, dtype=torch.uint8)
         return -(-self._workspace.data_ptr() // _LINE) * _LINE
 
