@@ -198,5 +198,6 @@ class MaskPlan:
     @property
     def can_be_made(self) -> bool:
         """A single query reads a ring itself, and beams share the keys of their prompt: these have no plan."""
-        rows = len(self.position if self.key_position is None else self.key_position)
-        return rows == len(self.position) and not (self.keys == "ring" and self.position.shape[1] == 1)
+        batch, tokens = self.position.shape
+        is_alike = self.key_position is None or self.key_position.shape[0] == batch
+        return is_alike and not (self.keys == "ring" and tokens == 1)

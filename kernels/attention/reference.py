@@ -213,7 +213,7 @@ def mask_plan(given: MaskPlan) -> Tensor:
     `can_be_made`.
     """
     if not given.can_be_made:
-        return given.position.new_empty((len(given.position), 0, RANGES), dtype=torch.int32)
+        return given.position.new_empty((given.position.shape[0], 0, RANGES), dtype=torch.int32)
     return torch.cat([_plan_of_blocks(given, GRANULE * 2**level) for level in range(LEVELS)], dim=1)
 
 
@@ -236,7 +236,7 @@ def _plan_of_blocks(given: MaskPlan, size: int) -> Tensor:
 def _spans(position: Tensor, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of each of `count` blocks the first and the last position, and whether none is padding."""
     padded = functional.pad(position, (0, count * size - position.shape[1]), value=-1)
-    blocks = padded.view(len(position), count, size)
+    blocks = padded.view(position.shape[0], count, size)
     is_real = blocks >= 0
     return torch.where(is_real, blocks, NOWHERE).amin(-1), blocks.amax(-1), is_real.all(-1)
 
