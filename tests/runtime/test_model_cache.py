@@ -16,12 +16,10 @@ import torch
 
 import llmc
 from llmc.compiler.native.outline import outline
-from llmc.compiler.program import native_is_on
 from llmc.runtime import basis, own_sources, user_cache
 from llmc.runtime.locate import Request
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.executor import NativeExecutor
-from llmc.runtime.native.toolchain import NoCompiler, compiler
 from llmc.runtime.tree import own_parameters
 from llmc.specs.diagnostics import LlmcError
 
@@ -31,21 +29,9 @@ BASE = "extends: llama\nname: base\nparams: {num_layers: 2, hidden_size: 64, num
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, in which files settle at once, and a checkpoint."""
-    if not native_is_on():
-        pytest.skip("machine code is switched off")
-    try:
-        compiler()
-    except NoCompiler as reason:
-        pytest.skip(str(reason))
-    monkeypatch.setattr(user_cache, "SETTLED_SECONDS", 0.0)
+def folder(own_cache: Path, tmp_path: Path) -> Path:
+    """A checkpoint, beside a cache of the test's own."""
     llmc.load("llama", params=PARAMS).save(tmp_path / "model")
-    (tmp_path / "cache" / "llmc").mkdir(parents=True)
-    compiled = user_cache.cache_folder() / "objects"
-    compiled.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (tmp_path / "cache" / "llmc" / "objects").symlink_to(compiled)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "model"
 
 
