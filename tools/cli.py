@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -54,6 +55,11 @@ class Commands(click.Group):
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if any(name.startswith("LLMC_") for name in os.environ):
+            from .environment import unknown_variables
+
+            for line in unknown_variables():
+                click.echo(f"warning: {line}", err=True)
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

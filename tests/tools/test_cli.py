@@ -85,6 +85,13 @@ def test_a_negative_count_is_told_as_too_small() -> None:
         assert f"{given} is less than 1" in result.stderr
 
 
+def test_a_misspelt_switch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMC_NATVE", "0")
+    result = run("check", TINY)
+    assert result.exit_code == 0
+    assert result.stderr == 'warning: nothing reads LLMC_NATVE; did you mean "LLMC_NATIVE"?\n'
+
+
 def test_closed_stdin_is_said() -> None:
     command = f'"{sys.executable}" -P -c "{MAIN}" generate {TINY} --random -p - <&-'
     found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
