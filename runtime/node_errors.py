@@ -166,7 +166,7 @@ class _Recorder(Executor):
             ambient={**ambient, **(kept or {})},
             before=before,
             is_later=is_later,
-            outputs={name: value.clone() for name, value in outputs.items()},
+            outputs=outputs,
             after=states,
         )
         self.taken.append(taken)

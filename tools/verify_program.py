@@ -51,7 +51,8 @@ def verify_program(program: Program, *, weights: Path | None, quantize: Quantize
     quantize: how the matrices will be packed; nodes are compared packed then too, against the packed weights.
     """
     spec, model, lowered = small_instance(program.spec, program.model)
-    shape = ", ".join(f"{name}={value}" for name, value in lowered.items()) or "the spec as it is"
+    said = {name: f"{len(one)} values" if isinstance(one, list) else one for name, one in lowered.items()}
+    shape = ", ".join(f"{name}={value}" for name, value in said.items()) or "the spec as it is"
     tokens, dtype = random_tokens(spec), program.target.dtype
     passes = pass_errors(spec, model, tokens, PASSES)
     _require_passes(passes)

@@ -33,21 +33,41 @@ TOKENS = 13
 
 
 def small_instance(spec: Spec, model: Model) -> tuple[Spec, Model, dict[str, Value]]:
-    """The spec with as many of the small values as it still checks with."""
+    """The spec with as many of the small values as it still checks with; in a list of sizes each is made small.
+
+    Where layers are of several kinds by a list, there are as many as its first of each kind takes.
+    """
     overrides: dict[str, Value] = {
         name: param.value for name, param in spec.params.items() if param.origin == "override"
     }
     lowered: dict[str, Value] = {}
     for name, value in SMALL.items():
-        present = spec.environment.get(name)
-        if not isinstance(present, int) or present <= value:
+        smaller = _smaller(spec.environment, name, value)
+        if not smaller:
             continue
         try:
-            spec, model = read(spec.document, {**overrides, **lowered, name: value})
+            spec, model = read(spec.document, {**overrides, **lowered, **smaller})
         except LlmcError:
             continue
-        lowered[name] = value
+        lowered |= smaller
     return spec, model, lowered
+
+
+def _smaller(environment: Mapping[str, Value], name: str, value: int) -> dict[str, Value]:
+    """What makes one size of a spec small, beside it the lists of layers that follow from it; nothing where it is."""
+    present = environment.get(name)
+    if isinstance(present, list):
+        sizes: Value = [min(value, size) for size in present if isinstance(size, int)]
+        is_smaller = len(sizes) == len(present) and sizes != present
+        return dict[str, Value]({name: sizes}) if is_smaller else {}
+    if not isinstance(present, int) or present <= value:
+        return {}
+    lists = {key: one for key, one in environment.items() if isinstance(one, list) and len(one) == present}
+    if name != "num_layers" or not lists:
+        return {name: value}
+    kinds = (one.index(kind) + 1 for one in lists.values() for kind in one)
+    count = min(present, max(value, *kinds))
+    return {name: count, **{key: one[:count] for key, one in lists.items()}} if count < present else {}
 
 
 def random_tokens(spec: Spec) -> Tensor:
