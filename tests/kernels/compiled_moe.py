@@ -276,9 +276,13 @@ CASES = (
         if group or rows < 128
     ),
     *(
-        _packed_grouped(group, rows=128 if group else 64, is_first=True, **how)
-        for group in (32, 1, 0)
-        for how in ({"interleaved": True}, {"architecture": "sm_86"}, {"of": "fp16"})
+        case
+        for group, rows in ((32, 128), (1, 128), (0, 64))
+        for case in (
+            _packed_grouped(group, rows=rows, is_first=True, interleaved=True),
+            _packed_grouped(group, rows=rows, is_first=True, architecture="sm_86"),
+            _packed_grouped(group, rows=rows, is_first=True, of="fp16"),
+        )
     ),
     _first("128x128", OUT_IN, packed=False, rows=128, lanes=128, warps=8, stages=3),
     _first("interleaved in_out", IN_OUT, packed=True, rows=128, lanes=128, warps=8, stages=3),

@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 from llmc.kernels.gpu.tuning import forced
 from llmc.kernels.moe import reference, triton_experts_grouped
+from llmc.kernels.moe.fields import Layout
 from llmc.kernels.moe.triton_dispatch import dispatch
 from llmc.kernels.moe.triton_experts import experts
 from llmc.kernels.tolerance import assert_close
@@ -55,7 +56,7 @@ def test_many_tokens(case: dict[str, object], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("layout", ["out_in", "in_out"])
-def test_few_tokens_with_the_rule(layout: str) -> None:
+def test_few_tokens_with_the_rule(layout: Layout) -> None:
     make = torch.Generator().manual_seed(0)
     up, down = (torch.randn(3, *shape, generator=make).to(DEVICE) for shape in ((70, 24), (24, 70)))
     up, down = (up, down) if layout == "out_in" else (up.mT.contiguous(), down.mT.contiguous())
