@@ -33,7 +33,7 @@ TOKENS = 13
 
 
 def small_instance(spec: Spec, model: Model) -> tuple[Spec, Model, dict[str, Value]]:
-    """The spec with as many of the small values as it still checks with; in a list of sizes each is made small.
+    """The spec with as many of the small values as it still checks with.
 
     Where layers are of several kinds by a list, there are as many as its first of each kind takes.
     """
@@ -56,10 +56,6 @@ def small_instance(spec: Spec, model: Model) -> tuple[Spec, Model, dict[str, Val
 def _smaller(environment: Mapping[str, Value], name: str, value: int) -> dict[str, Value]:
     """What makes one size of a spec small, beside it the lists of layers that follow from it; nothing where it is."""
     present = environment.get(name)
-    if isinstance(present, list):
-        sizes: Value = [min(value, size) for size in present if isinstance(size, int)]
-        is_smaller = len(sizes) == len(present) and sizes != present
-        return dict[str, Value]({name: sizes}) if is_smaller else {}
     if not isinstance(present, int) or present <= value:
         return {}
     lists = {key: one for key, one in environment.items() if isinstance(one, list) and len(one) == present}
