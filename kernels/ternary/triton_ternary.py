@@ -80,12 +80,14 @@ def _matrix(
 
 
 def _matrix_rule(key: Key) -> Config:
-    """Few tokens: narrow tiles of many rows' halves, for bandwidth. Many: 128 by 128, for the matrix units, in
-    three stages of 112 KiB, or two where a block has less."""
-    stages = 2 if launch_target().shared_memory < 112 * KIB else 3
+    """Few tokens: narrow tiles of many rows' halves, for bandwidth, in four stages, of 120 KiB for 64 tokens. Many: 128
+    by 128, for the matrix units, in three of 112 KiB. A stage less where a block has not so much."""
+    has_less = launch_target().shared_memory < 120 * KIB
     if int(key["tokens"]) <= 64:
         block = max(16, int(key["tokens"]))
-        return {"BLOCK_M": block, "BLOCK_N": 64, "BLOCK_K": 128, "GROUP": 1, "num_warps": 4, "num_stages": 4}
+        stages = 3 if block == 64 and has_less else 4
+        return {"BLOCK_M": block, "BLOCK_N": 64, "BLOCK_K": 128, "GROUP": 1, "num_warps": 4, "num_stages": stages}
+    stages = 2 if has_less else 3
     return {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "GROUP": 8, "num_warps": 8, "num_stages": stages}
 
 

@@ -35,6 +35,7 @@ TYPES = {
     torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64", torch.int32: "i32",
     torch.uint8: "u8", torch.int8: "i8", torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv",
 }  # fmt: skip
+FLOAT8 = "fp8e4nv"
 UNCHANGED = ("llmc.kernels.gpu.op", "llmc.kernels.gpu.bytes")
 """Modules whose code is not to take CPU tensors for ones of a GPU: the registration, and what chooses instructions."""
 
@@ -53,30 +54,39 @@ class Recorded:
     """By name of launch."""
 
 
-def record(architecture: str, cache: Path, *, only: Sequence[str] | None = None, is_wide: bool = True) -> Recorded:
-    """only: the kernels that are compiled, null for all; is_wide: those of `wide_launches` too.
+def record(
+    architectures: Sequence[str], cache: Path, *, only: Sequence[str] | None = None, is_wide: bool = True
+) -> Mapping[str, Recorded]:
+    """By architecture, all of one generation, the oldest first.
 
-    `cache` is an empty folder for Triton.
+    only: the kernels that are compiled, null for all; is_wide: those of `wide_launches` too. `cache` is an empty folder
+    for Triton.
     """
     done = subprocess.run(
         [sys.executable, "-P", __file__],
-        input=json.dumps({"architecture": architecture, "only": only, "is_wide": is_wide}),
+        input=json.dumps({"architectures": architectures, "only": only, "is_wide": is_wide}),
         env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "TRITON_DUMP_PTXAS_LOG": "1"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=3000,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    return Recorded(**{**found, "compiled": {name: Compiled(**made) for name, made in found["compiled"].items()}})
+    return {
+        architecture: Recorded(**{**found, "compiled": {name: Compiled(**x) for name, x in found["compiled"].items()}})
+        for architecture, found in json.loads(done.stdout.splitlines()[-1]).items()
+    }
 
 
 class Launches:
     """Stands for `launchable`: the launches that were asked for, without repetitions."""
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self) -> None:
+        self.begin("")
+
+    def begin(self, architecture: str) -> dict[str, Case]:
+        """Where the launches on this architecture are kept from now on, by name."""
         self.architecture = architecture
         self.cases: dict[str, Case] = {}
+        return self.cases
 
     def __call__(self, kernel: Any) -> Launches:
         self.kernel = kernel
@@ -147,8 +157,8 @@ class NoReads(TorchFunctionMode):
         return 1 if func in (Tensor.__int__, Tensor.item, Tensor.data_ptr) else func(*args, **(kwargs or {}))
 
 
-def _recorded(launches: Launches, only: Sequence[str] | None, *, is_wide: bool) -> dict[str, object]:
-    """All cases once, then their compilation."""
+def _recorded(*, is_wide: bool) -> dict[str, object]:
+    """All cases once."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from llmc.kernels.gpu.tuning import recorded
@@ -165,13 +175,35 @@ def _recorded(launches: Launches, only: Sequence[str] | None, *, is_wide: bool) 
                 build().ours()
             except Exception as error:
                 failed.append(f"{build}: {type(error).__name__}: {error}")
-    wanted = [case for case in launches.cases.values() if only is None or case.kernel in only]
-    return {
-        "kernels": sorted({case.kernel for case in launches.cases.values()}),
-        "tunables": sorted({tunable.name for tunable, _ in asked.values()}),
-        "failed": failed,
-        "compiled": {case.name: asdict(compiled_here(case)) for case in wanted},
-    }
+    return {"tunables": sorted({tunable.name for tunable, _ in asked.values()}), "failed": failed}
+
+
+def _compiled(launches: Mapping[str, Mapping[str, Case]]) -> dict[str, dict[str, Compiled]]:
+    """By architecture and name: every launch up to its shared memory; then, of each kernel, the one that takes the most
+    of it entirely, on the oldest architecture that has it, whose instructions the later ones of the generation have.
+
+    Triton's passes ask for the generation. So what one architecture launches as another does is compiled once, unless
+    it takes more than half of a block's shared memory, or is of float8, which not all of a generation have.
+    """
+    from llmc.kernels.gpu.target import TARGETS
+
+    found: dict[str, dict[str, Compiled]] = {architecture: {} for architecture in launches}
+    known: dict[str, Compiled] = {}
+    for architecture, cases in launches.items():
+        for name, case in cases.items():
+            made = known.get(name)
+            if made is None or FLOAT8 in name or made.shared_memory > TARGETS[architecture].shared_memory // 2:
+                made = compiled_here(case, is_whole=False)
+            known[name] = found[architecture][name] = made
+    entirely = set()
+    for architecture, cases in launches.items():
+        taken = found[architecture]
+        for name in sorted(cases, key=lambda name: -taken[name].shared_memory):
+            kind = cases[name].kernel, FLOAT8 in name
+            if kind not in entirely and not taken[name].error:
+                entirely.add(kind)
+                taken[name] = compiled_here(cases[name])
+    return found
 
 
 def _main() -> None:
@@ -181,16 +213,26 @@ def _main() -> None:
     from llmc.kernels.gpu import target
 
     request = json.load(sys.stdin)
-    architecture = request.pop("architecture")
-    op.launchable = launches = Launches(architecture)  # type: ignore[assignment]
+    op.launchable = launches = Launches()  # type: ignore[assignment]
     op.gpu_op = lambda name, launch, **_others: Operator(op._by_items(launch))  # type: ignore[assignment]
     kernels = Path(target.__file__).parents[1]
     for path in sorted(kernels.rglob("triton_*.py")):
         module = import_module(".".join(("llmc.kernels", *path.relative_to(kernels).with_suffix("").parts)))
         if hasattr(module, "is_interpreted") and module.__name__ not in UNCHANGED:
             vars(module)["is_interpreted"] = lambda: True
-    with mock.patch.object(target, "_present", return_value=architecture):
-        print(json.dumps(_recorded(launches, **request)))
+    answer: dict[str, dict[str, object]] = {}
+    made: dict[str, dict[str, Case]] = {}
+    for architecture in request["architectures"]:
+        with mock.patch.object(target, "_present", return_value=architecture):
+            target.multiprocessors.cache_clear()
+            made[architecture] = launches.begin(architecture)
+            answer[architecture] = _recorded(is_wide=request["is_wide"])
+        answer[architecture]["kernels"] = sorted({case.kernel for case in made[architecture].values()})
+        if request["only"] is not None:
+            made[architecture] = {x: case for x, case in made[architecture].items() if case.kernel in request["only"]}
+    for architecture, compiled in _compiled(made).items():
+        answer[architecture]["compiled"] = {name: asdict(one) for name, one in compiled.items()}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
