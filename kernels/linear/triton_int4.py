@@ -105,14 +105,14 @@ def _vector_space(key: Key) -> tuple[Config, ...]:
 
 
 def _matrix_rule(key: Key) -> Config:
-    """Few tokens: tiles of 64 rows, for bandwidth; four stages of 64 tokens and of groups of 128 take 120 KiB, three
+    """Few tokens: tiles of 64 rows, for bandwidth; four stages of 64 tokens and of groups of 128 take 120 KiB, so two
     where a block has less. Many: 128 by 128, for the matrix units."""
     if key["dtype"] == "float32":
         return {"BLOCK_M": 16, "BLOCK_N": 32, "GROUP": 8, "num_warps": 4, "num_stages": 2}
     if int(key["tokens"]) <= 64:
         block = max(16, int(key["tokens"]))
         is_large = block == 64 and key["group"] == 128
-        stages = 3 if is_large and launch_target().shared_memory < 120 * KIB else 4
+        stages = 2 if is_large and launch_target().shared_memory < 120 * KIB else 4
         return {"BLOCK_M": block, "BLOCK_N": 64, "GROUP": 1, "num_warps": 4, "num_stages": stages}
     return {"BLOCK_M": 128, "BLOCK_N": 128, "GROUP": 8, "num_warps": 8, "num_stages": 4 if key["group"] == 32 else 2}
 
