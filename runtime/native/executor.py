@@ -162,7 +162,8 @@ class NativeExecutor(NativePasses):
         """A pass over a token a row in these states, which may be run again and again: the last one, where all that it
         points into is where it was."""
         held = [states[path][0].dtype for path in self.cached if path in states]
-        wanted = (rows, *held[:1])
+        shared = [len(states[path][0]) for path in self.shared if path in states]
+        wanted = (rows, held[:1], shared[:1])
         self.binding.point_at(states)
         if self._kept is not None and not kept and self._kept[0] == (self.memory.moves, *wanted):
             return self._kept[1]
