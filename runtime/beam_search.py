@@ -66,9 +66,9 @@ class BeamSearch(Batch):
         model, part = self.model, cache.part(rows)
         tokens, mask = pad(self.prompts, model.device, rows)
         values = {**model.default_inputs(tokens), model.facts.inputs[0].name: tokens, **self.once(rows)}
-        outputs = model.run_program(values, part, mask, executor=executor, last_token_only=True)
+        logits = model.next_logits(values, part, mask, executor=executor)
         cache.spread(part)
-        return outputs["logits"][:, -1].float()
+        return logits
 
     def _may_end(self, drawn: int) -> bool:
         """Whether a text may end with the token after so many."""
@@ -132,8 +132,7 @@ class BeamSearch(Batch):
         mask = None if bool((tokens >= 0).all()) else tokens >= 0
         fed = tokens.clamp(min=0)
         values = {**self.model.default_inputs(fed), self.model.facts.inputs[0].name: fed}
-        outputs = self.model.run_program(values, cache, mask, executor=executor, last_token_only=True)
-        return outputs["logits"][:, -1].float()
+        return self.model.next_logits(values, cache, mask, executor=executor)
 
     @staticmethod
     def _require_served(logits: Tensor) -> None:

@@ -89,8 +89,7 @@ class _Run(Batch):
         while True:
             with torch.inference_mode():
                 values = {**model.default_inputs(tokens), name: tokens, **once}
-                outputs = model.run_program(values, cache, mask, executor=executor, last_token_only=True)
-                logits = outputs["logits"][:, -1].float()
+                logits = model.next_logits(values, cache, mask, executor=executor)
             if sampler is None:
                 sampler = Sampler(sampling_of(options), logits.shape[-1])
             active = [i for i, watch in enumerate(self.watches) if watch.finish_reason is None]
