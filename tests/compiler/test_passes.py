@@ -21,6 +21,8 @@ from llmc.compiler.program import Program
 from llmc.compiler.verify import IllegalGraph, verify
 from llmc.kernels.tolerance import assert_close
 
+from ..switches import only_with_passes
+
 FIXTURES = Path(__file__).parent / "passes"
 PARAMS = {
     "num_layers": 3,
@@ -144,13 +146,6 @@ def test_every_fixture_belongs_to_a_pass() -> None:
 
 def fused(spec: str = "llama_tiny", params: Mapping[str, int] = PARAMS) -> Program:
     return llmc.build(spec, params=params)
-
-
-def only_with_passes() -> None:
-    from llmc.compiler.program import passes_are_on
-
-    if not passes_are_on():
-        pytest.skip("LLMC_PASSES=0 switches off what this test is about")
 
 
 def test_ops_before_and_after() -> None:

@@ -17,6 +17,7 @@ from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.executor import NativeExecutor
 from llmc.specs.diagnostics import LlmcError
 
+from ..switches import only_with_passes
 from . import test_gradients, test_mutations, test_prefill, test_reference, test_round_trip
 from .comparison import tolerance
 from .family import VOCAB, Family
@@ -209,6 +210,7 @@ def test_it_is_machine_code(model: LanguageModel) -> None:
 
 def test_the_encoder_is_not_run_again(golden: Seq2SeqGolden) -> None:
     """After the first call, nothing that only the encoder's tokens reach is read: not even NaN in its weights."""
+    only_with_passes()
     model = llmc.load(golden.folder)
     cache = model.new_cache(2, TOKENS)
     model(golden.tokens[:, :5], cache=cache, **golden.inputs)
@@ -248,6 +250,7 @@ def test_reset_takes_another_source(golden: Seq2SeqGolden, model: LanguageModel)
 
 def test_bytes_are_those_of_the_plan(golden: Seq2SeqGolden, model: LanguageModel) -> None:
     """Of the states; what is kept beside them, positions and lengths of the encoder's axis, is 8 bytes a token."""
+    only_with_passes()
     program = model.program
     planned = plan(program.model, program.weights.ties, batch=2, context=SOURCE, dtype="float32")
     cache = model.new_cache(2, SOURCE)
