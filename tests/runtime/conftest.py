@@ -11,12 +11,16 @@ from llmc.compiler.program import native_is_on
 from llmc.runtime import user_cache
 from llmc.runtime.native.toolchain import NoCompiler, compiler
 
+from ..switches import only_with_passes
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Its folder, in which files settle at once; only compiled code is that of all tests. Needs a compiler."""
+    """Its folder, in which files settle at once; only compiled code is that of all tests. Needs a compiler, and passes,
+    without which not all of a model is compiled."""
+    only_with_passes()
     if not native_is_on():
         pytest.skip("machine code is switched off")
     try:

@@ -17,6 +17,7 @@ from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.executor import NativeExecutor
 from llmc.specs.diagnostics import LlmcError
 
+from ..switches import only_with_passes
 from ..tools.command_line import TINY, run
 
 SIZES = {
@@ -33,6 +34,7 @@ MODELS = {"llama": SIZES, "mistral": {**SIZES, "sliding_window": 9}}
 
 @pytest.fixture(autouse=True)
 def _needs_machine_code() -> None:
+    only_with_passes()
     if not isinstance(llmc.load("llama", params=SIZES).executor(), NativeExecutor):
         pytest.skip("machine code is switched off")
 

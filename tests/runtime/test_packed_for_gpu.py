@@ -28,6 +28,7 @@ from llmc.runtime.tree import assign
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.packaged import packaged_folder
 
+from ..switches import only_with_passes
 from ..tools.command_line import child
 
 PARAMS = {
@@ -90,6 +91,7 @@ def take_none(module: Module, formats: Formats) -> int:
 
 def test_norms_are_taken_into_ternary_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the last, which the head of 8 bits reads; the numbers are those of launches apart, bit by bit."""
+    only_with_passes()
     weights = llmc.load("llama", params=PARAMS, seed=1).named_owned_parameters()
     found: list[Tensor] = []
     for taken in (2, 0):

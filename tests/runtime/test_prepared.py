@@ -21,6 +21,8 @@ from llmc.runtime.model import LanguageModel
 from llmc.runtime.storage import ParameterBinder, tensors_of
 from llmc.specs.diagnostics import LlmcError
 
+from ..switches import only_with_passes
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 SPEC = """
@@ -116,6 +118,7 @@ def test_matrices_of_a_gpu_are_packed(
     gated: Path, quantize: Quantize, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain and gated layers; the tokens' table and the norms stay as they are."""
+    only_with_passes()
     monkeypatch.setattr(registry, "KERNELS", [one for one in registry.KERNELS if one.format])
     model = llmc.load(gated, device=DEVICE, seed=1)
     tokens, position = (torch.tensor([[3, 1, 4, 1, 5]], device=DEVICE), torch.arange(5, device=DEVICE)[None])

@@ -24,6 +24,7 @@ from llmc.runtime.tree import assign
 from llmc.specs.diagnostics import LlmcError
 from llmc.specs.packaged import packaged_folder
 
+from ..switches import only_with_passes
 from ..tools.command_line import child
 
 TEXT = "And God said, Let there be light: and there was light. And God saw the light, that it was good: " * 3
@@ -86,6 +87,7 @@ def test_packed_models_generate_and_have_no_parameters() -> None:
 
 
 def test_rules_choose_formats_by_path() -> None:
+    only_with_passes()
     program = llmc.build("llama", PARAMS)
     formats = choose_formats(program.module, "int4", [Rule("*.down_proj.*", "int8"), Rule("*.self_attn.*", "none")])
     assert formats["layer"] == {"mlp_gate_up_proj_weight": "int4", "mlp_down_proj_weight": "int8"}
@@ -144,6 +146,7 @@ MIXTURE = {**PARAMS, "num_layers": 1, "num_experts": 5, "sliding_window": None}
 
 
 def test_rules_reach_experts_and_leave_the_router() -> None:
+    only_with_passes()
     program = llmc.build("mixtral", MIXTURE)
     matrices = "layers_block_sparse_moe_experts"
     found = choose_formats(program.module, "int4", [Rule("*.experts.down_proj", "int8")])
@@ -157,6 +160,7 @@ def test_rules_reach_experts_and_leave_the_router() -> None:
 @pytest.mark.parametrize("quantize", ["int8", "int4", "ternary"])
 def test_a_packed_mixture_is_the_one_of_its_unpacked_weights(quantize: Quantize, tmp_path: Path) -> None:
     """Alone and in a batch, up to the rounding of activations; and as it is read from a folder, bit for bit."""
+    only_with_passes()
     packed, unpacked = (llmc.load("mixtral", params=MIXTURE, seed=1) for _ in range(2))
     write_packed(packed, quantize, tmp_path)
     executor = packed.packed_executor()
