@@ -28,6 +28,7 @@ from llmc.specs.diagnostics import LlmcError
 from llmc.tools.strict_kernels import require_kernels
 
 from ..golden.gpu_programs import on_gpu
+from ..switches import only_with_passes
 
 COMMON: Mapping[str, Value] = {"num_layers": 1, "hidden_size": 24, "vocab_size": 31}
 HEADS: Mapping[str, Value] = {**COMMON, "num_heads": 2, "head_dim": 8, "intermediate_size": 24}
@@ -94,6 +95,7 @@ def kernels(program: Program) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_gradients_are_those_of_the_references(name: str) -> None:
+    only_with_passes()
     model, given = randomised(name), given_to(name)
     ours = on_gpu(model).train().requires_grad_()
     assert PICKED[name].items() <= kernels(ours.program).items()
@@ -129,6 +131,7 @@ def test_what_wraps_a_leaf_takes_effect_and_the_loss_takes_the_head_over() -> No
 
 
 def test_an_exported_model_keeps_the_operators() -> None:
+    only_with_passes()
     ours, tokens = on_gpu(randomised("llama")).train(), torch.randint(31, (1, 4))
     exported = torch.export.export(ours, (tokens,), strict=False)
     called = {str(node.target) for node in exported.graph.nodes}

@@ -21,6 +21,7 @@ from llmc.kernels.native.registry import native_kernel
 from llmc.runtime.model import LanguageModel
 from llmc.runtime.native.toolchain import NoCompiler, compiler
 
+from ..switches import only_with_passes
 from ..tools.command_line import run
 
 PARAMS: dict[str, Value] = {
@@ -68,6 +69,7 @@ def logits(model: LanguageModel) -> Tensor:
 
 def test_the_others_are_packed_and_nothing_leaves_machine_code(tmp_path: Path) -> None:
     """It computes what it would, if the spec's rules said so."""
+    only_with_passes()
     ruled = tmp_path / "ruled.yaml"
     ruled.write_text(f"llmc: 1\nname: ruled\nsummary: gate and up stay\nextends: llama\n{RULES}")
     expected = logits(llmc.load(ruled, params=PARAMS, seed=1, quantize="int8"))
@@ -81,6 +83,7 @@ def test_the_others_are_packed_and_nothing_leaves_machine_code(tmp_path: Path) -
 
 
 def test_build_and_explain_say_so_and_the_folder_holds_it(tmp_path: Path) -> None:
+    only_with_passes()
     settings = [part for name, value in PARAMS.items() for part in ("--set", f"{name}={value}")]
     model = llmc.load("llama", params=PARAMS, seed=1)
     model.save(tmp_path / "whole")
