@@ -39,6 +39,17 @@ def logs(p_log, i_bh, i_b, i_first, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHA
 
 
 @triton.jit
+def running(b_log, REVERSE: tl.constexpr, PER_CHANNEL: tl.constexpr):
+    """Sums over the tokens up to each, or from each on, of what `logs` gives. One column is summed as a row of numbers,
+    since Triton 3.6 cannot compile a scan of `[16, 1]`."""
+    if PER_CHANNEL:
+        b_sum = tl.cumsum(b_log, axis=0, reverse=REVERSE)
+    else:
+        b_sum = tl.cumsum(tl.reshape(b_log, (SUB,)), axis=0, reverse=REVERSE)[:, None]
+    return b_sum
+
+
+@triton.jit
 def tokens_of(p_position, i_b, o_t, is_in, tokens, count):
     """Which of o_t are tokens of the row, padding left out; `is_in` says which are asked for."""
     return tl.load(p_position + i_b * tokens + o_t, mask=is_in & (o_t < count), other=-1) >= 0
@@ -73,8 +84,8 @@ def inside(
     own = i_h * key_dim
     b_log = logs(p_log, i_bh, i_b, own, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_next = logs(p_log, i_bh, i_b, own, o_t + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
-    b_since = tl.cumsum(b_log, axis=0)
-    b_until = tl.cumsum(b_next, axis=0, reverse=True)
+    b_since = running(b_log, False, PER_CHANNEL)
+    b_until = running(b_next, True, PER_CHANNEL)
     b_q, b_k = tile(p_qh, o_row, m_t, q_row, o_k, m_k), tile(p_kh, o_row, m_t, k_row, o_k, m_k)
     b_dt = tl.full((SUB,), 1.0, tl.float32)
     if p_dt is not None:
@@ -86,7 +97,7 @@ def inside(
     if UPDATE == "erase_write":
         m_before = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens, count)
         b_before = logs(p_log, i_bh, i_b, own, o_t - 1, m_before, log_row, tokens, o_k, m_k, PER_CHANNEL)
-        b_since_solve = tl.cumsum(b_before, axis=0)
+        b_since_solve = running(b_before, False, PER_CHANNEL)
         b_solve = -tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
 
     o_out = (i_bh * padded + o_t)[:, None] * CHUNK + i_sub * SUB + o_s[None, :]
@@ -100,7 +111,7 @@ def inside(
         m_cn = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens, count)
         b_log_c = logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
         b_next_c = logs(p_log, i_bh, i_b, own, o_c + 1, m_cn, log_row, tokens, o_k, m_k, PER_CHANNEL)
-        b_left = tl.exp(tl.cumsum(b_next_c, axis=0, reverse=True) + b_between[None, :])
+        b_left = tl.exp(running(b_next_c, True, PER_CHANNEL) + b_between[None, :])
         b_col = tile(p_kh, i_b * tokens + o_c, m_c, k_row, o_k, m_k) * b_left
         b_dt_c = tl.full((SUB,), 1.0, tl.float32)
         if p_dt is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_inside import SUB, logs, tile, tokens_of
+from .triton_inside import SUB, logs, running, tile, tokens_of
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _columns(
     m_next = tokens_of(p_position, i_b, o_c + 1, o_s < SUB - 1, tokens, count)
     b_log = logs(p_log, i_bh, i_b, own, o_c, m_c, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_next = logs(p_log, i_bh, i_b, own, o_c + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
-    b_left = tl.exp(tl.cumsum(b_next, axis=0, reverse=True) + b_over[None, :])
+    b_left = tl.exp(running(b_next, True, PER_CHANNEL) + b_over[None, :])
     b_col_v = tile(p_kh, i_b * tokens + o_c, m_c, k_row, o_k, m_k) * b_left
     if UPDATE != "delta":  # noqa: SIM102 (constants of the kernel, which Triton takes one by one)
         if p_dt is not None:
@@ -163,8 +163,8 @@ def inside_backward(
         p_wh = p_write + own
     b_log = logs(p_log, i_bh, i_b, own, o_t, m_t, log_row, tokens, o_k, m_k, PER_CHANNEL)
     b_next = logs(p_log, i_bh, i_b, own, o_t + 1, m_next, log_row, tokens, o_k, m_k, PER_CHANNEL)
-    b_since = tl.cumsum(b_log, axis=0)
-    b_until = tl.cumsum(b_next, axis=0, reverse=True)
+    b_since = running(b_log, False, PER_CHANNEL)
+    b_until = running(b_next, True, PER_CHANNEL)
     b_all = tl.sum(b_log, 0)
     b_q, b_k = tile(p_qh, o_row, m_t, q_row, o_k, m_k), tile(p_kh, o_row, m_t, k_row, o_k, m_k)
     b_dt = tl.full((SUB,), 1.0, tl.float32)
@@ -177,7 +177,7 @@ def inside_backward(
     if UPDATE == "erase_write":
         m_prior = tokens_of(p_position, i_b, o_t - 1, o_s > 0, tokens, count)
         b_before = logs(p_log, i_bh, i_b, own, o_t - 1, m_prior, log_row, tokens, o_k, m_k, PER_CHANNEL)
-        b_since_solve = tl.cumsum(b_before, axis=0)
+        b_since_solve = running(b_before, False, PER_CHANNEL)
         b_solve = -tile(p_erase + own, o_row, m_t, erase_row, o_k, m_k)
         b_write = tile(p_wh, o_row, m_t, write_row, o_k, m_k)
     b_times = b_dt
@@ -218,7 +218,7 @@ def inside_backward(
         o_r = o_t + down
         m_r = tokens_of(p_position, i_b, o_r, o_s < SUB, tokens, count)
         b_log_r = logs(p_log, i_bh, i_b, own, o_r, m_r, log_row, tokens, o_k, m_k, PER_CHANNEL)
-        b_since_r = tl.cumsum(b_log_r, axis=0) + b_until_end[None, :]
+        b_since_r = running(b_log_r, False, PER_CHANNEL) + b_until_end[None, :]
         b_row = tile(p_qh, i_b * tokens + o_r, m_r, q_row, o_k, m_k) * tl.exp(b_since_r)
         o_down = o_square + down * CHUNK
         b_cols += _back(p_grad_scores, o_down, b_row, KEPT, PRECISION)
@@ -232,7 +232,7 @@ def inside_backward(
             m_br = tokens_of(p_position, i_b, o_r - 1, o_s > 0, tokens, count)
             b_log_br = logs(p_log, i_bh, i_b, own, o_r - 1, m_br, log_row, tokens, o_k, m_k, PER_CHANNEL)
             b_row_solve = -tile(p_erase + own, i_b * tokens + o_r, m_r, erase_row, o_k, m_k)
-            b_row_solve *= tl.exp(tl.cumsum(b_log_br, axis=0) + b_until_end[None, :])
+            b_row_solve *= tl.exp(running(b_log_br, False, PER_CHANNEL) + b_until_end[None, :])
             b_cols_v += _back(p_grad_scores_v, o_down, b_row, KEPT, PRECISION)
             b_cols_v += _back(p_grad_feed, o_down, b_row_solve, KEPT, PRECISION)
         if UPDATE != "add":

@@ -67,7 +67,7 @@ def _selective(name: str, *, with_out: bool) -> Case:
     )  # fmt: skip
 
 
-def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: int = 4) -> Case:
+def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: int = 4, spills: int = 0) -> Case:
     tensors = ("p_k", "p_q", "p_scores", "p_reads", "p_writes")
     solved, erased = ("p_solves", "p_system"), ("p_scores_v", "p_feed", "p_writes_v", "p_erase", "p_write")
     rows = ("tokens", "count", "padded", "heads", "key_dim", *ROW_NAMES)
@@ -83,6 +83,7 @@ def _inside(name: str, update: str, key_dim: int, *, per_channel: bool, warps: i
         },
         constexprs={"UPDATE": update, "PER_CHANNEL": per_channel, "CHUNK": 64, "BLOCK_K": key_dim},
         num_warps=warps,
+        spills=spills,
     )  # fmt: skip
 
 
@@ -320,7 +321,7 @@ CASES = (
     _selective_backward("walk back", "_walk", backwards=True),
     _selective_backward("segment", "_segment", spills=72),  # none of them in a loop
     _selective_backward("wide segment", "_segment", states=64),
-    _inside("delta", "delta", 128, per_channel=False),
+    _inside("delta", "delta", 128, per_channel=False, spills=8),
     _inside("delta by channel", "delta", 128, per_channel=True),
     _inside("gla", "add", 256, per_channel=True, warps=8),
     _inside("erase_write", "erase_write", 64, per_channel=True),
