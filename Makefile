@@ -12,10 +12,10 @@ test:             ## the default suite, as CI runs it
 golden:           ## every architecture against its reference
 	pytest tests/golden
 
-slow:             ## everything, the long forms too; then with fusion off (which tests of the compiler are about), with kernels off, with machine code off
+slow:             ## everything, the long forms too; then with fusion off and with kernels off (which tests of the compiler are about), with machine code off
 	pytest --slow
 	LLMC_PASSES=0 pytest tests/golden tests/runtime
-	LLMC_KERNELS=0 pytest tests/golden tests/runtime tests/compiler
+	LLMC_KERNELS=0 pytest tests/golden tests/runtime
 	LLMC_NATIVE=0 pytest tests/golden tests/runtime tests/compiler
 
 bench:            ## start-up, kernels, whole models and other engines, for BENCHMARKS.md; LLAMA_PYTHON= and ONNXRUNTIME_PYTHON= their interpreters

@@ -16,6 +16,7 @@ import triton.language as tl
 from llmc.kernels.norm import triton_rms_norm
 
 from ..golden.gpu_programs import on_gpu
+from ..switches import only_with_kernels
 from .test_training_kernels import given_to, gradients, randomised, require_equal
 
 NODES = ["input_layernorm", "model.norm", "post_attention_layernorm"]
@@ -35,6 +36,7 @@ def broken(
 
 
 def test_the_reference_runs_at_each_node_from_the_first_failure_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_with_kernels()
     model, given = randomised("llama"), given_to("llama")
     ours = on_gpu(model).train().requires_grad_()
     monkeypatch.setattr(triton_rms_norm, "_backward", broken)

@@ -21,7 +21,7 @@ from llmc.runtime.model import LanguageModel
 from llmc.runtime.storage import ParameterBinder, tensors_of
 from llmc.specs.diagnostics import LlmcError
 
-from ..switches import only_with_passes
+from ..switches import only_with_kernels, only_with_passes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -94,6 +94,7 @@ def gated(tmp_path: Path) -> Path:
 
 
 def test_a_program_for_a_gpu_runs_on_packed_weights(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_with_kernels()
     monkeypatch.setattr(registry, "KERNELS", [one for one in registry.KERNELS if one.op == "ternary_linear"])
     model = llmc.load(spec, device=DEVICE, seed=1)
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
@@ -118,6 +119,7 @@ def test_matrices_of_a_gpu_are_packed(
     gated: Path, quantize: Quantize, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain and gated layers; the tokens' table and the norms stay as they are."""
+    only_with_kernels()
     only_with_passes()
     monkeypatch.setattr(registry, "KERNELS", [one for one in registry.KERNELS if one.format])
     model = llmc.load(gated, device=DEVICE, seed=1)

@@ -28,7 +28,7 @@ from llmc.specs.diagnostics import LlmcError
 from llmc.tools.strict_kernels import require_kernels
 
 from ..golden.gpu_programs import on_gpu
-from ..switches import only_with_passes
+from ..switches import only_with_kernels, only_with_passes
 
 COMMON: Mapping[str, Value] = {"num_layers": 1, "hidden_size": 24, "vocab_size": 31}
 HEADS: Mapping[str, Value] = {**COMMON, "num_heads": 2, "head_dim": 8, "intermediate_size": 24}
@@ -95,6 +95,7 @@ def kernels(program: Program) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_outputs_and_gradients_are_those_of_the_references(name: str) -> None:
+    only_with_kernels()
     only_with_passes()
     model, given = randomised(name), given_to(name)
     ours = on_gpu(model).train().requires_grad_()
@@ -111,6 +112,7 @@ def with_loss(model: LanguageModel, given: Mapping[str, Tensor]) -> dict[str, Te
 
 def test_what_wraps_a_leaf_takes_effect_and_the_loss_takes_the_head_over() -> None:
     """Adapters on linear layers, another module in the place of a norm, checkpointed blocks: all in one model."""
+    only_with_kernels()
     model, given = randomised("llama"), given_to("llama")
     ours = on_gpu(model).train().requires_grad_()
     found: list[dict[str, Tensor]] = []
@@ -131,6 +133,7 @@ def test_what_wraps_a_leaf_takes_effect_and_the_loss_takes_the_head_over() -> No
 
 
 def test_an_exported_model_keeps_the_operators() -> None:
+    only_with_kernels()
     only_with_passes()
     ours, tokens = on_gpu(randomised("llama")).train(), torch.randint(31, (1, 4))
     exported = torch.export.export(ours, (tokens,), strict=False)
@@ -161,6 +164,7 @@ def ternary(tmp_path: Path, kernels: str = "{}") -> Path:
 
 
 def test_a_node_without_gradients_falls_back_and_strict_kernels_refuse_it(tmp_path: Path) -> None:
+    only_with_kernels()
     spec = ternary(tmp_path)
     program = llmc.build(str(spec), device="cuda:sm_90")
     (refused, *_) = [one for one in program.training.kernels["layer"] if one.op == "ternary_linear"]
@@ -175,6 +179,7 @@ def test_a_node_without_gradients_falls_back_and_strict_kernels_refuse_it(tmp_pa
 
 
 def test_x_kernels_name_nodes_of_the_modules(tmp_path: Path) -> None:
+    only_with_kernels()
     spec = ternary(tmp_path, "{attention: sdpa, lm_head: reference, linear_cross_entropy: reference}")
     for device in ("cpu", "cuda:sm_90"):
         program = llmc.build(str(spec), device=device)
