@@ -16,6 +16,7 @@ from .beams import Beams, Record, width_of
 from .cache import Cache
 from .execute import Executor, Searching
 from .model import LanguageModel
+from .next_logits import next_logits
 from .options import Options, beams_of, sampling_of
 from .sampling import require_served
 
@@ -66,7 +67,7 @@ class BeamSearch(Batch):
         model, part = self.model, cache.part(rows)
         tokens, mask = pad(self.prompts, model.device, rows)
         values = {**model.default_inputs(tokens), model.facts.inputs[0].name: tokens, **self.once(rows)}
-        logits = model.next_logits(values, part, mask, executor=executor)
+        logits = next_logits(model, values, part, mask, executor=executor)
         cache.spread(part)
         return logits
 
@@ -132,7 +133,7 @@ class BeamSearch(Batch):
         mask = None if bool((tokens >= 0).all()) else tokens >= 0
         fed = tokens.clamp(min=0)
         values = {**self.model.default_inputs(fed), self.model.facts.inputs[0].name: fed}
-        return self.model.next_logits(values, cache, mask, executor=executor)
+        return next_logits(self.model, values, cache, mask, executor=executor)
 
     @staticmethod
     def _require_served(logits: Tensor) -> None:

@@ -14,6 +14,7 @@ from ..specs.diagnostics import fail
 from .batch import Batch, pad
 from .cache import Cache
 from .execute import Executor
+from .next_logits import next_logits
 from .options import options_of, sampling_of
 from .prompts import encode_prompt, several_prompts
 from .sampling import Drawing, Drawn, Sampler, top_logprobs
@@ -89,7 +90,7 @@ class _Run(Batch):
         while True:
             with torch.inference_mode():
                 values = {**model.default_inputs(tokens), name: tokens, **once}
-                logits = model.next_logits(values, cache, mask, executor=executor)
+                logits = next_logits(model, values, cache, mask, executor=executor)
             if sampler is None:
                 sampler = Sampler(sampling_of(options), logits.shape[-1])
             active = [i for i, watch in enumerate(self.watches) if watch.finish_reason is None]

@@ -19,7 +19,7 @@ from ..specs.diagnostics import fail
 from .cache import UNBOUNDED, Cache, has_constant_size
 from .cache_dtype import refuse_cache_dtype
 from .choose import make_executor, make_packed_executor
-from .execute import Executor, last_rows
+from .execute import Executor
 from .gpu.cache_pool import CachePool
 from .gpu.executor import GpuExecutor
 from .late_tree import LateTree
@@ -206,15 +206,6 @@ class LanguageModel(GivesLoss, LateTree):
         outputs = executor.run(phase, values, ambient, cache.states, kept=cache.kept, last_token_only=last_token_only)
         cache.advance(new)
         return outputs
-
-    def next_logits(
-        self, values: Mapping[str, Tensor], cache: Cache, attention_mask: Tensor | None, *, executor: Executor
-    ) -> Tensor:
-        """Logits `[B, V]` float32 after each row's last token, of one pass as `run_program` makes it."""
-        logits = self.run_program(values, cache, attention_mask, executor=executor, last_token_only=True)["logits"]
-        if logits.shape[1] > 1:  # the model's end could not run on the last token alone
-            logits = logits[last_rows(positions(values[self.facts.inputs[0].name], attention_mask))][:, None]
-        return logits[:, 0].float()
 
     def _inputs(self, tokens: Tensor, named: Mapping[str, Tensor], *, is_later: bool) -> dict[str, Tensor]:
         first = self.facts.inputs[0]
